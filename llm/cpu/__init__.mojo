@@ -1,0 +1,1 @@
+"""Kernels of the CPU: one file per operation, forward above backward."""

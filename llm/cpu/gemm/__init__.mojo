@@ -1,0 +1,5 @@
+"""The matrix product. `gemm` is the one door: any sizes, any strides, fused epilogues."""
+
+from .epilogue import Bias, BiasGelu, BiasResidual, Epilogue, GeluBackward, Plain
+from .gemm import gemm, gemm_workspace_size
+from .matrix import Matrix, row_major
