@@ -1,6 +1,8 @@
-"""Elementwise functions on vectors that several kernels share."""
+"""Elementwise float32 functions that several kernels share: the same bits for any vector width."""
 
-from std.math import exp, tanh, sqrt
+from std.memory import bitcast
+
+comptime F32 = DType.float32
 
 comptime GELU_SCALE = 0.7978845608028654
 """Square root of 2 / pi."""
@@ -8,17 +10,51 @@ comptime GELU_CUBIC = 0.044715
 
 
 @always_inline
-def gelu[dtype: DType, width: Int](x: SIMD[dtype, width]) -> SIMD[dtype, width]:
-    """Computes 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's GELU."""
-    comptime S = SIMD[dtype, width](GELU_SCALE)
-    var inner = S * (x + GELU_CUBIC * x * x * x)
-    return 0.5 * x * (1 + tanh(inner))
+def exp[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    """Computes e^x to 2 ulp over -87 .. 88; beyond that the ends' values, and NaN for NaN.
+
+    x = n ln 2 + r with |r| <= ln(2)/2; e^r by the degree-5 minimax polynomial of Cephes (expf.c, S. Moshier); 2^n is
+    put together from its bits.
+    """
+    comptime V = SIMD[F32, width]
+    # Adding this makes the last mantissa bit worth 1: rounding to an integer, and the integer's bits, for one addition.
+    comptime ROUNDER = V(12582912.0)
+    # Comparisons, unlike min and max, let a NaN through.
+    var clamped = x.lt(V(-87.0)).select(V(-87.0), x)
+    clamped = clamped.gt(V(88.0)).select(V(88.0), clamped)
+    var shifted = clamped.fma(V(1.4426950408889634), ROUNDER)
+    var n = shifted - ROUNDER
+    var r = n.fma(V(-0.693359375), clamped)
+    r = n.fma(V(2.12194440e-4), r)
+    var p = V(1.9875691500e-4)
+    p = p.fma(r, V(1.3981999507e-3))
+    p = p.fma(r, V(8.3334519073e-3))
+    p = p.fma(r, V(4.1665795894e-2))
+    p = p.fma(r, V(1.6666665459e-1))
+    p = p.fma(r, V(5.0000001201e-1))
+    var exp_r = p.fma(r * r, r) + 1
+    var exponent = (bitcast[DType.int32, width](shifted) << 23) + (127 << 23)
+    return exp_r * bitcast[F32, width](exponent)
 
 
 @always_inline
-def gelu_grad[dtype: DType, width: Int](x: SIMD[dtype, width]) -> SIMD[dtype, width]:
+def _gelu_decay[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    # e^(-2u), u = sqrt(2/pi) (x + 0.044715 x^3): (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u)), without cancellation
+    comptime V = SIMD[F32, width]
+    return exp(x * (x * x).fma(V(-2 * GELU_SCALE * GELU_CUBIC), V(-2 * GELU_SCALE)))
+
+
+@always_inline
+def gelu[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    """Computes 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's GELU."""
+    return x / (1 + _gelu_decay(x))
+
+
+@always_inline
+def gelu_grad[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
     """Computes the derivative of `gelu` at x."""
-    comptime S = SIMD[dtype, width](GELU_SCALE)
-    var x2 = x * x
-    var t = tanh(S * (x + GELU_CUBIC * x2 * x))
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * S * (1 + 3 * GELU_CUBIC * x2)
+    comptime V = SIMD[F32, width]
+    var e = _gelu_decay(x)
+    var s = 1 / (1 + e)
+    var slope_2u = (x * x).fma(V(6 * GELU_SCALE * GELU_CUBIC), V(2 * GELU_SCALE))
+    return (x * (e * s) * s).fma(slope_2u, s)

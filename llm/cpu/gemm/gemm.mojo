@@ -40,6 +40,6 @@ def gemm[
                 var sum = c[i * ldc + j].cast[DType.float32]() if accumulate else Float32(0)
                 for p in range(K):
                     sum += a[i, p].cast[DType.float32]() * b[p, j].cast[DType.float32]()
-                c[i * ldc + j] = epilogue.apply(i, j, sum).cast[dtype]()
+                c[i * ldc + j] = epilogue.apply[1](i, j, sum).cast[dtype]()
 
     team.run(rows)
