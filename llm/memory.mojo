@@ -48,7 +48,7 @@ struct Tensor[dtype: DType](TrivialRegisterPassable):
         return self.ptr.unsafe_offset(i).unsafe_load[width=width]()
 
     @always_inline
-    def store[width: Int](self, i: Int, value: SIMD[Self.dtype, width]):
+    def store[width: SIMDLength, //](self, i: Int, value: SIMD[Self.dtype, width]):
         """Writes elements i .. i + width - 1; no alignment is assumed."""
         self.ptr.unsafe_offset(i).unsafe_store(value)
 

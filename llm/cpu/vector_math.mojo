@@ -10,7 +10,7 @@ comptime GELU_CUBIC = 0.044715
 
 
 @always_inline
-def exp[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+def exp[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
     """Computes e^x to 2 ulp over -87 .. 88; beyond that the ends' values, and NaN for NaN.
 
     x = n ln 2 + r with |r| <= ln(2)/2; e^r by the degree-5 minimax polynomial of Cephes (expf.c, S. Moshier); 2^n is
@@ -38,20 +38,20 @@ def exp[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
 
 
 @always_inline
-def _gelu_decay[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+def _gelu_decay[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
     # e^(-2u), u = sqrt(2/pi) (x + 0.044715 x^3): (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u)), without cancellation
     comptime V = SIMD[F32, width]
     return exp(x * (x * x).fma(V(-2 * GELU_SCALE * GELU_CUBIC), V(-2 * GELU_SCALE)))
 
 
 @always_inline
-def gelu[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+def gelu[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
     """Computes 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's GELU."""
     return x / (1 + _gelu_decay(x))
 
 
 @always_inline
-def gelu_grad[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+def gelu_grad[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
     """Computes the derivative of `gelu` at x."""
     comptime V = SIMD[F32, width]
     var e = _gelu_decay(x)

@@ -1,0 +1,220 @@
+"""Layer normalisation over the channels of each position."""
+
+from std.math import sqrt
+from std.sys import simd_width_of
+
+from llm.cpu.parallel import Team, share
+from llm.memory import Tensor
+
+comptime F32 = DType.float32
+comptime W = simd_width_of[F32]()
+comptime EPSILON = Float32(1e-5)
+"""Added to the variance, as in GPT-2."""
+
+
+def layernorm_forward[
+    dtype: DType
+](
+    team: Team,
+    output: Tensor[dtype],
+    mean: Tensor[F32],
+    rstd: Tensor[F32],
+    inp: Tensor[dtype],
+    weight: Tensor[dtype],
+    bias: Tensor[dtype],
+    rows: Int,
+    C: Int,
+):
+    """Computes output = (inp - mean) * rstd * weight + bias and keeps mean and rstd = 1 / sqrt(variance + 1e-5).
+
+    inp, output (rows,C), weight, bias (C), mean, rstd (rows).
+    """
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(rows, team.size, member)
+        for row in range(lo, hi):
+            var inp_row = inp.slice(row * C, C)
+            var mu = _sum(inp_row) / Float32(C)
+            mean[row] = mu
+            rstd[row] = 1 / sqrt(_sum_of_squares(inp_row, mu) / Float32(C) + EPSILON)
+            _normalize(output.slice(row * C, C), inp_row, mu, rstd[row], weight, bias)
+
+    team.run(body)
+
+
+def layernorm_recompute[
+    dtype: DType
+](
+    team: Team,
+    output: Tensor[dtype],
+    inp: Tensor[dtype],
+    mean: Tensor[F32],
+    rstd: Tensor[F32],
+    weight: Tensor[dtype],
+    bias: Tensor[dtype],
+    rows: Int,
+    C: Int,
+):
+    """Computes what `layernorm_forward` did, bit for bit, from the statistics that it kept."""
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(rows, team.size, member)
+        for row in range(lo, hi):
+            _normalize(output.slice(row * C, C), inp.slice(row * C, C), mean[row], rstd[row], weight, bias)
+
+    team.run(body)
+
+
+def layernorm_backward[
+    dtype: DType
+](
+    team: Team,
+    dinp: Tensor[dtype],
+    dweight: Tensor[dtype],
+    dbias: Tensor[dtype],
+    dout: Tensor[dtype],
+    inp: Tensor[dtype],
+    mean: Tensor[F32],
+    rstd: Tensor[F32],
+    weight: Tensor[dtype],
+    rows: Int,
+    C: Int,
+    accumulate: Bool,
+):
+    """Adds the gradient of `layernorm_forward` to dinp, and sets dweight and dbias, or adds to them with `accumulate`.
+
+    With norm = (inp - mean) * rstd and dnorm = dout * weight:
+    dinp += rstd * (dnorm - mean_c(dnorm) - norm * mean_c(dnorm * norm)),
+    dweight = sum over rows of dout * norm, dbias = sum over rows of dout.
+    dinp already holds the gradient that flows past the block along the residual stream.
+    """
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(rows, team.size, member)
+        for row in range(lo, hi):
+            _backward_row(
+                dinp.slice(row * C, C), dout.slice(row * C, C), inp.slice(row * C, C), mean[row], rstd[row], weight
+            )
+        # Sums over rows are split over channels: each channel is summed by one thread, in the order of the rows.
+        lo, hi = share(C, team.size, member, W)
+        for c in range(lo, hi, W):
+            if c + W <= hi:
+                _backward_columns[W](dweight, dbias, dout, inp, mean, rstd, c, rows, C, accumulate)
+            else:
+                for c1 in range(c, hi):
+                    _backward_columns[1](dweight, dbias, dout, inp, mean, rstd, c1, rows, C, accumulate)
+
+    team.run(body)
+
+
+@always_inline
+def _sum[dtype: DType](x: Tensor[dtype]) -> Float32:
+    var acc = SIMD[F32, W](0)
+    var full = x.size - x.size % W
+    for i in range(0, full, W):
+        acc += x.load[W](i).cast[F32]()
+    var tail = Float32(0)
+    for i in range(full, x.size):
+        tail += x[i].cast[F32]()
+    return acc.reduce_add() + tail
+
+
+@always_inline
+def _sum_of_squares[dtype: DType](x: Tensor[dtype], center: Float32) -> Float32:
+    var acc = SIMD[F32, W](0)
+    var full = x.size - x.size % W
+    for i in range(0, full, W):
+        var d = x.load[W](i).cast[F32]() - center
+        acc = d.fma(d, acc)
+    var tail = Float32(0)
+    for i in range(full, x.size):
+        var d = x[i].cast[F32]() - center
+        tail = d.fma(d, tail)
+    return acc.reduce_add() + tail
+
+
+@always_inline
+def _normalize[
+    dtype: DType
+](output: Tensor[dtype], inp: Tensor[dtype], mean: Float32, rstd: Float32, weight: Tensor[dtype], bias: Tensor[dtype]):
+    @always_inline
+    def element[width: Int](c: Int) {imm}:
+        var norm = (inp.load[width](c).cast[F32]() - mean) * rstd
+        output.store(c, norm.fma(weight.load[width](c).cast[F32](), bias.load[width](c).cast[F32]()).cast[dtype]())
+
+    var full = inp.size - inp.size % W
+    for c in range(0, full, W):
+        element[W](c)
+    for c in range(full, inp.size):
+        element[1](c)
+
+
+@always_inline
+def _backward_row[
+    dtype: DType
+](
+    dinp: Tensor[dtype],
+    dout: Tensor[dtype],
+    inp: Tensor[dtype],
+    mean: Float32,
+    rstd: Float32,
+    weight: Tensor[dtype],
+):
+    var C = inp.size
+    var full = C - C % W
+    var dnorm_sums = SIMD[F32, W](0)
+    var dnorm_norm_sums = SIMD[F32, W](0)
+    for c in range(0, full, W):
+        var dnorm = dout.load[W](c).cast[F32]() * weight.load[W](c).cast[F32]()
+        var norm = (inp.load[W](c).cast[F32]() - mean) * rstd
+        dnorm_sums += dnorm
+        dnorm_norm_sums = dnorm.fma(norm, dnorm_norm_sums)
+    var dnorm_mean = dnorm_sums.reduce_add()
+    var dnorm_norm_mean = dnorm_norm_sums.reduce_add()
+    for c in range(full, C):
+        var dnorm = dout[c].cast[F32]() * weight[c].cast[F32]()
+        dnorm_mean += dnorm
+        dnorm_norm_mean += dnorm * (inp[c].cast[F32]() - mean) * rstd
+    dnorm_mean /= Float32(C)
+    dnorm_norm_mean /= Float32(C)
+
+    @always_inline
+    def element[width: Int](c: Int) {imm}:
+        var dnorm = dout.load[width](c).cast[F32]() * weight.load[width](c).cast[F32]()
+        var norm = (inp.load[width](c).cast[F32]() - mean) * rstd
+        var grad = (dnorm - dnorm_mean - norm * dnorm_norm_mean) * rstd
+        dinp.store(c, (dinp.load[width](c).cast[F32]() + grad).cast[dtype]())
+
+    for c in range(0, full, W):
+        element[W](c)
+    for c in range(full, C):
+        element[1](c)
+
+
+@always_inline
+def _backward_columns[
+    width: Int, dtype: DType
+](
+    dweight: Tensor[dtype],
+    dbias: Tensor[dtype],
+    dout: Tensor[dtype],
+    inp: Tensor[dtype],
+    mean: Tensor[F32],
+    rstd: Tensor[F32],
+    c: Int,
+    rows: Int,
+    C: Int,
+    accumulate: Bool,
+):
+    var dw = SIMD[F32, width](0)
+    var db = SIMD[F32, width](0)
+    for row in range(rows):
+        var d = dout.load[width](row * C + c).cast[F32]()
+        var norm = (inp.load[width](row * C + c).cast[F32]() - mean[row]) * rstd[row]
+        dw = d.fma(norm, dw)
+        db += d
+    if accumulate:
+        dw += dweight.load[width](c).cast[F32]()
+        db += dbias.load[width](c).cast[F32]()
+    dweight.store(c, dw.cast[dtype]())
+    dbias.store(c, db.cast[dtype]())

@@ -1,0 +1,105 @@
+"""Linear layers on top of the matrix product: out = inp @ weight^T + bias, weight stored (out, in)."""
+
+from std.sys import simd_width_of
+
+from llm.cpu.gemm import Epilogue, Plain, gemm, row_major
+from llm.cpu.parallel import Team, share
+from llm.memory import Tensor
+
+comptime F32 = DType.float32
+comptime W = simd_width_of[F32]()
+
+
+def linear_forward[
+    dtype: DType, E: Epilogue
+](
+    team: Team,
+    workspace: Tensor[dtype],
+    output: Tensor[dtype],
+    inp: Tensor[dtype],
+    weight: Tensor[dtype],
+    rows: Int,
+    C: Int,
+    OC: Int,
+    epilogue: E,
+):
+    """Computes output = epilogue(inp @ weight^T). inp (rows,C), weight (OC,C), output (rows,OC)."""
+    gemm(team, workspace, rows, OC, C, row_major(inp, C), row_major(weight, C).transposed(), output, OC, epilogue)
+
+
+def linear_backward_input[
+    dtype: DType, E: Epilogue
+](
+    team: Team,
+    workspace: Tensor[dtype],
+    dinp: Tensor[dtype],
+    dout: Tensor[dtype],
+    weight: Tensor[dtype],
+    rows: Int,
+    C: Int,
+    OC: Int,
+    epilogue: E,
+):
+    """Computes dinp = epilogue(dout @ weight). dout (rows,OC), weight (OC,C), dinp (rows,C)."""
+    gemm(team, workspace, rows, C, OC, row_major(dout, OC), row_major(weight, C), dinp, C, epilogue)
+
+
+def linear_backward_weight[
+    dtype: DType
+](
+    team: Team,
+    workspace: Tensor[dtype],
+    dweight: Tensor[dtype],
+    dout: Tensor[dtype],
+    inp: Tensor[dtype],
+    rows: Int,
+    C: Int,
+    OC: Int,
+    accumulate: Bool,
+):
+    """Computes dweight = dout^T @ inp, added to what is there with `accumulate`. dweight (OC,C)."""
+    gemm(
+        team,
+        workspace,
+        OC,
+        C,
+        rows,
+        row_major(dout, OC).transposed(),
+        row_major(inp, C),
+        dweight,
+        C,
+        Plain(),
+        accumulate,
+    )
+
+
+def linear_backward_bias[
+    dtype: DType
+](team: Team, dbias: Tensor[dtype], dout: Tensor[dtype], rows: Int, OC: Int, accumulate: Bool):
+    """Computes dbias = sum over rows of dout, added to what is there with `accumulate`. dbias (OC).
+
+    Split over channels, so that each sum runs over the rows in order in one thread.
+    """
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(OC, team.size, member, W)
+        for o in range(lo, hi, W):
+            if o + W <= hi:
+                _sum_columns[W](dbias, dout, o, rows, OC, accumulate)
+            else:
+                for o1 in range(o, hi):
+                    _sum_columns[1](dbias, dout, o1, rows, OC, accumulate)
+
+    team.run(body)
+
+
+@always_inline
+def _sum_columns[
+    width: Int, dtype: DType
+](dbias: Tensor[dtype], dout: Tensor[dtype], o: Int, rows: Int, OC: Int, accumulate: Bool):
+    var sum = SIMD[F32, width](0)
+    for row in range(rows):
+        sum += dout.load[width](row * OC + o).cast[F32]()
+    if accumulate:
+        sum += dbias.load[width](o).cast[F32]()
+    dbias.store(o, sum.cast[dtype]())
