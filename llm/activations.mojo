@@ -1,0 +1,139 @@
+"""The memory of one forward and backward pass, planned once for a batch size and a context length.
+
+Kept from forward to backward, per position and layer: the residual stream before and after attention (2C), qkv (3C),
+the attention output (C) and the input of GELU (4C). Layernorm and GELU outputs are cheap and computed again. Backward
+works in scratch that all layers share, and the logits exist for HEAD_ROWS positions at a time.
+"""
+
+from llm.config import GPT2Config
+from llm.cpu.attention import attention_workspace_size
+from llm.cpu.gemm import gemm_workspace_size
+from llm.memory import Arena, Tensor, aligned_bytes
+
+comptime F32 = DType.float32
+comptime HEAD_ROWS = 512
+"""Positions whose logits exist at once."""
+
+
+@fieldwise_init
+struct ActivationSizes(Copyable, Movable):
+    """The sizes that the plan follows from."""
+
+    var config: GPT2Config
+    var B: Int
+    var T: Int
+    var threads: Int
+
+    def head_rows(self) -> Int:
+        """Rows of the logits' buffer."""
+        return min(HEAD_ROWS, self.B * self.T)
+
+
+struct Activations[dtype: DType](Movable):
+    """Views into one arena. Tensors with a layer dimension are (L, B*T, width)."""
+
+    var num_bytes: Int
+    """Size of the arena."""
+    var rows: Int
+    """Positions (B*T) that fit."""
+    var max_seq_len: Int
+    """Longest context that fits."""
+    var _arena: Arena
+
+    # Kept from forward to backward.
+    var tokens: Tensor[DType.int32]
+    """(B*T): the inputs."""
+    var residual: Tensor[Self.dtype]
+    """(L+1, B*T, C): the input of each block; the last is the output of the last block."""
+    var residual_mid: Tensor[Self.dtype]
+    """(L, B*T, C): the residual stream between attention and MLP."""
+    var ln1_mean: Tensor[F32]
+    var ln1_rstd: Tensor[F32]
+    var ln2_mean: Tensor[F32]
+    var ln2_rstd: Tensor[F32]
+    var lnf_mean: Tensor[F32]
+    var lnf_rstd: Tensor[F32]
+    var qkv: Tensor[Self.dtype]
+    """(L, B*T, 3C)."""
+    var attention: Tensor[Self.dtype]
+    """(L, B*T, C): output of the heads."""
+    var logsumexp: Tensor[F32]
+    """(L, B, NH, T): denominators of the attention's softmax."""
+    var fc: Tensor[Self.dtype]
+    """(L, B*T, 4C): the input of GELU."""
+
+    # Scratch that all layers share.
+    var norm: Tensor[Self.dtype]
+    """(B*T, C): output of a layernorm."""
+    var gelu: Tensor[Self.dtype]
+    """(B*T, 4C): output of GELU."""
+    var dresidual: Tensor[Self.dtype]
+    """(B*T, C): gradient of the residual stream."""
+    var dnarrow: Tensor[Self.dtype]
+    """(B*T, C): gradient of a layernorm's or the heads' output."""
+    var dwide: Tensor[Self.dtype]
+    """(B*T, 4C): gradient of the GELU's input or of qkv."""
+    var logits: Tensor[Self.dtype]
+    """(HEAD_ROWS, Vp)."""
+    var losses: Tensor[F32]
+    """(B*T)."""
+    var attention_workspace: Tensor[F32]
+    var gemm_workspace: Tensor[Self.dtype]
+
+    def __init__(out self, sizes: ActivationSizes) raises:
+        """Plans and reserves.
+
+        Raises:
+            If the system has no room.
+        """
+        var rows = sizes.B * sizes.T
+        ref config = sizes.config
+        var L = config.num_layers
+        var C = config.channels
+        self.rows = rows
+        self.max_seq_len = sizes.T
+        self.num_bytes = activation_bytes[Self.dtype](sizes)
+        self._arena = Arena(self.num_bytes)
+        self.tokens = self._arena.carve[DType.int32](rows)
+        self.residual = self._arena.carve[Self.dtype]((L + 1) * rows * C)
+        self.residual_mid = self._arena.carve[Self.dtype](L * rows * C)
+        self.ln1_mean = self._arena.carve[F32](L * rows)
+        self.ln1_rstd = self._arena.carve[F32](L * rows)
+        self.ln2_mean = self._arena.carve[F32](L * rows)
+        self.ln2_rstd = self._arena.carve[F32](L * rows)
+        self.lnf_mean = self._arena.carve[F32](rows)
+        self.lnf_rstd = self._arena.carve[F32](rows)
+        self.qkv = self._arena.carve[Self.dtype](L * rows * 3 * C)
+        self.attention = self._arena.carve[Self.dtype](L * rows * C)
+        self.logsumexp = self._arena.carve[F32](L * rows * config.num_heads)
+        self.fc = self._arena.carve[Self.dtype](L * rows * 4 * C)
+        self.norm = self._arena.carve[Self.dtype](rows * C)
+        self.gelu = self._arena.carve[Self.dtype](rows * 4 * C)
+        self.dresidual = self._arena.carve[Self.dtype](rows * C)
+        self.dnarrow = self._arena.carve[Self.dtype](rows * C)
+        self.dwide = self._arena.carve[Self.dtype](rows * 4 * C)
+        self.logits = self._arena.carve[Self.dtype](sizes.head_rows() * config.padded_vocab_size)
+        self.losses = self._arena.carve[F32](rows)
+        self.attention_workspace = self._arena.carve[F32](
+            attention_workspace_size(sizes.T, config.head_size(), sizes.threads)
+        )
+        self.gemm_workspace = self._arena.carve[Self.dtype](gemm_workspace_size[Self.dtype](sizes.threads))
+
+
+def activation_bytes[dtype: DType](sizes: ActivationSizes) -> Int:
+    """Bytes of the arena that `Activations` reserves: linear in B and in T."""
+    ref config = sizes.config
+    var rows = sizes.B * sizes.T
+    var L = config.num_layers
+    var C = config.channels
+    var model_scalars = rows * C * (10 * L + 1) + rows * 11 * C
+    model_scalars += sizes.head_rows() * config.padded_vocab_size + gemm_workspace_size[dtype](sizes.threads)
+    var float_scalars = rows * (4 * L + 3 + L * config.num_heads)
+    float_scalars += attention_workspace_size(sizes.T, config.head_size(), sizes.threads)
+    var tensors = 24
+    return (
+        aligned_bytes[dtype](model_scalars)
+        + aligned_bytes[F32](float_scalars)
+        + aligned_bytes[DType.int32](rows)
+        + tensors * aligned_bytes[F32](1)
+    )

@@ -1,0 +1,414 @@
+"""GPT-2: forward, backward and update. The choreography, once; the steps are in `cpu/`.
+
+A block is  x += attention(layernorm(x)) @ attprojw^T + attprojb;  x += gelu(layernorm(x) @ fcw^T + fcb) @ fcprojw^T +
+fcprojb. The output layer shares its weights with the token embedding (wte).
+"""
+
+from llm.activations import Activations, ActivationSizes
+from llm.config import GPT2Config
+from llm.cpu.adamw import AdamW, adamw_update
+from llm.cpu.attention import attention_backward, attention_forward
+from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
+from llm.cpu.embedding import embedding_backward, embedding_forward
+from llm.cpu.gelu import gelu_forward
+from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, GeluBackward, Plain, gemm, row_major
+from llm.cpu.layernorm import layernorm_backward, layernorm_forward, layernorm_recompute
+from llm.cpu.linear import (
+    linear_backward_bias,
+    linear_backward_input,
+    linear_backward_weight,
+    linear_forward,
+)
+from llm.cpu.parallel import Team
+from llm.memory import Tensor
+from llm.tensors import (
+    ATTPROJB,
+    ATTPROJW,
+    FCB,
+    FCPROJB,
+    FCPROJW,
+    FCW,
+    LN1B,
+    LN1W,
+    LN2B,
+    LN2W,
+    LNFB,
+    LNFW,
+    NUM_TENSORS,
+    QKVB,
+    QKVW,
+    WPE,
+    WTE,
+    ParameterTensors,
+)
+
+comptime F32 = DType.float32
+comptime Tokens = Tensor[DType.int32]
+
+
+struct GPT2[dtype: DType = F32](Movable):
+    """A model with its gradients, its optimizer state and room for one batch.
+
+    The four parameter-sized arenas are reserved at once and cost memory only where they are written: a model that only
+    generates pays for its parameters alone.
+    """
+
+    var config: GPT2Config
+    var team: Team
+    var params: ParameterTensors[Self.dtype]
+    var grads: ParameterTensors[Self.dtype]
+    var m: ParameterTensors[F32]
+    var v: ParameterTensors[F32]
+    var acts: Activations[Self.dtype]
+    var B: Int
+    """Sequences of the last forward pass."""
+    var T: Int
+    """Positions of each."""
+
+    def __init__(out self, var config: GPT2Config, team: Team, B: Int, T: Int) raises:
+        """Reserves everything that steps of B sequences of T tokens need; parameters are zero.
+
+        Raises:
+            If T is longer than the model's context, or the system has no room.
+        """
+        if B < 1 or T < 1 or T > config.max_seq_len:
+            raise Error(
+                t"model: B={B}, T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
+                t" use --seq-len {config.max_seq_len} or less"
+            )
+        self.team = team
+        self.params = ParameterTensors[Self.dtype](config)
+        self.grads = ParameterTensors[Self.dtype](config)
+        self.m = ParameterTensors[F32](config)
+        self.v = ParameterTensors[F32](config)
+        self.acts = Activations[Self.dtype](ActivationSizes(config.copy(), B, T, team.size))
+        self.config = config^
+        self.B = 0
+        self.T = 0
+
+    # ----- forward
+
+    def forward(mut self, tokens: Tokens, B: Int, T: Int) raises:
+        """Runs the blocks on tokens (B,T), up to and with the final layernorm.
+
+        Raises:
+            If the batch does not fit the plan or a token is not in the vocabulary.
+        """
+        if B < 1 or T < 1 or B * T > self.acts.rows or T > self.acts.max_seq_len:
+            raise Error(
+                t"forward: B={B}, T={T} but the model was planned for {self.acts.rows} positions and"
+                t" T of at most {self.acts.max_seq_len}"
+            )
+        self._check_tokens("forward", tokens, B * T)
+        self.B = B
+        self.T = T
+        ref acts = self.acts
+        for i in range(B * T):
+            acts.tokens[i] = tokens[i]
+        embedding_forward(self.team, acts.residual, acts.tokens, self.params[WTE], self.params[WPE], B, T, self.config.channels)
+        for l in range(self.config.num_layers):
+            self._forward_block(l)
+        layernorm_forward(
+            self.team,
+            acts.norm,
+            acts.lnf_mean,
+            acts.lnf_rstd,
+            self._residual(self.config.num_layers),
+            self.params[LNFW],
+            self.params[LNFB],
+            B * T,
+            self.config.channels,
+        )
+
+    def _forward_block(mut self, l: Int):
+        ref acts = self.acts
+        ref params = self.params
+        var team = self.team
+        var workspace = acts.gemm_workspace
+        var rows = self.B * self.T
+        var C = self.config.channels
+        var NH = self.config.num_heads
+        var x = self._residual(l)
+        var x_mid = self._layer(acts.residual_mid, l, C)
+        var x_out = self._residual(l + 1)
+        var qkv = self._layer(acts.qkv, l, 3 * C)
+        var att = self._layer(acts.attention, l, C)
+        var fc = self._layer(acts.fc, l, 4 * C)
+        var lse = self._layer(acts.logsumexp, l, NH)
+        var ln1_mean = self._layer(acts.ln1_mean, l, 1)
+        var ln1_rstd = self._layer(acts.ln1_rstd, l, 1)
+        var ln2_mean = self._layer(acts.ln2_mean, l, 1)
+        var ln2_rstd = self._layer(acts.ln2_rstd, l, 1)
+
+        layernorm_forward(team, acts.norm, ln1_mean, ln1_rstd, x, params.layer(LN1W, l), params.layer(LN1B, l), rows, C)
+        var qkv_bias = Bias(params.layer(QKVB, l))
+        linear_forward(team, workspace, qkv, acts.norm, params.layer(QKVW, l), rows, C, 3 * C, qkv_bias)
+        attention_forward(team, acts.attention_workspace, att, lse, qkv, self.B, self.T, C, NH)
+        var attproj_residual = BiasResidual(params.layer(ATTPROJB, l), x, C)
+        linear_forward(team, workspace, x_mid, att, params.layer(ATTPROJW, l), rows, C, C, attproj_residual)
+
+        layernorm_forward(
+            team, acts.norm, ln2_mean, ln2_rstd, x_mid, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
+        )
+        var fc_gelu = BiasGelu(params.layer(FCB, l), fc, 4 * C)
+        linear_forward(team, workspace, acts.gelu, acts.norm, params.layer(FCW, l), rows, C, 4 * C, fc_gelu)
+        var fcproj_residual = BiasResidual(params.layer(FCPROJB, l), x_mid, C)
+        linear_forward(team, workspace, x_out, acts.gelu, params.layer(FCPROJW, l), rows, 4 * C, C, fcproj_residual)
+
+    def logits(mut self, first_row: Int, rows: Int, output: Tensor[Self.dtype]) raises:
+        """Computes the logits of positions first_row .. first_row + rows - 1 of the last forward pass.
+
+        Output (rows,V): without the vocabulary's padding. Valid until `backward`, which reuses the memory.
+        """
+        if first_row < 0 or rows < 1 or first_row + rows > self.B * self.T:
+            raise Error(t"logits: rows {first_row} .. {first_row + rows - 1} of {self.B * self.T}")
+        self._head_forward(first_row, rows, output, self.config.vocab_size)
+
+    def loss(mut self, targets: Tokens) raises -> Float32:
+        """Computes the mean cross entropy of the last forward pass against targets (B,T), without gradients.
+
+        Raises:
+            If a target is not in the vocabulary.
+        """
+        var rows = self.B * self.T
+        self._check_tokens("loss", targets, rows)
+        ref acts = self.acts
+        var Vp = self.config.padded_vocab_size
+        var chunk = min(rows, acts.logits.size // Vp)
+        for first in range(0, rows, chunk):
+            var count = min(chunk, rows - first)
+            self._head_forward(first, count, acts.logits, Vp)
+            cross_entropy_forward(
+                self.team,
+                acts.losses.slice(first, count),
+                acts.logits,
+                targets.slice(first, count),
+                count,
+                self.config.vocab_size,
+                Vp,
+            )
+        return self._mean_loss()
+
+    def _head_forward(mut self, first_row: Int, rows: Int, logits: Tensor[Self.dtype], stride: Int):
+        ref acts = self.acts
+        var C = self.config.channels
+        var norm = acts.norm.slice(first_row * C, rows * C)
+        gemm(
+            self.team,
+            acts.gemm_workspace,
+            rows,
+            self.config.vocab_size,
+            C,
+            row_major(norm, C),
+            row_major(self.params[WTE], C).transposed(),
+            logits,
+            stride,
+            Plain(),
+        )
+
+    def _mean_loss(self) -> Float32:
+        # In float64 and in order: the same for any number of threads, and exact enough for any batch.
+        var sum = Float64(0)
+        for i in range(self.B * self.T):
+            sum += self.acts.losses[i].cast[DType.float64]()
+        return (sum / Float64(self.B * self.T)).cast[F32]()
+
+    # ----- backward
+
+    def backward(mut self, targets: Tokens, accumulate: Bool = False, weight: Float32 = 1) raises -> Float32:
+        """Computes the gradients of weight * mean cross entropy against targets (B,T), after `forward`.
+
+        Sets `grads`, or adds to them with `accumulate`: a batch in n pieces is n calls with weight 1/n.
+
+        Returns:
+            The mean cross entropy, not weighted.
+
+        Raises:
+            If a target is not in the vocabulary.
+        """
+        self._check_tokens("backward", targets, self.B * self.T)
+        self._backward_head(targets, accumulate, weight)
+        for l in range(self.config.num_layers - 1, -1, -1):
+            self._backward_block(l, accumulate)
+        embedding_backward(
+            self.team,
+            self.grads[WTE],
+            self.grads[WPE],
+            self.acts.dresidual,
+            self.acts.tokens,
+            self.B,
+            self.T,
+            self.config.channels,
+            accumulate,
+        )
+        return self._mean_loss()
+
+    def _backward_head(mut self, targets: Tokens, accumulate: Bool, weight: Float32):
+        ref acts = self.acts
+        var rows = self.B * self.T
+        var C = self.config.channels
+        var V = self.config.vocab_size
+        var Vp = self.config.padded_vocab_size
+        var chunk = min(rows, acts.logits.size // Vp)
+        for first in range(0, rows, chunk):
+            var count = min(chunk, rows - first)
+            var norm = acts.norm.slice(first * C, count * C)
+            self._head_forward(first, count, acts.logits, Vp)
+            cross_entropy_forward_backward(
+                self.team,
+                acts.losses.slice(first, count),
+                acts.logits,
+                targets.slice(first, count),
+                count,
+                V,
+                Vp,
+                weight / Float32(rows),
+            )
+            var dlogits = row_major(acts.logits, Vp)
+            gemm(
+                self.team,
+                acts.gemm_workspace,
+                count,
+                C,
+                V,
+                dlogits,
+                row_major(self.params[WTE], C),
+                acts.dnarrow.slice(first * C, count * C),
+                C,
+                Plain(),
+            )
+            gemm(
+                self.team,
+                acts.gemm_workspace,
+                V,
+                C,
+                count,
+                dlogits.transposed(),
+                row_major(norm, C),
+                self.grads[WTE],
+                C,
+                Plain(),
+                accumulate or first > 0,
+            )
+        acts.dresidual.slice(0, rows * C).fill(0)
+        layernorm_backward(
+            self.team,
+            acts.dresidual,
+            self.grads[LNFW],
+            self.grads[LNFB],
+            acts.dnarrow,
+            self._residual(self.config.num_layers),
+            acts.lnf_mean,
+            acts.lnf_rstd,
+            self.params[LNFW],
+            rows,
+            C,
+            accumulate,
+        )
+
+    def _backward_block(mut self, l: Int, accumulate: Bool):
+        ref acts = self.acts
+        ref params = self.params
+        ref grads = self.grads
+        var team = self.team
+        var workspace = acts.gemm_workspace
+        var rows = self.B * self.T
+        var C = self.config.channels
+        var NH = self.config.num_heads
+        var x = self._residual(l)
+        var x_mid = self._layer(acts.residual_mid, l, C)
+        var qkv = self._layer(acts.qkv, l, 3 * C)
+        var att = self._layer(acts.attention, l, C)
+        var fc = self._layer(acts.fc, l, 4 * C)
+        var lse = self._layer(acts.logsumexp, l, NH)
+        var ln1_mean = self._layer(acts.ln1_mean, l, 1)
+        var ln1_rstd = self._layer(acts.ln1_rstd, l, 1)
+        var ln2_mean = self._layer(acts.ln2_mean, l, 1)
+        var ln2_rstd = self._layer(acts.ln2_rstd, l, 1)
+        var dx = acts.dresidual
+        var dfc = acts.dwide
+        var dqkv = acts.dwide
+        var dnorm = acts.dnarrow
+        var datt = acts.dnarrow
+
+        # MLP
+        gelu_forward(team, acts.gelu, fc, rows * 4 * C)
+        linear_backward_weight(team, workspace, grads.layer(FCPROJW, l), dx, acts.gelu, rows, 4 * C, C, accumulate)
+        linear_backward_bias(team, grads.layer(FCPROJB, l), dx, rows, C, accumulate)
+        var gelu_grad = GeluBackward(fc, 4 * C)
+        linear_backward_input(team, workspace, dfc, dx, params.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
+        layernorm_recompute(
+            team, acts.norm, x_mid, ln2_mean, ln2_rstd, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
+        )
+        linear_backward_weight(team, workspace, grads.layer(FCW, l), dfc, acts.norm, rows, C, 4 * C, accumulate)
+        linear_backward_bias(team, grads.layer(FCB, l), dfc, rows, 4 * C, accumulate)
+        linear_backward_input(team, workspace, dnorm, dfc, params.layer(FCW, l), rows, C, 4 * C, Plain())
+        layernorm_backward(
+            team,
+            dx,
+            grads.layer(LN2W, l),
+            grads.layer(LN2B, l),
+            dnorm,
+            x_mid,
+            ln2_mean,
+            ln2_rstd,
+            params.layer(LN2W, l),
+            rows,
+            C,
+            accumulate,
+        )
+
+        # Attention
+        linear_backward_weight(team, workspace, grads.layer(ATTPROJW, l), dx, att, rows, C, C, accumulate)
+        linear_backward_bias(team, grads.layer(ATTPROJB, l), dx, rows, C, accumulate)
+        linear_backward_input(team, workspace, datt, dx, params.layer(ATTPROJW, l), rows, C, C, Plain())
+        attention_backward(team, acts.attention_workspace, dqkv, datt, qkv, att, lse, self.B, self.T, C, NH)
+        layernorm_recompute(
+            team, acts.norm, x, ln1_mean, ln1_rstd, params.layer(LN1W, l), params.layer(LN1B, l), rows, C
+        )
+        linear_backward_weight(team, workspace, grads.layer(QKVW, l), dqkv, acts.norm, rows, C, 3 * C, accumulate)
+        linear_backward_bias(team, grads.layer(QKVB, l), dqkv, rows, 3 * C, accumulate)
+        linear_backward_input(team, workspace, dnorm, dqkv, params.layer(QKVW, l), rows, C, 3 * C, Plain())
+        layernorm_backward(
+            team,
+            dx,
+            grads.layer(LN1W, l),
+            grads.layer(LN1B, l),
+            dnorm,
+            x,
+            ln1_mean,
+            ln1_rstd,
+            params.layer(LN1W, l),
+            rows,
+            C,
+            accumulate,
+        )
+
+    # ----- update
+
+    def update(mut self, settings: AdamW, step: Int):
+        """Takes one AdamW step with the gradients of the last `backward`; `step` counts from 1.
+
+        Weight decay applies to every tensor, as in llm.c's CPU program.
+        """
+        for i in range(NUM_TENSORS):
+            adamw_update(self.team, self.params[i], self.grads[i], self.m[i], self.v[i], settings, step)
+
+    # ----- helpers
+
+    @always_inline
+    def _layer[type: DType](self, tensor: Tensor[type], l: Int, width: Int) -> Tensor[type]:
+        var size = self.B * self.T * width
+        return tensor.slice(l * size, size)
+
+    @always_inline
+    def _residual(self, l: Int) -> Tensor[Self.dtype]:
+        return self._layer(self.acts.residual, l, self.config.channels)
+
+    def _check_tokens(self, who: String, tokens: Tokens, count: Int) raises:
+        for i in range(count):
+            if tokens[i] < 0 or Int(tokens[i]) >= self.config.vocab_size:
+                raise Error(
+                    t"{who}: token {tokens[i]} at position {i} of the batch is not in this model's vocabulary of"
+                    t" {self.config.vocab_size}; use data made with the model's own tokenizer"
+                )
