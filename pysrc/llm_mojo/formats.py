@@ -1,0 +1,462 @@
+"""Reads and writes the files shared with the Mojo programs and llm.c. The only Python file that knows magic numbers.
+
+All values are little-endian. A file starts with a header of 256 int32 (1024 bytes), unused fields zero. Readers check the
+magic number, the version and the sizes against the length of the file, and raise FormatError. Writers are atomic: they
+write beside the file under a temporary name, flush it to the disk and rename, so a file is either whole or not there.
+"""
+
+import os
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from llm_mojo import Error
+
+HEADER_INTS = 256
+HEADER_BYTES = HEADER_INTS * 4
+INT32_MAX = 2**31 - 1
+
+CHECKPOINT_MAGIC = 20240326
+DEBUG_STATE_MAGIC = 20240327
+TOKENIZER_MAGIC = 20240328
+TOKENS_MAGIC = 20240520
+TOKENS_UINT32_MAGIC = 20240801
+
+CHECKPOINT_VERSIONS = {3: "float32", 5: "bfloat16"}
+DEBUG_STATE_VERSIONS = {2: None}
+TOKENIZER_VERSIONS = {2: None}
+TOKENS_VERSIONS = {1: "<u2"}
+TOKENS_UINT32_VERSIONS = {7: "<u4"}
+
+KINDS = {
+    CHECKPOINT_MAGIC: "a model checkpoint",
+    DEBUG_STATE_MAGIC: "a debug state",
+    TOKENIZER_MAGIC: "a tokenizer file",
+    TOKENS_MAGIC: "a token shard (uint16)",
+    TOKENS_UINT32_MAGIC: "a token shard (uint32)",
+}
+
+CHECKPOINT_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+class FormatError(Error):
+    """A file is missing, damaged, of another kind, or cannot hold what it is asked to hold."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# model sizes and the one list of tensors
+
+
+def pad_vocab(vocab_size):
+    """The vocabulary padded up to a multiple of 128, as llm.c stores it."""
+    return -(-vocab_size // 128) * 128
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sizes of a GPT-2. `padded_vocab_size` (Vp) is pad_vocab(vocab_size) unless given."""
+
+    max_seq_len: int
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    channels: int
+    padded_vocab_size: int | None = None
+
+    def __post_init__(self):
+        if self.padded_vocab_size is None:
+            object.__setattr__(self, "padded_vocab_size", pad_vocab(self.vocab_size))
+
+
+TENSORS = (
+    ("wte", lambda V, T, L, C: (V, C)),
+    ("wpe", lambda V, T, L, C: (T, C)),
+    ("ln1w", lambda V, T, L, C: (L, C)),
+    ("ln1b", lambda V, T, L, C: (L, C)),
+    ("qkvw", lambda V, T, L, C: (L, 3 * C, C)),
+    ("qkvb", lambda V, T, L, C: (L, 3 * C)),
+    ("attprojw", lambda V, T, L, C: (L, C, C)),
+    ("attprojb", lambda V, T, L, C: (L, C)),
+    ("ln2w", lambda V, T, L, C: (L, C)),
+    ("ln2b", lambda V, T, L, C: (L, C)),
+    ("fcw", lambda V, T, L, C: (L, 4 * C, C)),
+    ("fcb", lambda V, T, L, C: (L, 4 * C)),
+    ("fcprojw", lambda V, T, L, C: (L, C, 4 * C)),
+    ("fcprojb", lambda V, T, L, C: (L, C)),
+    ("lnfw", lambda V, T, L, C: (C,)),
+    ("lnfb", lambda V, T, L, C: (C,)),
+)
+
+
+def parameter_shapes(config):
+    """The 16 tensors of a model in file order: name -> shape. Linear weights are (L, out, in); wte has Vp rows."""
+    sizes = config.padded_vocab_size, config.max_seq_len, config.num_layers, config.channels
+    return {name: shape(*sizes) for name, shape in TENSORS}
+
+
+def num_parameters(config):
+    """How many values the 16 tensors hold, the padding rows of wte included."""
+    return sum(_count(shape) for shape in parameter_shapes(config).values())
+
+
+def _count(shape):
+    count = 1
+    for size in shape:
+        count *= int(size)
+    return count
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# bfloat16, which numpy does not have: kept as uint16 bit patterns, the upper half of a float32
+
+
+def float32_to_bfloat16(values):
+    """float32 -> uint16 bit patterns, rounded to nearest even. NaN stays NaN."""
+    values = np.ascontiguousarray(values, dtype="<f4")
+    bits = values.view("<u4")
+    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
+    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype("<u2")
+
+
+def bfloat16_to_float32(bits):
+    """uint16 bit patterns -> float32, exactly."""
+    return (np.asarray(bits).astype("<u4") << 16).view("<f4")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# whole or not there
+
+
+@contextmanager
+def atomic_file(path):
+    """Opens a binary file for writing that appears under `path` only when the block ends without an exception.
+
+    What an earlier process that was killed left behind under its temporary name is removed first.
+    """
+    path = os.path.abspath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _remove_leftovers(path)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    _sync_folder(os.path.dirname(path))
+
+
+def _remove_leftovers(path):
+    folder, name = os.path.split(path)
+    for other in os.listdir(folder):
+        match = re.fullmatch(re.escape(name) + r"\.(\d+)\.tmp", other)
+        if match and not _is_running(int(match[1])):
+            os.unlink(os.path.join(folder, other))
+
+
+def _is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# headers
+
+
+def _pack_header(fields):
+    """fields: index -> value. Returns the 1024 bytes."""
+    header = np.zeros(HEADER_INTS, dtype="<i4")
+    for index, value in fields.items():
+        header[index] = value
+    return header.tobytes()
+
+
+def _open(who, path):
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise FormatError(f"{who}: cannot open {path}: {error.strerror}; check the path or make the file") from None
+
+
+def _read_header(who, path, file, kinds):
+    """Returns (header, what kinds says about this magic and version). kinds: magic -> {version: anything}."""
+    raw = file.read(HEADER_BYTES)
+    wanted = " or ".join(KINDS[magic] for magic in kinds)
+    if len(raw) < HEADER_BYTES:
+        raise FormatError(
+            f"{who}: {path}: expected {wanted} with a header of {HEADER_BYTES} bytes, found {len(raw)} bytes;"
+            " the file is cut off or not of this kind: make it again"
+        )
+    header = np.frombuffer(raw, dtype="<i4")
+    magic, version = int(header[0]), int(header[1])
+    if magic not in kinds:
+        found = f"{KINDS[magic]} ({magic})" if magic in KINDS else f"unknown magic number {magic}"
+        wanted = " or ".join(f"{KINDS[magic]} ({magic})" for magic in kinds)
+        raise FormatError(f"{who}: {path}: expected {wanted}, found {found}; give the right file")
+    if version not in kinds[magic]:
+        versions = " or ".join(str(known) for known in kinds[magic])
+        raise FormatError(
+            f"{who}: {path}: expected version {versions} of {KINDS[magic]}, found version {version};"
+            " make the file again with this version of the tools"
+        )
+    return header, kinds[magic][version]
+
+
+def _check_size(who, path, expected, because):
+    found = os.path.getsize(path)
+    if found != expected:
+        raise FormatError(
+            f"{who}: {path}: expected {expected:,} bytes ({because}), found {found:,} bytes;"
+            f" the file is {'cut off' if found < expected else 'too long'}: make it or download it again"
+        )
+
+
+def _map(path, dtype, offset, shape):
+    """A read-only memory map; numpy cannot map nothing, so an empty one is an ordinary array."""
+    if _count(shape) == 0:
+        return np.zeros(shape, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(shape))
+
+
+def _check_shape(who, name, array, shape):
+    if tuple(array.shape) != tuple(shape):
+        raise FormatError(f"{who}: expected {name} of shape {tuple(shape)}, got {tuple(array.shape)}; check the configuration")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# model checkpoint
+
+
+def write_checkpoint(path, config, tensors, dtype="float32"):
+    """Writes a model. `tensors`: name -> array of the shape that parameter_shapes gives; dtype "float32" or "bfloat16"."""
+    for name, shape in parameter_shapes(config).items():
+        if name not in tensors:
+            raise FormatError(f"write_checkpoint: {path}: expected tensors {', '.join(parameter_shapes(config))}; {name} is missing")
+        _check_shape("write_checkpoint", name, tensors[name], shape)
+    write_checkpoint_blocks(path, config, lambda name: [tensors[name]], dtype)
+
+
+def write_checkpoint_blocks(path, config, blocks, dtype="float32"):
+    """Writes a model without holding it. `blocks(name)`: arrays which, one after the other, make up that tensor."""
+    _check_config("write_checkpoint", path, config)
+    versions = {name: version for version, name in CHECKPOINT_VERSIONS.items()}
+    if dtype not in versions:
+        raise FormatError(f"write_checkpoint: expected dtype {' or '.join(versions)}, got {dtype}")
+    sizes = (
+        config.max_seq_len,
+        config.vocab_size,
+        config.num_layers,
+        config.num_heads,
+        config.channels,
+        config.padded_vocab_size,
+    )
+    fields = dict(enumerate((CHECKPOINT_MAGIC, versions[dtype], *sizes)))
+    with atomic_file(path) as file:
+        file.write(_pack_header(fields))
+        for name, shape in parameter_shapes(config).items():
+            written = 0
+            for block in blocks(name):
+                values = float32_to_bfloat16(block) if dtype == "bfloat16" else np.ascontiguousarray(block, dtype="<f4")
+                file.write(values.data)
+                written += values.size
+            if written != _count(shape):
+                raise FormatError(f"write_checkpoint: {path}: expected {_count(shape):,} values in {name} {shape}, got {written:,}")
+
+
+def read_checkpoint(path):
+    """Returns (ModelConfig, name -> float32 array). fp32 tensors are read-only memory maps; bf16 are widened copies."""
+    who = "read_checkpoint"
+    with _open(who, path) as file:
+        header, dtype = _read_header(who, path, file, {CHECKPOINT_MAGIC: CHECKPOINT_VERSIONS})
+    config = ModelConfig(*(int(value) for value in header[2:8]))
+    _check_config(who, path, config)
+    item = CHECKPOINT_BYTES[dtype]
+    because = f"{num_parameters(config):,} {dtype} parameters after the header"
+    _check_size(who, path, HEADER_BYTES + num_parameters(config) * item, because)
+    tensors, offset = {}, HEADER_BYTES
+    for name, shape in parameter_shapes(config).items():
+        if dtype == "bfloat16":
+            tensors[name] = bfloat16_to_float32(_map(path, "<u2", offset, shape))
+        else:
+            tensors[name] = _map(path, "<f4", offset, shape)
+        offset += _count(shape) * item
+    return config, tensors
+
+
+def _check_config(who, path, config):
+    problems = [f"{field}={value}" for field, value in vars(config).items() if not 0 < value <= INT32_MAX]
+    if not problems and config.channels % config.num_heads:
+        problems.append(f"channels={config.channels} is not a multiple of num_heads={config.num_heads}")
+    if not problems and config.padded_vocab_size < config.vocab_size:
+        problems.append(f"padded_vocab_size={config.padded_vocab_size} is less than vocab_size={config.vocab_size}")
+    if problems:
+        raise FormatError(f"{who}: {path}: not the sizes of a GPT-2: {', '.join(problems)}; the file or the request is wrong")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# debug state
+
+
+class DebugState(NamedTuple):
+    """One training step of the reference: x, y int32 (B,T); logits float32 (B,T,V); loss float; grads name -> float32."""
+
+    x: np.ndarray
+    y: np.ndarray
+    logits: np.ndarray
+    loss: float
+    grads: dict
+
+
+def write_debug_state(path, x, y, logits, loss, grads, config):
+    """Writes one step. x, y int (B,T); logits (B,T,V), not padded; loss a number; grads as parameter_shapes(config)."""
+    who = "write_debug_state"
+    x, y = np.asarray(x), np.asarray(y)
+    B, T = x.shape
+    _check_shape(who, "y", y, (B, T))
+    _check_shape(who, "logits", logits, (B, T, config.vocab_size))
+    for name, shape in parameter_shapes(config).items():
+        _check_shape(who, f"gradient of {name}", grads[name], shape)
+    with atomic_file(path) as file:
+        file.write(_pack_header(dict(enumerate((DEBUG_STATE_MAGIC, min(DEBUG_STATE_VERSIONS), B, T)))))
+        for tokens in (x, y):
+            file.write(np.ascontiguousarray(tokens, dtype="<i4").data)
+        for values in (logits, [float(loss)], *(grads[name] for name in parameter_shapes(config))):
+            file.write(np.ascontiguousarray(values, dtype="<f4").data)
+
+
+def read_debug_state(path, config):
+    """Returns a DebugState of memory maps. The file holds no sizes but B and T: `config` must be its model's."""
+    who = "read_debug_state"
+    with _open(who, path) as file:
+        header, _ = _read_header(who, path, file, {DEBUG_STATE_MAGIC: DEBUG_STATE_VERSIONS})
+    B, T = int(header[2]), int(header[3])
+    if B <= 0 or T <= 0:
+        raise FormatError(f"{who}: {path}: expected B and T of at least 1, found B={B} T={T}; make the file again")
+    shapes = {"x": (B, T), "y": (B, T), "logits": (B, T, config.vocab_size), "loss": (1,)}
+    dtypes = {"x": "<i4", "y": "<i4"}
+    shapes.update(parameter_shapes(config))
+    total = 4 * sum(_count(shape) for shape in shapes.values())
+    _check_size(who, path, HEADER_BYTES + total, f"B={B} T={T} and a model of {config}")
+    arrays, offset = {}, HEADER_BYTES
+    for name, shape in shapes.items():
+        arrays[name] = _map(path, dtypes.get(name, "<f4"), offset, shape)
+        offset += 4 * _count(shape)
+    grads = {name: arrays[name] for name in parameter_shapes(config)}
+    return DebugState(arrays["x"], arrays["y"], arrays["logits"], float(arrays["loss"][0]), grads)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# token shards
+
+
+class TokenWriter:
+    """Appends ids to a shard that token_writer has opened, and counts them."""
+
+    def __init__(self, path, file):
+        self.path, self.count, self._file = path, 0, file
+
+    def write(self, tokens):
+        """Appends ids, a sequence or an array of integers from 0 to 65535."""
+        ids = np.asarray(tokens)
+        if ids.size == 0:
+            return
+        if ids.dtype != np.uint16 and (ids.min() < 0 or ids.max() > 65535):
+            raise FormatError(f"write_tokens: {self.path}: expected ids from 0 to 65535, got {ids.min()} to {ids.max()}")
+        if self.count + ids.size > INT32_MAX:
+            raise FormatError(f"write_tokens: {self.path}: a shard holds at most {INT32_MAX:,} tokens; split the text")
+        self._file.write(np.ascontiguousarray(ids, dtype="<u2").data)
+        self.count += ids.size
+
+
+@contextmanager
+def token_writer(path):
+    """Writes a token shard piece by piece: `with token_writer(path) as writer: writer.write(tokens)`.
+
+    The number of tokens is put into the header at the end; if the block raises, nothing appears under `path`.
+    """
+    with atomic_file(path) as file:
+        file.write(_pack_header({}))
+        writer = TokenWriter(path, file)
+        yield writer
+        file.seek(0)
+        file.write(_pack_header({0: TOKENS_MAGIC, 1: min(TOKENS_VERSIONS), 2: writer.count}))
+
+
+def write_tokens(path, tokens):
+    """Writes a token shard of uint16 ids."""
+    with token_writer(path) as writer:
+        writer.write(tokens)
+
+
+def read_tokens(path):
+    """Returns a memory map of the ids: uint16, or uint32 for llm.c's Llama-3 variant."""
+    who = "read_tokens"
+    kinds = {TOKENS_MAGIC: TOKENS_VERSIONS, TOKENS_UINT32_MAGIC: TOKENS_UINT32_VERSIONS}
+    with _open(who, path) as file:
+        header, dtype = _read_header(who, path, file, kinds)
+    count = int(header[2])
+    if count < 0:
+        raise FormatError(f"{who}: {path}: expected a number of tokens, found {count} in the header; make the file again")
+    _check_size(who, path, HEADER_BYTES + count * np.dtype(dtype).itemsize, f"{count:,} tokens after the header")
+    return _map(path, dtype, HEADER_BYTES, (count,))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tokenizer
+
+
+def write_tokenizer(path, tokens, eot):
+    """Writes the bytes of every token, in id order, and the end-of-text id (None is written as -1)."""
+    for id, token in enumerate(tokens):
+        if not 1 <= len(token) <= 255:
+            raise FormatError(f"write_tokenizer: {path}: token {id} has {len(token)} bytes, the file can hold 1 to 255")
+    if eot is not None and not 0 <= eot < len(tokens):
+        raise FormatError(f"write_tokenizer: {path}: end of text is {eot}, but there are {len(tokens)} tokens")
+    with atomic_file(path) as file:
+        fields = (TOKENIZER_MAGIC, min(TOKENIZER_VERSIONS), len(tokens), -1 if eot is None else eot)
+        file.write(_pack_header(dict(enumerate(fields))))
+        file.write(b"".join(bytes([len(token)]) + token for token in tokens))
+
+
+def read_tokenizer(path):
+    """Returns (list of bytes, end-of-text id or None)."""
+    who = "read_tokenizer"
+    with _open(who, path) as file:
+        header, _ = _read_header(who, path, file, {TOKENIZER_MAGIC: TOKENIZER_VERSIONS})
+        raw = file.read()
+    count, eot = int(header[2]), int(header[3])
+    if count < 0 or not -1 <= eot < count:
+        raise FormatError(f"{who}: {path}: found {count} tokens and end of text {eot} in the header; make the file again")
+    tokens, position = [], 0
+    while len(tokens) < count and position < len(raw):
+        length = raw[position]
+        tokens.append(raw[position + 1 : position + 1 + length])
+        position += 1 + length
+        if length == 0:
+            raise FormatError(f"{who}: {path}: token {len(tokens) - 1} is empty; the file is damaged: make it again")
+    if len(tokens) < count or position != len(raw):
+        raise FormatError(
+            f"{who}: {path}: expected {count} tokens in {len(raw)} bytes, found {len(tokens)} tokens in {position} bytes;"
+            " the file is damaged: make it again"
+        )
+    return tokens, None if eot == -1 else eot
