@@ -1,0 +1,85 @@
+# The front door: `make help` lists what can be done here.
+#
+# Everything is kept inside the checkout: packages in .venv, prepared data in data/, programs in build/, results in runs/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The compiler looks its tools up beside itself, and should not look anything up on the network.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MODULAR_TELEMETRY_ENABLED=0
+
+# make train TEXT=my.txt trains on that file or folder; without TEXT, on the documentation of this machine's Python.
+TEXT ?=
+ifeq ($(TEXT),)
+NAME := pydocs
+SOURCE := pydocs
+else
+NAME := $(basename $(notdir $(abspath $(TEXT))))
+SOURCE := $(TEXT)
+endif
+DATA := data/$(NAME)
+OUT ?= runs/$(NAME)
+# Settings that `make train` adds to its own, for example FLAGS="--max-steps 500".
+FLAGS ?=
+
+MOJO_SOURCES := $(shell find llm -name '*.mojo')
+
+.PHONY: help setup train finetune test format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.ready ## Install what training needs into .venv (train and test do it by themselves)
+
+train: $(VENV)/.ready build/train_gpt2 ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
+	@$(BIN)/python -m llm_mojo prepare "$(SOURCE)" --out "$(DATA)"
+	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train.bin' -j '$(DATA)/*_val.bin' --tokenizer "$(DATA)/tokenizer.bin" \
+		-o "$(OUT)" $(TRAIN_FLAGS) $(FLAGS)
+
+finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakespeare, llm.c's job (downloads 0.5 GB)
+	@[ -e gpt2_124M.bin ] || $(BIN)/python -m llm_mojo weights gpt2
+	@$(BIN)/python prepro_tinyshakespeare.py
+	@$(RUN) build/train_gpt2 $(FLAGS)
+
+test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (installs PyTorch)
+	@$(RUN) $(BIN)/python -m pytest tests $(FLAGS)
+
+format: $(VENV)/.ready ## Format the Mojo sources
+	@$(RUN) mojo format -q -l 120 $(MOJO_SOURCES) $(wildcard *.mojo tests/*.mojo tests/*/*.mojo bench/*.mojo)
+
+clean: ## Remove programs and packages; data, checkpoints and runs stay
+	rm -rf build $(VENV)
+
+build/train_gpt2: train_gpt2.mojo $(MOJO_SOURCES) $(VENV)/.ready
+	@command -v cc >/dev/null || { echo "make: no C compiler: linking needs 'cc'; on Debian and Ubuntu: sudo apt install gcc" >&2; exit 1; }
+	@echo "Compiling $@ ..."
+	@mkdir -p build
+	@$(RUN) mojo build -I . $< -o $@
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON): install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.10 to 3.13 is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Creating a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the Mojo compiler and the Python packages (about 0.7 GB on disk) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.ready-test: pyproject.toml $(VENV)/.ready
+	@echo "Installing PyTorch, transformers and pytest for the tests (1 to 6 GB on disk, by PyTorch's build) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@touch $@
+
+define NO_PACKAGES
+make: the packages could not be installed; pip's message above says which. Without a network, set up a package mirror
+(pip's PIP_INDEX_URL or PIP_FIND_LINKS) and run the same command again: it goes on where it stopped.
+endef
+export NO_PACKAGES
