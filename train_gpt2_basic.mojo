@@ -279,8 +279,7 @@ comptime GELU_SCALE = Float32(0.7978845608028654)
 
 
 def gelu_forward(output: Floats, inp: Floats, size: Int):
-    """Computes output = x/2 * (1 + tanh(u)) with u = sqrt(2/pi) * (x + 0.044715 x^3), GPT-2's smooth step from 0 to x.
-    """
+    """Computes output = x/2 * (1 + tanh(u)) with u = sqrt(2/pi) * (x + 0.044715 x^3), a smooth step from 0 to x."""
     for i in range(size):
         var x = inp[i]
         var u = GELU_SCALE * (x + 0.044715 * x * x * x)
@@ -681,8 +680,7 @@ struct MersenneTwister(Movable):
 
 
 def glob(pattern: String) raises -> List[String]:
-    """Lists the files that match, in order. `*` (any characters) and `?` (one) may stand in the last part of the path.
-    """
+    """Lists the files that match, in order. After the last / there may be `*` (any characters) and `?` (one)."""
     var slash = pattern.rfind("/")
     var folder = String(pattern[byte = 0 : slash + 1])
     var last = String(pattern[byte = slash + 1 :])
@@ -801,8 +799,7 @@ struct Tokenizer(Movable):
     var end_of_text: Int  # the token that separates documents
 
     def __init__(out self, path: String, vocab_size: Int) raises:
-        """Reads an llm.c tokenizer file; raises if it is damaged or its end of text is not in the model's vocabulary.
-        """
+        """Reads an llm.c tokenizer file; raises if it is damaged or its end of text is no word of the model."""
         var header = read_header(path, "tokenizer", 20240328, 2, DATA_REMEDY)
         # -1 stands for none: texts of characters may do without, and then the first token takes its place.
         self.end_of_text = max(0, Int(header[3]))
