@@ -19,7 +19,8 @@ from llm.cpu.linear import (
     linear_backward_weight,
     linear_forward,
 )
-from llm.cpu.parallel import Team
+from llm.cpu.parallel import Crew, Job, Team
+from llm.initialize import initialize_parameters
 from llm.memory import Tensor
 from llm.tensors import (
     ATTPROJB,
@@ -47,14 +48,16 @@ comptime Tokens = Tensor[DType.int32]
 
 
 struct GPT2[dtype: DType = F32](Movable):
-    """A model with its gradients, its optimizer state and room for one batch.
+    """A model with its gradients, its optimizer state, its threads and room for one batch.
 
     The four parameter-sized arenas are reserved at once and cost memory only where they are written: a model that only
     generates pays for its parameters alone.
+
+    Each public method checks its arguments and then has the whole crew run one pass, in which every thread goes through
+    the same kernels side by side.
     """
 
     var config: GPT2Config
-    var team: Team
     var params: ParameterTensors[Self.dtype]
     var grads: ParameterTensors[Self.dtype]
     var m: ParameterTensors[F32]
@@ -64,8 +67,10 @@ struct GPT2[dtype: DType = F32](Movable):
     """Sequences of the last forward pass."""
     var T: Int
     """Positions of each."""
+    var _args: _Arguments[Self.dtype]
+    var _crew: Crew
 
-    def __init__(out self, var config: GPT2Config, team: Team, B: Int, T: Int) raises:
+    def __init__(out self, var config: GPT2Config, threads: Int, B: Int, T: Int) raises:
         """Reserves everything that steps of B sequences of T tokens need; parameters are zero.
 
         Raises:
@@ -76,17 +81,33 @@ struct GPT2[dtype: DType = F32](Movable):
                 t"model: B={B}, T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
                 t" use --seq-len {config.max_seq_len} or less"
             )
-        self.team = team
         self.params = ParameterTensors[Self.dtype](config)
         self.grads = ParameterTensors[Self.dtype](config)
         self.m = ParameterTensors[F32](config)
         self.v = ParameterTensors[F32](config)
-        self.acts = Activations[Self.dtype](ActivationSizes(config.copy(), B, T, team.size))
+        self.acts = Activations[Self.dtype](ActivationSizes(config.copy(), B, T, threads))
         self.config = config^
         self.B = 0
         self.T = 0
+        self._args = _Arguments[Self.dtype](
+            targets=self.acts.tokens,
+            accumulate=False,
+            weight=1,
+            first_row=0,
+            rows=0,
+            logits=self.acts.logits,
+            settings=AdamW(0, 0, 0, 0, 0),
+            step=0,
+            seed=0,
+        )
+        self._crew = Crew(threads)
 
-    # ----- forward
+    # ----- the passes, as callers see them
+
+    def initialize(mut self, seed: Int):
+        """Sets the parameters to GPT-2's random initialisation."""
+        self._args.seed = seed
+        self._run(_initialize_job[Self.dtype])
 
     def forward(mut self, tokens: Tokens, B: Int, T: Int) raises:
         """Runs the blocks on tokens (B,T), up to and with the final layernorm.
@@ -102,28 +123,89 @@ struct GPT2[dtype: DType = F32](Movable):
         self._check_tokens("forward", tokens, B * T)
         self.B = B
         self.T = T
-        ref acts = self.acts
         for i in range(B * T):
-            acts.tokens[i] = tokens[i]
-        embedding_forward(self.team, acts.residual, acts.tokens, self.params[WTE], self.params[WPE], B, T, self.config.channels)
+            self.acts.tokens[i] = tokens[i]
+        self._run(_forward_job[Self.dtype])
+
+    def logits(mut self, first_row: Int, rows: Int, output: Tensor[Self.dtype]) raises:
+        """Computes the logits of positions first_row .. first_row + rows - 1 of the last forward pass.
+
+        Output (rows,V): without the vocabulary's padding. Valid until `backward`, which reuses the memory.
+
+        Raises:
+            If the last forward pass had no such positions.
+        """
+        if first_row < 0 or rows < 1 or first_row + rows > self.B * self.T:
+            raise Error(t"logits: rows {first_row} .. {first_row + rows - 1} of {self.B * self.T}")
+        self._args.first_row = first_row
+        self._args.rows = rows
+        self._args.logits = output
+        self._run(_logits_job[Self.dtype])
+
+    def loss(mut self, targets: Tokens) raises -> Float32:
+        """Computes the mean cross entropy of the last forward pass against targets (B,T), without gradients.
+
+        Raises:
+            If a target is not in the vocabulary.
+        """
+        self._check_tokens("loss", targets, self.B * self.T)
+        self._args.targets = targets
+        self._run(_loss_job[Self.dtype])
+        return self._mean_loss()
+
+    def backward(mut self, targets: Tokens, accumulate: Bool = False, weight: Float32 = 1) raises -> Float32:
+        """Computes the gradients of weight * mean cross entropy against targets (B,T), after `forward`.
+
+        Sets `grads`, or adds to them with `accumulate`: a batch in n pieces is n calls with weight 1/n.
+
+        Returns:
+            The mean cross entropy, not weighted.
+
+        Raises:
+            If a target is not in the vocabulary.
+        """
+        self._check_tokens("backward", targets, self.B * self.T)
+        self._args.targets = targets
+        self._args.accumulate = accumulate
+        self._args.weight = weight
+        self._run(_backward_job[Self.dtype])
+        return self._mean_loss()
+
+    def update(mut self, settings: AdamW, step: Int):
+        """Takes one AdamW step with the gradients of the last `backward`; `step` counts from 1.
+
+        Weight decay applies to every tensor, as in llm.c's CPU program.
+        """
+        self._args.settings = settings
+        self._args.step = step
+        self._run(_update_job[Self.dtype])
+
+    def _run(mut self, job: Job):
+        self._crew.run(job, Int(Pointer(to=self)))
+
+    # ----- forward, in every thread
+
+    def _forward(self, team: Team):
+        ref acts = self.acts
+        var C = self.config.channels
+        embedding_forward(team, acts.residual, acts.tokens, self.params[WTE], self.params[WPE], self.B, self.T, C)
         for l in range(self.config.num_layers):
-            self._forward_block(l)
+            self._forward_block(team, l)
         layernorm_forward(
-            self.team,
+            team,
             acts.norm,
             acts.lnf_mean,
             acts.lnf_rstd,
             self._residual(self.config.num_layers),
             self.params[LNFW],
             self.params[LNFB],
-            B * T,
-            self.config.channels,
+            self.B * self.T,
+            C,
         )
 
-    def _forward_block(mut self, l: Int):
+    def _forward_block(self, team: Team, l: Int):
         ref acts = self.acts
         ref params = self.params
-        var team = self.team
         var workspace = acts.gemm_workspace
         var rows = self.B * self.T
         var C = self.config.channels
@@ -155,31 +237,16 @@ struct GPT2[dtype: DType = F32](Movable):
         var fcproj_residual = BiasResidual(params.layer(FCPROJB, l), x_mid, C)
         linear_forward(team, workspace, x_out, acts.gelu, params.layer(FCPROJW, l), rows, 4 * C, C, fcproj_residual)
 
-    def logits(mut self, first_row: Int, rows: Int, output: Tensor[Self.dtype]) raises:
-        """Computes the logits of positions first_row .. first_row + rows - 1 of the last forward pass.
-
-        Output (rows,V): without the vocabulary's padding. Valid until `backward`, which reuses the memory.
-        """
-        if first_row < 0 or rows < 1 or first_row + rows > self.B * self.T:
-            raise Error(t"logits: rows {first_row} .. {first_row + rows - 1} of {self.B * self.T}")
-        self._head_forward(first_row, rows, output, self.config.vocab_size)
-
-    def loss(mut self, targets: Tokens) raises -> Float32:
-        """Computes the mean cross entropy of the last forward pass against targets (B,T), without gradients.
-
-        Raises:
-            If a target is not in the vocabulary.
-        """
-        var rows = self.B * self.T
-        self._check_tokens("loss", targets, rows)
+    def _loss(self, team: Team, targets: Tokens):
         ref acts = self.acts
+        var rows = self.B * self.T
         var Vp = self.config.padded_vocab_size
         var chunk = min(rows, acts.logits.size // Vp)
         for first in range(0, rows, chunk):
             var count = min(chunk, rows - first)
-            self._head_forward(first, count, acts.logits, Vp)
+            self._logits(team, first, count, acts.logits, Vp)
             cross_entropy_forward(
-                self.team,
+                team,
                 acts.losses.slice(first, count),
                 acts.logits,
                 targets.slice(first, count),
@@ -187,14 +254,13 @@ struct GPT2[dtype: DType = F32](Movable):
                 self.config.vocab_size,
                 Vp,
             )
-        return self._mean_loss()
 
-    def _head_forward(mut self, first_row: Int, rows: Int, logits: Tensor[Self.dtype], stride: Int):
+    def _logits(self, team: Team, first_row: Int, rows: Int, logits: Tensor[Self.dtype], stride: Int):
         ref acts = self.acts
         var C = self.config.channels
         var norm = acts.norm.slice(first_row * C, rows * C)
         gemm(
-            self.team,
+            team,
             acts.gemm_workspace,
             rows,
             self.config.vocab_size,
@@ -206,32 +272,14 @@ struct GPT2[dtype: DType = F32](Movable):
             Plain(),
         )
 
-    def _mean_loss(self) -> Float32:
-        # In float64 and in order: the same for any number of threads, and exact enough for any batch.
-        var sum = Float64(0)
-        for i in range(self.B * self.T):
-            sum += self.acts.losses[i].cast[DType.float64]()
-        return (sum / Float64(self.B * self.T)).cast[F32]()
+    # ----- backward, in every thread
 
-    # ----- backward
-
-    def backward(mut self, targets: Tokens, accumulate: Bool = False, weight: Float32 = 1) raises -> Float32:
-        """Computes the gradients of weight * mean cross entropy against targets (B,T), after `forward`.
-
-        Sets `grads`, or adds to them with `accumulate`: a batch in n pieces is n calls with weight 1/n.
-
-        Returns:
-            The mean cross entropy, not weighted.
-
-        Raises:
-            If a target is not in the vocabulary.
-        """
-        self._check_tokens("backward", targets, self.B * self.T)
-        self._backward_head(targets, accumulate, weight)
+    def _backward(self, team: Team, targets: Tokens, accumulate: Bool, weight: Float32):
+        self._backward_head(team, targets, accumulate, weight)
         for l in range(self.config.num_layers - 1, -1, -1):
-            self._backward_block(l, accumulate)
+            self._backward_block(team, l, accumulate)
         embedding_backward(
-            self.team,
+            team,
             self.grads[WTE],
             self.grads[WPE],
             self.acts.dresidual,
@@ -241,9 +289,8 @@ struct GPT2[dtype: DType = F32](Movable):
             self.config.channels,
             accumulate,
         )
-        return self._mean_loss()
 
-    def _backward_head(mut self, targets: Tokens, accumulate: Bool, weight: Float32):
+    def _backward_head(self, team: Team, targets: Tokens, accumulate: Bool, weight: Float32):
         ref acts = self.acts
         var rows = self.B * self.T
         var C = self.config.channels
@@ -253,9 +300,9 @@ struct GPT2[dtype: DType = F32](Movable):
         for first in range(0, rows, chunk):
             var count = min(chunk, rows - first)
             var norm = acts.norm.slice(first * C, count * C)
-            self._head_forward(first, count, acts.logits, Vp)
+            self._logits(team, first, count, acts.logits, Vp)
             cross_entropy_forward_backward(
-                self.team,
+                team,
                 acts.losses.slice(first, count),
                 acts.logits,
                 targets.slice(first, count),
@@ -266,7 +313,7 @@ struct GPT2[dtype: DType = F32](Movable):
             )
             var dlogits = row_major(acts.logits, Vp)
             gemm(
-                self.team,
+                team,
                 acts.gemm_workspace,
                 count,
                 C,
@@ -278,7 +325,7 @@ struct GPT2[dtype: DType = F32](Movable):
                 Plain(),
             )
             gemm(
-                self.team,
+                team,
                 acts.gemm_workspace,
                 V,
                 C,
@@ -290,9 +337,8 @@ struct GPT2[dtype: DType = F32](Movable):
                 Plain(),
                 accumulate or first > 0,
             )
-        acts.dresidual.slice(0, rows * C).fill(0)
-        layernorm_backward(
-            self.team,
+        layernorm_backward[add_to_dinp=False](
+            team,
             acts.dresidual,
             self.grads[LNFW],
             self.grads[LNFB],
@@ -306,11 +352,10 @@ struct GPT2[dtype: DType = F32](Movable):
             accumulate,
         )
 
-    def _backward_block(mut self, l: Int, accumulate: Bool):
+    def _backward_block(self, team: Team, l: Int, accumulate: Bool):
         ref acts = self.acts
         ref params = self.params
         ref grads = self.grads
-        var team = self.team
         var workspace = acts.gemm_workspace
         var rows = self.B * self.T
         var C = self.config.channels
@@ -384,17 +429,14 @@ struct GPT2[dtype: DType = F32](Movable):
             accumulate,
         )
 
-    # ----- update
-
-    def update(mut self, settings: AdamW, step: Int):
-        """Takes one AdamW step with the gradients of the last `backward`; `step` counts from 1.
-
-        Weight decay applies to every tensor, as in llm.c's CPU program.
-        """
-        for i in range(NUM_TENSORS):
-            adamw_update(self.team, self.params[i], self.grads[i], self.m[i], self.v[i], settings, step)
-
     # ----- helpers
+
+    def _mean_loss(self) -> Float32:
+        # In float64 and in order: the same for any number of threads, and exact enough for any batch.
+        var sum = Float64(0)
+        for i in range(self.B * self.T):
+            sum += self.acts.losses[i].cast[DType.float64]()
+        return (sum / Float64(self.B * self.T)).cast[F32]()
 
     @always_inline
     def _layer[type: DType](self, tensor: Tensor[type], l: Int, width: Int) -> Tensor[type]:
@@ -412,3 +454,61 @@ struct GPT2[dtype: DType = F32](Movable):
                     t"{who}: token {tokens[i]} at position {i} of the batch is not in this model's vocabulary of"
                     t" {self.config.vocab_size}; use data made with the model's own tokenizer"
                 )
+
+
+
+# ----- jobs: what each thread of the crew runs for a pass
+
+
+@fieldwise_init
+struct _Arguments[dtype: DType](Movable):
+    """Arguments of the pass under way, where every thread finds them."""
+
+    var targets: Tokens
+    var accumulate: Bool
+    var weight: Float32
+    var first_row: Int
+    var rows: Int
+    var logits: Tensor[Self.dtype]
+    var settings: AdamW
+    var step: Int
+    var seed: Int
+
+
+@always_inline
+def _model[dtype: DType](context: Int) -> ref[MutUntrackedOrigin] GPT2[dtype]:
+    return Pointer[GPT2[dtype], MutUntrackedOrigin](unsafe_from_address=context)[]
+
+
+def _initialize_job[dtype: DType](context: Int, team: Team):
+    ref model = _model[dtype](context)
+    initialize_parameters(team, model.params, model.config, model._args.seed)
+
+
+def _forward_job[dtype: DType](context: Int, team: Team):
+    _model[dtype](context)._forward(team)
+
+
+def _logits_job[dtype: DType](context: Int, team: Team):
+    ref model = _model[dtype](context)
+    ref args = model._args
+    model._logits(team, args.first_row, args.rows, args.logits, model.config.vocab_size)
+
+
+def _loss_job[dtype: DType](context: Int, team: Team):
+    ref model = _model[dtype](context)
+    model._loss(team, model._args.targets)
+
+
+def _backward_job[dtype: DType](context: Int, team: Team):
+    ref model = _model[dtype](context)
+    ref args = model._args
+    model._backward(team, args.targets, args.accumulate, args.weight)
+
+
+def _update_job[dtype: DType](context: Int, team: Team):
+    ref model = _model[dtype](context)
+    for i in range(NUM_TENSORS):
+        adamw_update(
+            team, model.params[i], model.grads[i], model.m[i], model.v[i], model._args.settings, model._args.step
+        )

@@ -13,7 +13,7 @@ comptime STANDARD_DEVIATION = Float32(0.02)
 
 def initialize_parameters[
     dtype: DType
-](team: Team, mut params: ParameterTensors[dtype], config: GPT2Config, seed: Int):
+](team: Team, params: ParameterTensors[dtype], config: GPT2Config, seed: Int):
     """Fills the parameters as GPT-2's authors did (Radford et al., 2019, and the code that they published).
 
     Matrices are normal with standard deviation 0.02; those that write into the residual stream (attprojw, fcprojw) are
@@ -22,16 +22,24 @@ def initialize_parameters[
     for i in range(NUM_TENSORS):
         var tensor = params[i]
         if i == LN1W or i == LN2W or i == LNFW:
-            tensor.fill(1)
+            _fill(team, tensor, 1)
         elif params.specs[i].is_matrix():
             var std = STANDARD_DEVIATION
             if i == ATTPROJW or i == FCPROJW:
                 std /= sqrt(Float32(2 * config.num_layers))
             _fill_normal(team, tensor, std, UInt64(seed) * UInt64(NUM_TENSORS) + UInt64(i))
         else:
-            tensor.fill(0)
+            _fill(team, tensor, 0)
     var used = config.vocab_size * config.channels
-    params[WTE].slice(used, params[WTE].size - used).fill(0)
+    _fill(team, params[WTE].slice(used, params[WTE].size - used), 0)
+
+
+def _fill[dtype: DType](team: Team, tensor: Tensor[dtype], value: Scalar[dtype]):
+    def body(member: Int) {imm}:
+        var lo, hi = share(tensor.size, team.size, member)
+        tensor.slice(lo, hi - lo).fill(value)
+
+    team.run(body)
 
 
 def _fill_normal[dtype: DType](team: Team, tensor: Tensor[dtype], std: Float32, stream: UInt64):

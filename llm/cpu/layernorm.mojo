@@ -66,7 +66,7 @@ def layernorm_recompute[
 
 
 def layernorm_backward[
-    dtype: DType
+    dtype: DType, //, add_to_dinp: Bool = True
 ](
     team: Team,
     dinp: Tensor[dtype],
@@ -81,18 +81,19 @@ def layernorm_backward[
     C: Int,
     accumulate: Bool,
 ):
-    """Adds the gradient of `layernorm_forward` to dinp, and sets dweight and dbias, or adds to them with `accumulate`.
+    """Computes the gradients of `layernorm_forward`.
 
     With norm = (inp - mean) * rstd and dnorm = dout * weight:
     dinp += rstd * (dnorm - mean_c(dnorm) - norm * mean_c(dnorm * norm)),
     dweight = sum over rows of dout * norm, dbias = sum over rows of dout.
-    dinp already holds the gradient that flows past the block along the residual stream.
+    Inside a block dinp already holds the gradient that flows past it along the residual stream; without `add_to_dinp` it
+    is set instead. dweight and dbias are set, or added to with `accumulate`.
     """
 
     def body(member: Int) {imm}:
         var lo, hi = share(rows, team.size, member)
         for row in range(lo, hi):
-            _backward_row(
+            _backward_row[add_to_dinp](
                 dinp.slice(row * C, C), dout.slice(row * C, C), inp.slice(row * C, C), mean[row], rstd[row], weight
             )
         # Sums over rows are split over channels: each channel is summed by one thread, in the order of the rows.
@@ -151,7 +152,7 @@ def _normalize[
 
 @always_inline
 def _backward_row[
-    dtype: DType
+    dtype: DType, //, add_to_dinp: Bool
 ](
     dinp: Tensor[dtype],
     dout: Tensor[dtype],
@@ -183,7 +184,9 @@ def _backward_row[
         var dnorm = dout.load[width](c).cast[F32]() * weight.load[width](c).cast[F32]()
         var norm = (inp.load[width](c).cast[F32]() - mean) * rstd
         var grad = (dnorm - dnorm_mean - norm * dnorm_norm_mean) * rstd
-        dinp.store(c, (dinp.load[width](c).cast[F32]() + grad).cast[dtype]())
+        comptime if add_to_dinp:
+            grad += dinp.load[width](c).cast[F32]()
+        dinp.store(c, grad.cast[dtype]())
 
     for c in range(0, full, W):
         element[W](c)
