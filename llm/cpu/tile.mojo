@@ -5,6 +5,7 @@ A tile is BLOCK positions of one head, its channels padded with zeros to whole v
 
 from std.sys import simd_width_of
 
+from llm.cpu.transpose import transpose_block
 from llm.memory import Tensor
 
 comptime F32 = DType.float32
@@ -39,10 +40,18 @@ def load_tile[dtype: DType](tile: Tensor[F32], source: Tensor[dtype], stride: In
 
 def load_tile_transposed[dtype: DType](tile: Tensor[F32], source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
     """Copies as `load_tile` does, but into tile (HSp,BLOCK)."""
-    for i in range(0, padded(HS) * BLOCK, W):
-        tile.store(i, SIMD[F32, W](0))
+    var full_rows = rows - rows % W
+    var full = HS - HS % W
+    if full_rows < BLOCK or full < HS:
+        for i in range(0, padded(HS) * BLOCK, W):
+            tile.store(i, SIMD[F32, W](0))
+    for r in range(0, full_rows, W):
+        for c in range(0, full, W):
+            transpose_block[dtype](
+                tile.ptr.unsafe_offset(c * BLOCK + r), BLOCK, source.ptr.unsafe_offset(r * stride + c), stride
+            )
     for r in range(rows):
-        for c in range(HS):
+        for c in range(full if r < full_rows else 0, HS):
             tile[c * BLOCK + r] = source[r * stride + c].cast[F32]()
 
 
