@@ -1,0 +1,122 @@
+"""Model checkpoints in llm.c's format: a header with the sizes, then the 16 tensors (`parameter_specs`) in order."""
+
+from std.sys import size_of
+
+from llm.config import GPT2Config
+from llm.files import AtomicFile, InputFile
+from llm.header import CHECKPOINT_MAGIC, HEADER_BYTES, Header, read_header
+from llm.memory import Tensor
+from llm.tensors import NUM_TENSORS, ParameterSpec, ParameterTensors, parameter_specs
+
+comptime F32 = DType.float32
+comptime BF16 = DType.bfloat16
+comptime FP32_VERSION = 3
+comptime BF16_VERSION = 5
+
+# No GPT-2 is larger; within these limits the number of parameters cannot overflow.
+comptime _MAX_LENGTH = 1 << 24
+comptime _MAX_CHANNELS = 1 << 17
+comptime _MAX_LAYERS = 1 << 14
+
+
+def read_config(path: String) raises -> GPT2Config:
+    """Reads the sizes of the model in a checkpoint.
+
+    Raises:
+        If there is no checkpoint under this name, or its header, sizes and length do not agree.
+    """
+    var file = InputFile("read_checkpoint", path)
+    var header = read_header(file, CHECKPOINT_MAGIC, [FP32_VERSION, BF16_VERSION])
+    return _checked_config(file, header)
+
+
+def read_parameters(path: String, mut params: ParameterTensors[F32]) raises:
+    """Fills the parameters from a checkpoint; bfloat16 values are widened.
+
+    Raises:
+        If there is no good checkpoint under this name, or its model has other sizes.
+    """
+    var file = InputFile("read_checkpoint", path)
+    var header = read_header(file, CHECKPOINT_MAGIC, [FP32_VERSION, BF16_VERSION])
+    var found = parameter_specs(_checked_config(file, header))
+    for i in range(NUM_TENSORS):
+        if _shape(found[i]) != _shape(params.specs[i]):
+            raise file.error(
+                String(
+                    t"expected {found[i].name} of shape {_shape(params.specs[i])}, found {_shape(found[i])}; give the"
+                    t" checkpoint of a model with the same sizes"
+                )
+            )
+    var offset = HEADER_BYTES
+    for i in range(NUM_TENSORS):
+        var tensor = params[i]
+        if header[1] == BF16_VERSION:
+            _read_bfloat16(file, offset, tensor)
+            offset += tensor.size * size_of[BFloat16]()
+        else:
+            file.read(offset, tensor)
+            offset += tensor.size * size_of[Float32]()
+
+
+def write_checkpoint(path: String, config: GPT2Config, params: ParameterTensors[F32]) raises:
+    """Writes a model in fp32: the whole file, or nothing.
+
+    Raises:
+        If the file cannot be written; what was there before is unchanged.
+    """
+    var header = Header(CHECKPOINT_MAGIC, FP32_VERSION)
+    header[2] = config.max_seq_len
+    header[3] = config.vocab_size
+    header[4] = config.num_layers
+    header[5] = config.num_heads
+    header[6] = config.channels
+    header[7] = config.padded_vocab_size
+    var file = AtomicFile("write_checkpoint", path)
+    header.write(file)
+    for i in range(NUM_TENSORS):
+        file.write(params[i])
+    file.commit()
+
+
+def _checked_config(file: InputFile, header: Header) raises -> GPT2Config:
+    """Takes the sizes from a header; they are those of a GPT-2 and agree with the length of the file."""
+    _check_limit(file, "max sequence length", header[2], _MAX_LENGTH)
+    _check_limit(file, "vocabulary", header[3], _MAX_LENGTH)
+    _check_limit(file, "number of layers", header[4], _MAX_LAYERS)
+    _check_limit(file, "number of heads", header[5], _MAX_CHANNELS)
+    _check_limit(file, "number of channels", header[6], _MAX_CHANNELS)
+    _check_limit(file, "padded vocabulary", header[7], _MAX_LENGTH)
+    var config = GPT2Config(header[2], header[3], header[7], header[4], header[5], header[6])
+    try:
+        config.validate()
+    except error:
+        raise file.error(String(t"not the sizes of a GPT-2: {error}; the file is damaged: make it again"))
+    var count = config.num_parameters()
+    var bytes = size_of[BFloat16]() if header[1] == BF16_VERSION else size_of[Float32]()
+    file.expect_size(HEADER_BYTES + count * bytes, String(t"{count} parameters of {bytes} bytes after the header"))
+    return config^
+
+
+def _check_limit(file: InputFile, what: String, value: Int, limit: Int) raises:
+    if value < 1 or value > limit:
+        raise file.error(
+            String(
+                t"expected a {what} from 1 to {limit}, found {value} in the header; the file is damaged: make it again"
+            )
+        )
+
+
+def _read_bfloat16(file: InputFile, offset: Int, target: Tensor[F32]) raises:
+    """Reads into the upper half of the target's own memory and widens from there, front to back.
+
+    Element i is read from byte 2n + 2i and written to byte 4i, which never overtakes what is still to be read.
+    """
+    var upper_half = Int(target.ptr) + target.size * size_of[BFloat16]()
+    var narrow = Tensor[BF16](Tensor[BF16].Ptr(unsafe_from_address=upper_half), target.size)
+    file.read(offset, narrow)
+    for i in range(target.size):
+        target[i] = narrow[i].cast[F32]()
+
+
+def _shape(spec: ParameterSpec) -> String:
+    return String(t"({spec.layers}, {spec.rows}, {spec.columns})")
