@@ -1,0 +1,55 @@
+"""The Python side of llm.mojo: data, weights and the PyTorch reference."""
+
+import argparse
+import importlib
+import sys
+
+from llm_mojo import Error
+
+COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it does
+    "prepare": ("llm_mojo.prepare", "turn a data set or a text of your own into token shards"),
+    "weights": ("llm_mojo.weights", "turn GPT-2 weights from Hugging Face into an llm.c checkpoint"),
+    "reference": ("llm_mojo.reference", "write checkpoint, debug state and losses with the PyTorch GPT-2"),
+}
+INTERRUPTED = 130
+
+
+def main(argv=None):
+    """Runs one command and returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C (wrong flags: 2)."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        parser, modules = _parse_commands(argv)
+        args = parser.parse_args(argv)
+        modules[args.command].run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("llm_mojo"):
+            raise
+        return _complain(f"this command needs the Python package {error.name}; install it with: pip install -e '.[test]'")
+    except (Error, OSError) as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing half-written was kept under its final name", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parse_commands(argv):
+    """The parser, and the module of the command in use: only that one is imported, so that start-up is quick."""
+    parser = argparse.ArgumentParser(prog="python -m llm_mojo", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    modules = {}
+    for name, (module, description) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=description, description=description)
+        if argv[:1] == [name]:
+            modules[name] = importlib.import_module(module)
+            modules[name].add_arguments(subparser)
+    return parser, modules
+
+
+def _complain(message):
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Finds the files that others publish: in the folder named by LLM_MOJO_CACHE, in data/.cache, or on the network.
+
+Every file has a place `<set>/<file>` under both folders (`gpt2/vocab.bpe`). A download grows as `<file>.part`, next to
+`<file>.part.json` which says what it is a part of, and continues there when it was cut off. A SHA-256 is checked where
+the source publishes one; where not, it is recorded in data/.cache at first use (`<file>.lock.json`) and checked afterwards.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from llm_mojo import Error
+from llm_mojo.formats import atomic_file
+from llm_mojo.progress import Progress
+
+CACHE = Path("data/.cache")
+BLOCK_BYTES = 1 << 16
+TIMEOUT_SECONDS = 30
+ATTEMPTS_WITHOUT_PROGRESS = 4
+BACKOFF_SECONDS = 1.0
+RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
+
+
+def fetch(set_name, file_name, url, sha256=None):
+    """Returns the path of a whole and checked file, after downloading it if it is nowhere on this machine."""
+    where_to_put = _where_to_put(set_name, file_name, url)
+    path = CACHE / set_name / file_name
+    given = os.environ.get("LLM_MOJO_CACHE")
+    if given and (Path(given) / set_name / file_name).is_file():
+        path = Path(given) / set_name / file_name
+    with locked(CACHE / set_name):
+        lock = CACHE / set_name / f"{file_name}.lock.json"
+        if path.is_file():
+            if wrong := _wrong_hash(path, url, lock, sha256):
+                raise Error(f"{path}: {wrong}; move the file away to fetch it again. {where_to_put}")
+            return path
+        part = _download(url, path, where_to_put)
+        if wrong := _wrong_hash(part, url, lock, sha256):
+            os.replace(part, f"{path}.wrong")
+            raise Error(f"download: {url}: {wrong}; what came is kept as {path}.wrong: try again. {where_to_put}")
+        os.replace(part, path)
+    return path
+
+
+@contextmanager
+def locked(folder):
+    """Creates `folder` and lets one process at a time work in it; the others wait."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is at work in {folder}: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_json(path, value):
+    """Writes a JSON file atomically."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(value, indent=1).encode() + b"\n")
+
+
+def read_json(path):
+    """Returns what a JSON file written by write_json holds, or None where there is none or it is damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def sha256_of(path):
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# hashes
+
+
+def _wrong_hash(path, url, lock, sha256):
+    """Compares a file with its published SHA-256, else with the one recorded in `lock` (recording it if there is none).
+
+    Returns None if they agree, else what was expected and found.
+    """
+    found = sha256_of(path)
+    recorded = None if sha256 else read_json(lock)
+    if not sha256 and not recorded:
+        write_json(lock, {"url": url, "sha256": found, "bytes": path.stat().st_size})
+        return None
+    expected = sha256 or recorded["sha256"]
+    if found == expected:
+        return None
+    origin = "published" if sha256 else f"recorded at first use in {lock}; delete that file if the new content is right"
+    return f"expected SHA-256 {expected} ({origin}), found {found}"
+
+
+def _where_to_put(set_name, file_name, url):
+    given = os.environ.get("LLM_MOJO_CACHE")
+    place = f"{given}/{set_name}/{file_name}" if given else f"<folder>/{set_name}/{file_name} with LLM_MOJO_CACHE=<folder>"
+    return (
+        f"Without a network, get {file_name} from {url} on another machine"
+        f" and put it at {CACHE}/{set_name}/{file_name} or at {place}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one file over HTTP
+
+
+class _Refused(Exception):
+    """The server said no in a way that asking again will not change."""
+
+
+def _download(url, path, where_to_put):
+    """Downloads all of `path`.part and returns its path; asks again after errors of the network, with growing pauses."""
+    import requests
+
+    part, failures = Path(f"{path}.part"), 0
+    print(f"downloading {url} to {path}", flush=True)
+    while True:
+        before = _size(part)
+        try:
+            _continue_part(requests, url, part)
+            _description(part).unlink(missing_ok=True)
+            return part
+        except _Refused as error:
+            raise Error(f"download: {error}. {where_to_put}") from None
+        except requests.RequestException as error:
+            failures = 1 if _size(part) > before else failures + 1
+            if failures >= ATTEMPTS_WITHOUT_PROGRESS:
+                kept = f" ({_size(part):,} bytes are kept in {part}; the same command continues there)" if _size(part) else ""
+                raise Error(f"download: cannot get {url}: {_reason(error)}{kept}. {where_to_put}") from None
+            time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1))
+
+
+def _continue_part(requests, url, part):
+    """One request: appends to `part` if the server still has the same file, else starts over. Raises if it is cut off."""
+    known = read_json(_description(part)) or {}
+    start = _size(part) if known.get("url") == url and known.get("validator") else 0
+    if start and start == known["total"]:
+        return
+    headers = {"Accept-Encoding": "identity", "User-Agent": "llm.mojo"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": known["validator"]}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        if response.status_code == 416 or (response.status_code == 206 and not _continues(response, start, known)):
+            part.unlink()
+            raise requests.ConnectionError("the file on the server has changed; starting over")
+        if response.status_code in RETRIED_STATUS:
+            raise requests.ConnectionError(f"the server answered {response.status_code} {response.reason}")
+        if response.status_code not in (200, 206):
+            raise _Refused(f"the server answered {response.status_code} {response.reason} for {url}")
+        start = start if response.status_code == 206 else 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        write_json(_description(part), {"url": url, "validator": _validator(response), "total": total})
+        _copy(requests, response, part, start, total)
+
+
+def _continues(response, start, known):
+    """Whether a partial answer begins where the part ends, and belongs to the file that the part came from."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if not match or int(match[1]) != start:
+        return False
+    same_total = match[2] == "*" or known.get("total") in (None, int(match[2]))
+    return same_total and _validator(response) in (None, known["validator"])
+
+
+def _copy(requests, response, part, start, total):
+    with open(part, "ab" if start else "wb") as file, Progress(part.stem) as progress:
+        for block in response.iter_content(BLOCK_BYTES):
+            file.write(block)
+            progress.show(file.tell() / total if total else None, file.tell() - start)
+        found = file.tell()
+    if total is not None and found != total:
+        raise requests.ConnectionError(f"the connection was cut at {found:,} of {total:,} bytes")
+
+
+def _validator(response):
+    """What identifies this version of the file in an If-Range header, or None. A weak ETag cannot."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _description(part):
+    return Path(f"{part}.json")
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def _reason(error):
+    """The innermost of nested network errors: `Name or service not known` rather than a page of wrapping."""
+    while True:
+        inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, Exception)), None)
+        if not isinstance(inner, Exception):
+            return f"{error}" or type(error).__name__
+        error = inner

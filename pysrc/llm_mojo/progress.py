@@ -1,0 +1,41 @@
+"""Shows how far a long job is: a bar on a terminal, now and then a line elsewhere. Writes to stderr."""
+
+import sys
+import time
+
+LINE_EVERY_SECONDS = 10.0
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+BAR_WITHOUT_END = "{desc}: {elapsed}{postfix}"
+
+
+class Progress:
+    """A context manager: `with Progress("reading") as progress: progress.show(0.25, 1e6, "3 files")`."""
+
+    def __init__(self, title):
+        self.title = title
+        self._start = self._last_line = time.monotonic()
+        self._bar = None
+
+    def __enter__(self):
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=self.title, total=1.0, bar_format=BAR)
+        return self
+
+    def __exit__(self, *exception):
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, fraction, size, note=""):
+        """`fraction` of the job is done (None: the end is not known) and `size` bytes since it began."""
+        now = time.monotonic()
+        text = f"{size / 1e6:,.1f} MB, {size / 1e6 / max(now - self._start, 1e-3):,.1f} MB/s{', ' if note else ''}{note}"
+        if self._bar is not None:
+            self._bar.bar_format = BAR_WITHOUT_END if fraction is None else BAR
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update((fraction or 0.0) - self._bar.n)
+        elif now - self._last_line >= LINE_EVERY_SECONDS:
+            self._last_line = now
+            share = "" if fraction is None else f"{100 * fraction:.0f}%, "
+            print(f"{self.title}: {share}{text}", file=sys.stderr, flush=True)
