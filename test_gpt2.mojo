@@ -1,0 +1,163 @@
+"""Proves the model against PyTorch: logits, loss, the 16 gradients, then ten AdamW steps on one batch.
+
+The referee's answers come from `python -m llm_mojo reference`: a debug state in llm.c's format and a text file with the
+ten losses. Prints a line for each comparison; the exit status is 1 if anything is off.
+"""
+
+from std.sys import exit
+
+from llm.arguments import Option, parse_arguments
+from llm.checkpoint import read_config, read_parameters
+from llm.config import GPT2Config
+from llm.cpu.adamw import AdamW
+from llm.cpu.parallel import available_threads
+from llm.files import InputFile
+from llm.gpt2 import GPT2
+from llm.header import DEBUG_STATE_MAGIC, HEADER_BYTES, read_header
+from llm.memory import Arena, Tensor, aligned_bytes
+from llm.tensors import NUM_TENSORS, ParameterTensors
+
+comptime F32 = DType.float32
+comptime NUM_STEPS = 10
+
+
+def options() -> List[Option]:
+    return [
+        Option("init", "e", "FILE", "gpt2_124M.bin", "the checkpoint"),
+        Option("debug-state", "", "FILE", "gpt2_124M_debug_state.bin", "what PyTorch computed for it"),
+        Option("losses", "", "FILE", "gpt2_124M_losses.txt", "ten losses of PyTorch's AdamW, one a line"),
+        Option("tolerance", "", "X", "1e-4", "largest error allowed, in parts of a tensor's largest magnitude"),
+        Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+    ]
+
+
+struct DebugState(Movable):
+    """One batch with the referee's logits, loss and gradients."""
+
+    var B: Int
+    var T: Int
+    var x: Tensor[DType.int32]
+    var y: Tensor[DType.int32]
+    var logits: Tensor[F32]
+    """(B,T,V): without the vocabulary's padding."""
+    var loss: Float32
+    var grads: ParameterTensors[F32]
+    var _arena: Arena
+
+    def __init__(out self, path: String, config: GPT2Config) raises:
+        var file = InputFile("test_gpt2", path)
+        var header = read_header(file, DEBUG_STATE_MAGIC, [2])
+        self.B = header[2]
+        self.T = header[3]
+        var rows = self.B * self.T
+        var V = config.vocab_size
+        var expected = HEADER_BYTES + 4 * (2 * rows + rows * V + 1 + config.num_parameters())
+        file.expect_size(expected, String(t"B={self.B}, T={self.T} and a model like the checkpoint's"))
+        self._arena = Arena(4 * (2 * rows + rows * V) + 1024)
+        self.x = self._arena.carve[DType.int32](rows)
+        self.y = self._arena.carve[DType.int32](rows)
+        self.logits = self._arena.carve[F32](rows * V)
+        var loss = self._arena.carve[F32](1)
+        self.grads = ParameterTensors[F32](config)
+
+        var offset = HEADER_BYTES
+        file.read(offset, self.x)
+        file.read(offset + 4 * rows, self.y)
+        offset += 8 * rows
+        file.read(offset, self.logits)
+        offset += 4 * rows * V
+        file.read(offset, loss)
+        self.loss = loss[0]
+        offset += 4
+        for i in range(NUM_TENSORS):
+            file.read(offset, self.grads[i])
+            offset += 4 * self.grads[i].size
+
+
+struct Verdict:
+    """Counts what is off, and says so line by line."""
+
+    var tolerance: Float32
+    var failures: Int
+
+    def __init__(out self, tolerance: Float32):
+        self.tolerance = tolerance
+        self.failures = 0
+
+    def compare(mut self, name: String, ours: Tensor[F32], expected: Tensor[F32]):
+        """Compares tensors by the largest difference, in parts of the expected tensor's largest magnitude."""
+        var largest = Float32(0)
+        var difference = Float32(0)
+        var worst = 0
+        for i in range(expected.size):
+            largest = max(largest, abs(expected[i]))
+            var d = abs(ours[i] - expected[i])
+            # A comparison with NaN is false: written this way round, NaN counts as the worst difference.
+            if not (d <= difference):
+                difference = d
+                worst = i
+        var error = difference / largest if largest > 0 else difference
+        self._judge(name, error, String(t"{ours[worst]} and {expected[worst]} at {worst}"))
+
+    def compare_loss(mut self, name: String, ours: Float32, expected: Float32):
+        """Compares two losses, relative to the expected one."""
+        self._judge(name, abs(ours - expected) / abs(expected), String(t"{ours} and {expected}"))
+
+    def _judge(mut self, name: String, error: Float32, worst: String):
+        var good = error <= self.tolerance
+        if not good:
+            self.failures += 1
+        print(String(name).ascii_ljust(9), "ok  " if good else "OFF ", t"error {error}   ({worst})")
+
+
+def main() raises:
+    var args = parse_arguments(
+        "test_gpt2", "Compares logits, loss, gradients and ten AdamW steps with PyTorch's.", options()
+    )
+    var threads = args.int("threads", minimum=0)
+    var path = args.string("init")
+    var config = read_config(path)
+    var state = DebugState(args.string("debug-state"), config)
+    var expected_losses = read_losses(args.string("losses"))
+    var verdict = Verdict(Float32(args.float("tolerance")))
+
+    var B, T = state.B, state.T
+    var model = GPT2[](config.copy(), threads if threads > 0 else available_threads(), B, T)
+    read_parameters(path, model.params)
+
+    print(t"{path}: {config.num_parameters()} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is largest:")
+    var arena = Arena(aligned_bytes[F32](B * T * config.vocab_size))
+    var logits = arena.carve[F32](B * T * config.vocab_size)
+    model.forward(state.x, B, T)
+    model.logits(0, B * T, logits)
+    verdict.compare("logits", logits, state.logits)
+    var loss = model.backward(state.y)
+    verdict.compare_loss("loss", loss, state.loss)
+    for i in range(NUM_TENSORS):
+        verdict.compare("d" + model.params.specs[i].name, model.grads[i], state.grads[i])
+
+    var settings = AdamW(learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    for step in range(1, NUM_STEPS + 1):
+        if step > 1:
+            model.forward(state.x, B, T)
+            loss = model.backward(state.y)
+        verdict.compare_loss(String(t"step {step}"), loss, expected_losses[step - 1])
+        model.update(settings, step)
+    _ = arena^
+
+    if verdict.failures > 0:
+        print(t"FAILED: {verdict.failures} of {2 + NUM_TENSORS + NUM_STEPS} comparisons are off by more than {verdict.tolerance}")
+        exit(1)
+    print(t"passed: all {2 + NUM_TENSORS + NUM_STEPS} comparisons within {verdict.tolerance}")
+
+
+def read_losses(path: String) raises -> List[Float32]:
+    """Reads ten numbers, one a line."""
+    var file = InputFile("test_gpt2", path)
+    var losses = List[Float32]()
+    with open(path, "r") as text:
+        for line in text.read().splitlines():
+            losses.append(Float32(Float64(line)))
+    if len(losses) != NUM_STEPS:
+        raise file.error(String(t"expected {NUM_STEPS} losses, one a line, found {len(losses)}; make the file again"))
+    return losses^
