@@ -1,0 +1,194 @@
+"""Batches from llm.c's token shards: a header, then uint16 tokens. Shards are memory-mapped, one at a time."""
+
+from std.sys import size_of
+
+from llm.files import InputFile, MappedFile, glob_files
+from llm.header import HEADER_BYTES, TOKENS_MAGIC, read_header
+from llm.memory import Tensor
+from llm.random import Mt19937, identity_permutation
+
+comptime U16 = DType.uint16
+comptime I32 = DType.int32
+comptime TOKENS_VERSION = 1
+comptime SHUFFLE_SEED = 42
+"""Seed of the order that llm.c reads training data in; each further process adds its rank."""
+
+
+struct TokenShard(Movable):
+    """One mapped file of tokens."""
+
+    var path: String
+    var num_tokens: Int
+    var _file: MappedFile
+
+    def __init__(out self, path: String) raises:
+        """Maps a shard.
+
+        Raises:
+            If there is no shard under this name, or its length is not what its header says.
+        """
+        var file = InputFile("data", path)
+        var header = read_header(file, TOKENS_MAGIC, [TOKENS_VERSION])
+        self.path = path
+        self.num_tokens = header[2]
+        if self.num_tokens < 0:
+            raise file.error(
+                String(t"expected a number of tokens, found {self.num_tokens} in the header; make the file again")
+            )
+        file.expect_size(
+            HEADER_BYTES + self.num_tokens * size_of[UInt16](), String(t"{self.num_tokens} tokens after the header")
+        )
+        self._file = MappedFile(file)
+
+    def tokens(self, start: Int, count: Int) -> Tensor[U16]:
+        """Views tokens start .. start + count - 1; valid while the shard is."""
+        return self._file.view[U16](HEADER_BYTES + start * size_of[UInt16](), count)
+
+
+struct DataLoader(Movable):
+    """Serves batches of B sequences of T tokens in llm.c's order, epoch after epoch.
+
+    A sample is a run of B*T + 1 tokens of one shard; the next one starts B*T tokens later. Shuffled, each epoch puts
+    the shards in a new order, and each shard its samples; otherwise both come as they are. What is left at a shard's
+    end is skipped. With several processes each takes its own B*T of every num_processes*B*T tokens.
+    """
+
+    var B: Int
+    var T: Int
+    var num_tokens: Int
+    """Tokens in all shards."""
+    var num_batches: Int
+    """Batches in one epoch."""
+    var current_shard: Int
+    """Place, in this epoch's order, of the shard that the next batch comes from (or of the one just used up)."""
+    var current_sample: Int
+    """Place, in the shard's order, of the sample that the next batch is."""
+    var epoch: Int
+    """Epochs begun before this one."""
+    var _paths: List[String]
+    var _vocab_size: Int
+    var _rank: Int
+    var _num_processes: Int
+    var _shuffle: Bool
+    var _rng: Mt19937
+    var _shard_order: List[Int]
+    var _sample_order: List[Int]
+    var _shard: TokenShard
+
+    def __init__(
+        out self,
+        pattern: String,
+        B: Int,
+        T: Int,
+        *,
+        vocab_size: Int,
+        shuffle: Bool,
+        rank: Int = 0,
+        num_processes: Int = 1,
+    ) raises:
+        """Checks every shard that matches the pattern and starts the first epoch.
+
+        Raises:
+            If there is none, one is damaged, or one is too short for a single batch.
+        """
+        self._paths = glob_files(pattern)
+        if len(self._paths) == 0:
+            raise Error(
+                t"data: no file matches {pattern}; check the name, or make token shards with `python -m llm_mojo"
+                t" prepare`"
+            )
+        self.B = B
+        self.T = T
+        self._vocab_size = vocab_size
+        self._rank = rank
+        self._num_processes = num_processes
+        self.num_tokens = 0
+        self.num_batches = 0
+        var needed = num_processes * B * T + 1
+        for path in self._paths:
+            var shard = TokenShard(path)
+            if shard.num_tokens < needed:
+                raise Error(
+                    t"data: {path}: expected at least {needed} tokens for one batch of B={B}, T={T}, found"
+                    t" {shard.num_tokens}; use a smaller --batch-size or --seq-len, or more text"
+                )
+            self.num_tokens += shard.num_tokens
+            self.num_batches += _num_samples(shard, B * T * num_processes)
+        self._shuffle = shuffle
+        self._rng = Mt19937(SHUFFLE_SEED + rank)
+        self._shard_order = identity_permutation(len(self._paths))
+        self._sample_order = List[Int]()
+        self._shard = TokenShard(self._paths[0])
+        self.current_shard = 0
+        self.current_sample = 0
+        self.epoch = 0
+        self._start_epoch()
+
+    def reset(mut self) raises:
+        """Starts over: without shuffling, at the first token; with it, in the next order that the generator gives.
+
+        Raises:
+            If a shard has been damaged since it was checked.
+        """
+        self.epoch = 0
+        self._start_epoch()
+
+    def next_batch(mut self, inputs: Tensor[I32], targets: Tensor[I32]) raises:
+        """Fills inputs (B,T) and targets (B,T), the tokens that follow each of the inputs.
+
+        Raises:
+            If a token is not in the vocabulary, or a shard has been damaged since it was checked.
+        """
+        if self.current_sample >= _num_samples(self._shard, self._stride()):
+            self._advance()
+        var sample = self.current_sample
+        if self._shuffle:
+            sample = self._sample_order[sample]
+        var count = self.B * self.T
+        var start = sample * self._stride() + self._rank * count
+        var tokens = self._shard.tokens(start, count + 1)
+        var largest = tokens[count]
+        for i in range(count):
+            inputs[i] = tokens[i].cast[I32]()
+            targets[i] = tokens[i + 1].cast[I32]()
+            largest = max(largest, tokens[i])
+        if Int(largest) >= self._vocab_size:
+            raise self._unknown_token(tokens, start)
+        self.current_sample += 1
+
+    def _stride(self) -> Int:
+        return self.B * self.T * self._num_processes
+
+    def _start_epoch(mut self) raises:
+        if self._shuffle:
+            self._rng.permute(self._shard_order)
+        self._open_shard(0)
+
+    def _advance(mut self) raises:
+        if self.current_shard + 1 < len(self._paths):
+            self._open_shard(self.current_shard + 1)
+        else:
+            self.epoch += 1
+            self._start_epoch()
+
+    def _open_shard(mut self, place: Int) raises:
+        self.current_shard = place
+        self.current_sample = 0
+        self._shard = TokenShard(self._paths[self._shard_order[place]])
+        if self._shuffle:
+            self._sample_order = identity_permutation(_num_samples(self._shard, self._stride()))
+            self._rng.permute(self._sample_order)
+
+    def _unknown_token(self, tokens: Tensor[U16], start: Int) -> Error:
+        var i = 0
+        while Int(tokens[i]) < self._vocab_size:
+            i += 1
+        return Error(
+            t"data: {self._shard.path}: expected tokens below {self._vocab_size}, the model's vocabulary, found"
+            t" {tokens[i]} at position {start + i}; use data made with the model's own tokenizer"
+        )
+
+
+def _num_samples(shard: TokenShard, stride: Int) -> Int:
+    """Counts the samples of a shard; each needs one token beyond its stride."""
+    return (shard.num_tokens - 1) // stride

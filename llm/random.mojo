@@ -1,0 +1,79 @@
+"""llm.c's two random number generators: mt19937 for the order of the data, xorshift for sampling text."""
+
+comptime _N = 624
+comptime _M = 397
+
+
+struct Mt19937(Copyable, Movable):
+    """The Mersenne twister of Matsumoto and Nishimura (1998), in step with PyTorch's CPU generator."""
+
+    var state: List[UInt32]
+    """The 624 words."""
+    var next: Int
+    """The word that comes next; 624 when all are used."""
+
+    def __init__(out self, seed: Int):
+        """Seeds as `torch.manual_seed` does; the lower 32 bits count."""
+        self.state = List[UInt32](length=_N, fill=0)
+        self.next = _N
+        self.state[0] = UInt32(seed & 0xFFFFFFFF)
+        for i in range(1, _N):
+            var last = self.state[i - 1]
+            self.state[i] = 1812433253 * (last ^ (last >> 30)) + UInt32(i)
+
+    def next_uint32(mut self) -> UInt32:
+        """Draws 32 bits."""
+        if self.next == _N:
+            self._twist()
+        var y = self.state[self.next]
+        self.next += 1
+        y ^= y >> 11
+        y ^= (y << 7) & 0x9D2C5680
+        y ^= (y << 15) & 0xEFC60000
+        return y ^ (y >> 18)
+
+    def permute(mut self, mut items: List[Int]):
+        """Shuffles as llm.c does: from the last place down, each swapped with one drawn from those up to it.
+
+        The draw is taken modulo the number of places: the tiny bias belongs to the order that llm.c's users know.
+        """
+        for i in range(len(items) - 1, 0, -1):
+            var j = Int(self.next_uint32()) % (i + 1)
+            items.swap_elements(i, j)
+
+    def _twist(mut self):
+        for i in range(_N):
+            var y = (self.state[i] & 0x80000000) | (self.state[(i + 1) % _N] & 0x7FFFFFFF)
+            var odd = UInt32(0x9908B0DF) if y & 1 == 1 else UInt32(0)
+            self.state[i] = self.state[(i + _M) % _N] ^ (y >> 1) ^ odd
+        self.next = 0
+
+
+struct Xorshift(Copyable, Movable):
+    """Vigna's xorshift64* generator, as llm.c's sampler uses it."""
+
+    var state: UInt64
+    """All there is; never 0."""
+
+    def __init__(out self, seed: Int):
+        """Seeds; 0, from which the generator would never move, is taken as 1."""
+        self.state = UInt64(seed) if seed != 0 else 1
+
+    def next_uint32(mut self) -> UInt32:
+        """Draws 32 bits."""
+        self.state ^= self.state >> 12
+        self.state ^= self.state << 25
+        self.state ^= self.state >> 27
+        return UInt32((self.state * 0x2545F4914F6CDD1D) >> 32)
+
+    def next_float32(mut self) -> Float32:
+        """Draws a number from [0, 1): a multiple of 2^-24."""
+        return Float32(self.next_uint32() >> 8) / 16777216
+
+
+def identity_permutation(count: Int) -> List[Int]:
+    """Lists 0 .. count - 1."""
+    var items = List[Int](capacity=count)
+    for i in range(count):
+        items.append(i)
+    return items^
