@@ -142,7 +142,7 @@ def main() raises:
             model.forward(state.x, B, T)
             loss = model.backward(state.y)
         verdict.compare_loss(String(t"step {step}"), loss, expected_losses[step - 1])
-        model.update(settings, step)
+        _ = model.update(settings, step)
     _ = arena^
 
     if verdict.failures > 0:

@@ -8,7 +8,9 @@ works in scratch that all layers share, and the logits exist for HEAD_ROWS posit
 from llm.config import GPT2Config
 from llm.cpu.attention import attention_workspace_size
 from llm.cpu.gemm import gemm_workspace_size
+from llm.cpu.global_norm import num_norm_blocks
 from llm.memory import Arena, Tensor, aligned_bytes
+from llm.tensors import parameter_specs
 
 comptime F32 = DType.float32
 comptime HEAD_ROWS = 512
@@ -77,6 +79,8 @@ struct Activations[dtype: DType](Movable):
     """(HEAD_ROWS, Vp)."""
     var losses: Tensor[F32]
     """(B*T)."""
+    var norm_blocks: Tensor[F32]
+    """Sums of squares of the gradients, block by block."""
     var attention_workspace: Tensor[F32]
     var gemm_workspace: Tensor[Self.dtype]
 
@@ -114,6 +118,7 @@ struct Activations[dtype: DType](Movable):
         self.dwide = self._arena.carve[Self.dtype](rows * 4 * C)
         self.logits = self._arena.carve[Self.dtype](sizes.head_rows() * config.padded_vocab_size)
         self.losses = self._arena.carve[F32](rows)
+        self.norm_blocks = self._arena.carve[F32](_all_norm_blocks(config))
         self.attention_workspace = self._arena.carve[F32](
             attention_workspace_size(sizes.T, config.head_size(), sizes.threads)
         )
@@ -129,6 +134,7 @@ def activation_bytes[dtype: DType](sizes: ActivationSizes) -> Int:
     var model_scalars = rows * C * (10 * L + 1) + rows * 11 * C
     model_scalars += sizes.head_rows() * config.padded_vocab_size + gemm_workspace_size[dtype](sizes.threads)
     var float_scalars = rows * (4 * L + 3 + L * config.num_heads)
+    float_scalars += _all_norm_blocks(config)
     float_scalars += attention_workspace_size(sizes.T, config.head_size(), sizes.threads)
     var tensors = 24
     return (
@@ -137,3 +143,10 @@ def activation_bytes[dtype: DType](sizes: ActivationSizes) -> Int:
         + aligned_bytes[DType.int32](rows)
         + tensors * aligned_bytes[F32](1)
     )
+
+
+def _all_norm_blocks(config: GPT2Config) -> Int:
+    var blocks = 0
+    for ref spec in parameter_specs(config):
+        blocks += num_norm_blocks(spec.size())
+    return blocks

@@ -11,6 +11,7 @@ from llm.cpu.attention import attention_backward, attention_forward
 from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
 from llm.cpu.embedding import embedding_backward, embedding_forward
 from llm.cpu.gelu import gelu_forward
+from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks
 from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, GeluBackward, Plain, gemm, row_major
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward, layernorm_recompute
 from llm.cpu.linear import (
@@ -171,14 +172,18 @@ struct GPT2[dtype: DType = F32](Movable):
         self._run(_backward_job[Self.dtype])
         return self._mean_loss()
 
-    def update(mut self, settings: AdamW, step: Int):
+    def update(mut self, settings: AdamW, step: Int) -> Float32:
         """Takes one AdamW step with the gradients of the last `backward`; `step` counts from 1.
 
         Weight decay applies to every tensor, as in llm.c's CPU program.
+
+        Returns:
+            The norm of the gradient over all tensors.
         """
         self._args.settings = settings
         self._args.step = step
         self._run(_update_job[Self.dtype])
+        return norm_of_blocks(self.acts.norm_blocks)
 
     def _run(mut self, job: Job):
         self._crew.run(job, Int(Pointer(to=self)))
@@ -508,7 +513,10 @@ def _backward_job[dtype: DType](context: Int, team: Team):
 
 def _update_job[dtype: DType](context: Int, team: Team):
     ref model = _model[dtype](context)
+    ref args = model._args
+    var sums = model.acts.norm_blocks
     for i in range(NUM_TENSORS):
-        adamw_update(
-            team, model.params[i], model.grads[i], model.m[i], model.v[i], model._args.settings, model._args.step
-        )
+        var params = model.params[i]
+        adamw_update(team, params, model.grads[i], model.m[i], model.v[i], sums, args.settings, args.step)
+        var used = num_norm_blocks(params.size)
+        sums = sums.slice(used, sums.size - used)

@@ -3,6 +3,7 @@
 from std.math import sqrt
 from std.sys import simd_width_of
 
+from llm.cpu.global_norm import NORM_BLOCK, num_norm_blocks
 from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
 
@@ -29,6 +30,7 @@ def adamw_update[
     grads: Tensor[dtype],
     m: Tensor[F32],
     v: Tensor[F32],
+    block_sums: Tensor[F32],
     settings: AdamW,
     step: Int,
     grad_scale: Float32 = 1,
@@ -37,6 +39,7 @@ def adamw_update[
 
     g = grad_scale * grads; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
     params -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * params).
+    Writes the sums of grads^2 over each block of NORM_BLOCK elements to block_sums (num_norm_blocks(size)).
     """
     var beta1 = settings.beta1
     var beta2 = settings.beta2
@@ -46,8 +49,9 @@ def adamw_update[
 
     def body(member: Int) {imm}:
         @always_inline
-        def element[width: Int](i: Int) {imm}:
-            var g = grads.load[width](i).cast[F32]() * grad_scale
+        def element[width: Int](i: Int) {imm} -> SIMD[F32, width]:
+            var raw = grads.load[width](i).cast[F32]()
+            var g = raw * grad_scale
             var p = params.load[width](i).cast[F32]()
             var m_new = m.load[width](i) * beta1 + g * (1 - beta1)
             var v_new = v.load[width](i) * beta2 + g * g * (1 - beta2)
@@ -56,12 +60,19 @@ def adamw_update[
             var direction = (m_new * m_scale) / (sqrt(v_new * v_scale) + settings.eps)
             p -= settings.learning_rate * (direction + settings.weight_decay * p)
             params.store(i, p.cast[dtype]())
+            return raw * raw
 
-        var lo, hi = share(params.size, team.size, member, W)
-        var full = lo + (hi - lo) // W * W
-        for i in range(lo, full, W):
-            element[W](i)
-        for i in range(full, hi):
-            element[1](i)
+        var first, last = share(num_norm_blocks(params.size), team.size, member)
+        for block in range(first, last):
+            var lo = block * NORM_BLOCK
+            var hi = min(lo + NORM_BLOCK, params.size)
+            var full = lo + (hi - lo) // W * W
+            var squares = SIMD[F32, W](0)
+            for i in range(lo, full, W):
+                squares += element[W](i)
+            var sum = squares.reduce_add()
+            for i in range(full, hi):
+                sum += element[1](i)
+            block_sums[block] = sum
 
     team.run(body)
