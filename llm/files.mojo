@@ -15,6 +15,8 @@ comptime _CLOSE_ON_EXEC = Int32(0o2000000)
 # Opening a pipe would otherwise wait for someone to write to it.
 comptime _OPEN_READ = Int32(0o4000) | _CLOSE_ON_EXEC
 comptime _OPEN_REPLACE = Int32(0o1102) | _CLOSE_ON_EXEC
+comptime _OPEN_APPEND = Int32(0o2101) | _CLOSE_ON_EXEC
+comptime _TRUNCATE = Int32(0o1000)
 comptime _PROT_READ = Int32(1)
 comptime _MAP_PRIVATE = Int32(2)
 comptime _SEEK_END = Int32(2)
@@ -217,6 +219,50 @@ struct AtomicFile(Movable):
             t"{self.who}: cannot write {self.path}: {reason}; make room or choose another folder (what was there before"
             t" is unchanged)"
         )
+
+
+struct AppendedFile(Movable):
+    """A text file that grows line by line; each write is on its way to the disk when it returns."""
+
+    var who: String
+    """What is being done, for messages."""
+    var path: String
+    """The file, for messages."""
+    var _fd: Int32
+
+    def __init__(out self, who: String, path: String, *, keep: Bool) raises:
+        """Opens a file to append to; without `keep` it starts empty.
+
+        Raises:
+            If the file cannot be made or opened.
+        """
+        self.who = who
+        self.path = path
+        self._fd = _open(path, _OPEN_APPEND if keep else _OPEN_APPEND | _TRUNCATE)
+        if self._fd < 0:
+            raise Error(t"{who}: cannot write {path}: {get_errno()}; check the folder and its permissions")
+
+    def __init__(out self, *, deinit move: Self):
+        """Takes over an open file."""
+        self.who = move.who^
+        self.path = move.path^
+        self._fd = move._fd
+
+    def __deinit__(deinit self):
+        """Closes the file."""
+        if self._fd >= 0:
+            _ = external_call["close", Int32](self._fd)
+
+    def write(self, text: String) raises:
+        """Appends text.
+
+        Raises:
+            If the disk is full or fails.
+        """
+        var wanted = text.byte_length()
+        # The file is open for appending, so the offset does not count; `write` clashes with the standard library's.
+        if external_call["pwrite", Int](self._fd, Int(text.unsafe_ptr()), wanted, 0) != wanted:
+            raise Error(t"{self.who}: cannot write {self.path}: {get_errno()}; make room on the disk")
 
 
 def make_folder(who: String, path: String) raises:
