@@ -10,9 +10,9 @@ Read it beside the paper, "Language Models are Unsupervised Multitask Learners" 
 5. sampling, the training loop and its options.
 
 Capitals are dimensions: B sequences of T tokens, N = B*T tokens in all, C channels, NH heads of HS = C / NH channels,
-V words in the vocabulary, OC output channels. Lower case letters count them: b, t, n, c, h. Arrays are stored row by row,
-so `out_n = output + n * C` is row n of an (N, C) array. `dX` is the gradient of the loss with respect to X; backward
-passes add into it, because what is used twice receives two contributions.
+V words in the vocabulary, OC output channels. Lower case letters count them: b, t, n, c, h. Arrays are stored row by
+row, so `out_n = output + n * C` is row n of an (N, C) array. `dX` is the gradient of the loss with respect to X;
+backward passes add into it, because what is used twice receives two contributions.
 
 Files, batches and random numbers are those of llm.c's train_gpt2.c (https://github.com/karpathy/llm.c), so that the
 losses can be compared line by line.
@@ -247,8 +247,9 @@ def attention_backward(
 ):
     """Adds to dqkv by going backward through the weighted sum, the softmax and the scores of `attention_forward`.
 
-    dv[t2] += att[t2] * dout[t], datt[t2] = dout[t] . v[t2], dscore[t2] = att[t2] * (datt[t2] - sum_t3 att[t3] datt[t3]),
-    dq[t] += dscore[t2] * k[t2] / sqrt(HS), dk[t2] += dscore[t2] * q[t] / sqrt(HS). datt (B,NH,T,T) is overwritten.
+    For each t, and t2 and t3 up to t: dv[t2] += att[t2] * dout[t], datt[t2] = dout[t] . v[t2],
+    dscore[t2] = att[t2] * (datt[t2] - sum over t3 of att[t3] * datt[t3]), dq[t] += dscore[t2] * k[t2] / sqrt(HS),
+    dk[t2] += dscore[t2] * q[t] / sqrt(HS). datt (B,NH,T,T) is overwritten.
     """
     var HS = C // NH
     var scale = 1 / sqrt(Float32(HS))
@@ -705,8 +706,8 @@ def matches(name: Span[UInt8, _], pattern: Span[UInt8, _]) -> Bool:
 struct DataLoader(Movable):
     """Batches of B*T tokens from the shards that match a pattern, epoch after epoch.
 
-    A sample is B*T tokens in a row plus one, the target of the last; samples begin B*T tokens apart, what remains at the
-    end of a shard is not used. With `shuffle`, shards and the samples inside each shard come in random order, the same
+    A sample is B*T tokens in a row plus one, the target of the last; samples begin B*T tokens apart, what remains at
+    the end of a shard is not used. With `shuffle`, shards and the samples inside each shard come in random order, the same
     as in llm.c; without, in file order.
     """
 

@@ -211,7 +211,8 @@ def test_layer_goldens_are_consistent(tmp_path):
     np.testing.assert_allclose(read("linear", "dweight", 9, 20), dout.T @ inp, atol=1e-5)
     np.testing.assert_allclose(read("linear", "dbias", 9), dout.sum(0), atol=1e-5)
 
-    probs, targets = read("cross_entropy", "probs", 14, 33), read("cross_entropy", "targets", 14, dtype="<i4").astype(int)
+    probs = read("cross_entropy", "probs", 14, 33)
+    targets = read("cross_entropy", "targets", 14, dtype="<i4").astype(int)
     np.testing.assert_allclose(read("cross_entropy", "losses", 14), -np.log(probs[range(14), targets]), atol=1e-5)
     np.testing.assert_allclose(read("cross_entropy", "dlogits", 14, 33), (probs - np.eye(33)[targets]) / 14, atol=1e-7)
 

@@ -212,18 +212,18 @@ def add_arguments(parser):
         ("--n-head", "heads"),
         ("--n-embd", "channels"),
         ("--block-size", "longest context"),
-        ("--vocab-size", "vocabulary"),
+        ("--vocab-size", "tokens in the vocabulary"),
     ]:
-        weights.add_argument(option, type=int, metavar="N", help=f"random initialisation: number of {what}")
-    weights.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random weights and tokens")
+        weights.add_argument(option, type=int, metavar="N", help=f"random initialisation: {what}")
+    weights.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights and tokens (default 0)")
     weights.add_argument(
         "--spread", action="store_true", help="random biases and layernorms too, and larger weights: a sharper test"
     )
     batch = parser.add_argument_group("batch")
     batch.add_argument("--data", metavar="FILE", help="token shard whose first tokens are the batch (default random)")
-    batch.add_argument("-b", "--batch-size", type=int, default=4, metavar="B")
-    batch.add_argument("-t", "--seq-len", type=int, default=64, metavar="T")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="precision of the arithmetic")
+    batch.add_argument("-b", "--batch-size", type=int, default=4, metavar="B", help="sequences (default 4)")
+    batch.add_argument("-t", "--seq-len", type=int, default=64, metavar="T", help="tokens in a sequence (default 64)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the arithmetic")
     parser.add_argument(
         "--name",
         metavar="PREFIX",
