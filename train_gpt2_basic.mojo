@@ -707,8 +707,8 @@ struct DataLoader(Movable):
     """Batches of B*T tokens from the shards that match a pattern, epoch after epoch.
 
     A sample is B*T tokens in a row plus one, the target of the last; samples begin B*T tokens apart, what remains at
-    the end of a shard is not used. With `shuffle`, shards and the samples inside each shard come in random order, the same
-    as in llm.c; without, in file order.
+    the end of a shard is not used. With `shuffle`, shards and the samples inside each shard come in random order, as in
+    llm.c; without, in file order.
     """
 
     var B: Int
