@@ -1,120 +1,41 @@
 """Command lines: one table of options, from which parsing, `--help` and the printed settings come.
 
-A program declares its options, calls `parse_command_line` and reads values by their long names:
+A program declares its options and reads values by their long names:
 
-    var args = Arguments("train_gpt2", "Trains a GPT-2.", [Option.integer("b", "batch-size", 4, "sequences per batch")])
-    args.parse_command_line()
-    var B = args.int("batch-size")
+    var args = parse_arguments("train_gpt2", "Trains a GPT-2.", [Option("batch-size", "b", "N", "4", "sequences (B)")])
+    var B = args.int("batch-size", minimum=1)
+
+A mistake in the flags ends the program with status 2 and a message on stderr.
 """
 
 from std.sys import argv, exit, stderr
 
-comptime _INTEGER = 0
-comptime _NUMBER = 1
-comptime _TEXT = 2
-comptime _CHOICE = 3
-comptime _SWITCH = 4
-comptime _LARGEST = Float64(1e30)
-
 
 @fieldwise_init
 struct Option(Copyable, Movable):
-    """One row of the table. The constructors below say what kinds there are."""
+    """One row of the table."""
 
-    var letter: String
-    """Short name without its dash, of one or two letters; empty if there is none."""
     var name: String
-    """Long name without its dashes."""
+    """Long name, without its dashes."""
+    var letter: String
+    """Short name of one or two letters, without its dash; empty if there is none."""
     var value_name: String
-    """What a value is called in the help; for a choice, all of them separated by |; empty for a switch."""
+    """What a value is called in the help: FILE, N, one|two|three; empty for a switch, which takes none."""
     var default: String
-    """The value if none is given."""
+    """The value if none is given; empty if there is none."""
     var meaning: String
     """What it does, in a few words."""
-    var kind: Int
-    var minimum: Float64
-    var maximum: Float64
-
-    @staticmethod
-    def integer(
-        letter: String, name: String, default: Int, meaning: String, *, minimum: Int = 0, maximum: Int = Int(Int32.MAX)
-    ) -> Self:
-        """Describes a whole number."""
-        return Self(
-            letter, name, "N", String(default), meaning, _INTEGER, minimum=Float64(minimum), maximum=Float64(maximum)
-        )
-
-    @staticmethod
-    def number(
-        letter: String,
-        name: String,
-        default: String,
-        meaning: String,
-        *,
-        minimum: Float64 = 0,
-        maximum: Float64 = _LARGEST,
-    ) -> Self:
-        """Describes a number; the default is given as it should be printed."""
-        return Self(letter, name, "X", default, meaning, _NUMBER, minimum=minimum, maximum=maximum)
-
-    @staticmethod
-    def text(letter: String, name: String, value_name: String, default: String, meaning: String) -> Self:
-        """Describes a name, a path or a pattern."""
-        return Self(letter, name, value_name, default, meaning, _TEXT, minimum=0, maximum=0)
-
-    @staticmethod
-    def choice(letter: String, name: String, choices: String, default: String, meaning: String) -> Self:
-        """Describes one of several words, given as `one|two|three`."""
-        return Self(letter, name, choices, default, meaning, _CHOICE, minimum=0, maximum=0)
-
-    @staticmethod
-    def switch(letter: String, name: String, meaning: String) -> Self:
-        """Describes something that is off unless the flag, which takes no value, is there."""
-        return Self(letter, name, "", "0", meaning, _SWITCH, minimum=0, maximum=0)
 
     def flags(self) -> String:
-        """Spells the option as in the help: `-b, --batch-size N`."""
-        var text = String("    --") + self.name
+        """Spells the option as in the help: ` -b --batch-size N`."""
+        var short = String("   ")
         if self.letter.byte_length() > 0:
-            var gap = "" if self.letter.byte_length() > 1 else " "
-            text = String(t"{gap}-{self.letter} --{self.name}")
-        if self.value_name.byte_length() > 0:
-            text += " " + self.value_name
-        return text^
+            short = ("-" + self.letter).ascii_rjust(3)
+        return String(t"{short} --{self.name} {self.value_name}")
 
-    def check(self, value: String) raises:
-        """Raises unless this is a value that the option can have."""
-        if self.kind == _INTEGER:
-            var number: Int
-            try:
-                number = Int(value)
-            except:
-                raise self._error(String(t"an integer {self._range()}"), value)
-            if Float64(number) < self.minimum or Float64(number) > self.maximum:
-                raise self._error(String(t"an integer {self._range()}"), value)
-        elif self.kind == _NUMBER:
-            var number: Float64
-            try:
-                number = Float64(value)
-            except:
-                raise self._error(String(t"a number {self._range()}"), value)
-            # Written so that NaN is refused as well.
-            if not (self.minimum <= number <= self.maximum):
-                raise self._error(String(t"a number {self._range()}"), value)
-        elif self.kind == _CHOICE:
-            for choice in self.value_name.split("|"):
-                if choice == value:
-                    return
-            raise self._error(String(t"one of {self.value_name}"), value)
-
-    def _range(self) -> String:
-        var largest = Float64(Int32.MAX) if self.kind == _INTEGER else _LARGEST
-        if self.maximum >= largest:
-            return String(t"of at least {_plain(self.minimum)}")
-        return String(t"from {_plain(self.minimum)} to {_plain(self.maximum)}")
-
-    def _error(self, expected: String, found: String) -> Error:
-        return Error(t"--{self.name}: expected {expected}, got '{found}'")
+    def is_switch(self) -> Bool:
+        """Tells whether the option takes no value."""
+        return self.value_name.byte_length() == 0
 
 
 struct Arguments(Movable):
@@ -137,33 +58,13 @@ struct Arguments(Movable):
             self._values.append(option.default)
         self.options = options^
 
-    def parse_command_line(mut self):
-        """Parses what the program was called with.
-
-        `-h` and `--help` print the help and end the program with status 0, a mistake prints what was wrong on stderr
-        and ends it with status 2.
-        """
-        var words = List[String]()
-        for i in range(1, len(argv())):
-            words.append(String(argv()[i]))
-        if "-h" in words or "--help" in words:
-            print(self.help(), end="", flush=True)
-            exit(0)
-        try:
-            self.parse(words)
-        except error:
-            self.fail(String(error))
-
-    def fail(self, message: String):
-        """Ends the program with status 2 and a message about its flags."""
-        print(t"{self.program}: {message}\n`{self.program} --help` lists the flags", file=stderr)
-        exit(2)
+    # ----- parsing
 
     def parse(mut self, words: List[String]) raises:
         """Takes `-b 4`, `--batch-size 4` and `--batch-size=4`; of repeated flags the last counts.
 
         Raises:
-            If a flag is unknown, a value is missing, or one is not of the kind that its option takes.
+            If a flag is unknown, a value is missing, or a switch has one.
         """
         var i = 0
         while i < len(words):
@@ -179,7 +80,7 @@ struct Arguments(Movable):
             if index < 0:
                 raise Error(self._unknown(flag))
             ref option = self.options[index]
-            if option.kind == _SWITCH:
+            if option.is_switch():
                 if value:
                     raise Error(t"--{option.name}: expected no value, got '{value.value()}'")
                 value = String("1")
@@ -188,35 +89,75 @@ struct Arguments(Movable):
                     raise Error(t"{flag}: expected a value ({option.flags().strip()}), got none")
                 value = words[i]
                 i += 1
-            self._assign(index, value.value())
+            self._values[index] = value.value()
+            self._given[index] = True
 
-    def set(mut self, name: String, value: String) raises:
-        """Gives an option a value, as its flag would.
+    def fail(self, message: String):
+        """Ends the program with status 2 and a message about its flags."""
+        print(t"{self.program}: {message}\n`{self.program} --help` lists the flags", file=stderr)
+        exit(2)
 
-        Raises:
-            If the value is not of the kind that the option takes.
-        """
-        self._assign(self._index(name), value)
+    # ----- values
 
     def given(self, name: String) raises -> Bool:
         """Tells whether an option has been given a value."""
         return self._given[self._index(name)]
 
-    def text(self, name: String) raises -> String:
-        """Returns the value of any option as it was written."""
+    def string(self, name: String) raises -> String:
+        """Returns the value of an option as it was written."""
         return self._values[self._index(name)]
 
-    def int(self, name: String) raises -> Int:
-        """Returns the value of an integer option."""
-        return Int(self.text(name))
+    def int(self, name: String, *, minimum: Int = 0, maximum: Int = Int(Int32.MAX)) raises -> Int:
+        """Returns the value of an option that takes an integer; anything else ends the program."""
+        var text = self.string(name)
+        var value = minimum
+        var good = True
+        try:
+            value = Int(text)
+        except:
+            good = False
+        if not good or value < minimum or value > maximum:
+            var range = String(t"from {minimum} to {maximum}")
+            if maximum == Int(Int32.MAX):
+                range = String(t"of at least {minimum}")
+            self.fail(String(t"--{name}: expected an integer {range}, got '{text}'"))
+        return value
 
-    def float(self, name: String) raises -> Float64:
-        """Returns the value of a number option."""
-        return Float64(self.text(name))
+    def float(self, name: String, *, minimum: Float64 = 0, maximum: Float64 = Float64.MAX_FINITE) raises -> Float64:
+        """Returns the value of an option that takes a number; anything else ends the program."""
+        var text = self.string(name)
+        var value = minimum
+        var good = True
+        try:
+            value = Float64(text)
+        except:
+            good = False
+        # Written so that NaN is refused as well.
+        if not (good and value >= minimum and value <= maximum):
+            var range = String(t"from {minimum} to {maximum}")
+            if maximum == Float64.MAX_FINITE:
+                range = String(t"of at least {minimum}")
+            self.fail(String(t"--{name}: expected a number {range}, got '{text}'"))
+        return value
+
+    def choice(self, name: String) raises -> String:
+        """Returns the value of an option that takes one of the words in its value name; another ends the program."""
+        var index = self._index(name)
+        var choices = self.options[index].value_name
+        for choice in choices.split("|"):
+            if choice == self._values[index]:
+                return self._values[index]
+        self.fail(String(t"--{name}: expected {choices}, got '{self._values[index]}'"))
+        return ""
 
     def bool(self, name: String) raises -> Bool:
-        """Tells whether a switch was there, or an integer option is not 0."""
-        return self.int(name) != 0
+        """Tells whether a switch was there, or whether an option that takes 0|1 is 1."""
+        var index = self._index(name)
+        if self.options[index].is_switch():
+            return self._given[index]
+        return self.int(name, minimum=0, maximum=1) == 1
+
+    # ----- text
 
     def help(self) -> String:
         """Writes the text of `--help`."""
@@ -226,7 +167,7 @@ struct Arguments(Movable):
         var text = String(t"usage: {self.program} [flags]\n\n{self.summary}\n\n")
         for ref option in self.options:
             var note = String()
-            if option.kind != _SWITCH:
+            if not option.is_switch():
                 note = String(t" (default: {_or_none(option.default)})")
             text += String(t"  {option.flags().ascii_ljust(width)}  {option.meaning}{note}\n")
         text += String(t"  {String(" -h --help").ascii_ljust(width)}  this text\n")
@@ -236,13 +177,13 @@ struct Arguments(Movable):
         """Lists every option and its value, for printing with `report.aligned`."""
         var rows = List[Tuple[String, String]]()
         for i in range(len(self.options)):
-            rows.append((self.options[i].name, _or_none(self._values[i])))
+            var value = _or_none(self._values[i])
+            if self.options[i].is_switch():
+                value = "on" if self._given[i] else "off"
+            rows.append((self.options[i].name, value))
         return rows^
 
-    def _assign(mut self, index: Int, value: String) raises:
-        self.options[index].check(value)
-        self._values[index] = value
-        self._given[index] = True
+    # ----- look-up
 
     def _index(self, name: String) raises -> Int:
         for i in range(len(self.options)):
@@ -261,23 +202,34 @@ struct Arguments(Movable):
     def _unknown(self, word: String) -> String:
         if not word.startswith("-"):
             return String(t"unexpected '{word}': values follow their flag")
-        var nearest = String("-h")
-        var smallest = _distance(word, "--help")
-        if smallest > 0:
-            nearest = "--help"
+        var nearest = String("--help")
+        var smallest = _distance(word, nearest)
         for ref option in self.options:
-            for candidate in ["-" + option.letter, "--" + option.name]:
-                if candidate == "-":
-                    continue
+            for candidate in ["--" + option.name, "-" + option.letter]:
                 var distance = _distance(word, candidate)
-                if distance < smallest:
+                if distance < smallest and candidate != "-":
                     smallest = distance
                     nearest = candidate
         return String(t"unknown flag {word}; did you mean {nearest}?")
 
 
-def _plain(number: Float64) -> String:
-    return String(Int(number)) if Float64(Int(number)) == number else String(number)
+def parse_arguments(program: String, summary: String, var options: List[Option]) -> Arguments:
+    """Parses what the program was called with.
+
+    `-h` and `--help` print the help and end the program with status 0, a mistake ends it with status 2.
+    """
+    var args = Arguments(program, summary, options^)
+    var words = List[String]()
+    for i in range(1, len(argv())):
+        words.append(String(argv()[i]))
+    if "-h" in words or "--help" in words:
+        print(args.help(), end="", flush=True)
+        exit(0)
+    try:
+        args.parse(words)
+    except error:
+        args.fail(String(error))
+    return args^
 
 
 def _or_none(value: String) -> String:
@@ -308,12 +260,11 @@ def _distance(word: String, flag: String) -> Int:
 def _difference(a: UInt8, b: UInt8) -> Int:
     if a == b:
         return 0
-    if _folded(a) == _folded(b):
-        return 1
-    return 4
+    return 1 if _folded(a) == _folded(b) else 4
 
 
 def _folded(c: UInt8) -> UInt8:
+    """Takes capitals for small letters and `_` for `-`."""
     if c == UInt8(ord("_")):
         return UInt8(ord("-"))
     return c + 32 if UInt8(ord("A")) <= c <= UInt8(ord("Z")) else c
