@@ -1,0 +1,116 @@
+"""Mojo under pytest: collects `test_*.mojo`, each `def test_*` as an item, and builds programs for the Python tests."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "tests"
+BIN = Path(sys.executable).parent
+ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MODULAR_TELEMETRY_ENABLED": "0"}
+TIMEOUT = 600
+
+
+class MojoError(Exception):
+    """What the compiler or a test said; shown without a Python traceback."""
+
+
+@functools.cache
+def build(source):
+    """Builds a program unless the one in build/tests is newer than all sources. Returns (binary, the compiler's errors)."""
+    binary = BUILD / source.relative_to(ROOT).with_suffix("")
+    sources = [source, *(ROOT / "llm").rglob("*.mojo"), *(ROOT / "tests").glob("support.mojo")]
+    if binary.exists() and binary.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+        return binary, ""
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    fresh = binary.with_suffix(f".{os.getpid()}")
+    start = time.time()
+    command = ["mojo", "build", "-I", ROOT, source, "-o", fresh]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    if result.returncode:
+        return binary, f"{source.relative_to(ROOT)} does not build:\n{result.stderr}"
+    # A source that changes during the build is newer than the binary.
+    os.utime(fresh, (start, start))
+    os.replace(fresh, binary)
+    return binary, ""
+
+
+def pytest_collect_file(parent, file_path):
+    if file_path.suffix == ".mojo" and file_path.name.startswith("test_"):
+        return MojoFile.from_parent(parent, path=file_path)
+
+
+def pytest_collection_finish(session):
+    """Builds the Mojo tests that were selected, several at a time."""
+    if not session.config.option.collectonly:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(build, {item.path for item in session.items if isinstance(item, MojoItem)}))
+
+
+class MojoFile(pytest.File):
+    def collect(self):
+        for name in re.findall(r"^def (test_\w+)\(", self.path.read_text(), re.M):
+            yield MojoItem.from_parent(self, name=name)
+
+
+class MojoItem(pytest.Item):
+    def runtest(self):
+        binary, errors = build(self.path)
+        if errors:
+            raise MojoError(errors)
+        result = subprocess.run(
+            [binary, "--only", self.name], capture_output=True, text=True, env=ENVIRONMENT, timeout=TIMEOUT
+        )
+        if result.returncode:
+            raise MojoError(result.stdout + result.stderr)
+
+    def repr_failure(self, excinfo):
+        return str(excinfo.value) if isinstance(excinfo.value, MojoError) else super().repr_failure(excinfo)
+
+    def reportinfo(self):
+        return self.path, 0, self.name
+
+
+class Program:
+    """A built Mojo program."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def run(self, *arguments, **options):
+        """Runs it; returns subprocess's CompletedProcess, with text output."""
+        command = [self.path, *(str(argument) for argument in arguments)]
+        defaults = {"capture_output": True, "encoding": "utf-8", "env": ENVIRONMENT, "timeout": TIMEOUT}
+        return subprocess.run(command, **(defaults | options))
+
+    def output(self, *arguments, **options):
+        """Runs it and returns what it printed; it must succeed."""
+        result = self.run(*arguments, **options)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def error(self, *arguments, status=1, **options):
+        """Runs it and returns what it said on stderr; it must end with this status."""
+        result = self.run(*arguments, **options)
+        assert result.returncode == status, result.stdout + result.stderr
+        return result.stderr
+
+
+@pytest.fixture(scope="session")
+def mojo_program():
+    """Builds a program by its path in the repository: `mojo_program("tests/programs/files.mojo").run(...)`."""
+
+    def built(path):
+        binary, errors = build(ROOT / path)
+        if errors:
+            pytest.fail(errors, pytrace=False)
+        return Program(binary)
+
+    return built
