@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 def main(argv=None):
-    """Runs one command and returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C (wrong flags: 2)."""
+    """Runs one command. Returns the exit status: 0, 1 for an explained error, 130 for Ctrl-C (wrong flags exit with 2)."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         parser, modules = _parse_commands(argv)
@@ -24,7 +24,9 @@ def main(argv=None):
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llm_mojo"):
             raise
-        return _complain(f"this command needs the Python package {error.name}; install it with: pip install -e '.[test]'")
+        return _complain(
+            f"this command needs the Python package {error.name}; install it with: pip install -e '.[test]'"
+        )
     except (Error, OSError) as error:
         return _complain(error)
     except KeyboardInterrupt:

@@ -112,11 +112,15 @@ def stories_of_json(file, name):
         except ValueError:
             block = reader.read(BLOCK_BYTES)
             if not block:
-                raise Error(f"{name}: expected a JSON list, found its end inside an item; the archive is damaged") from None
+                raise Error(
+                    f"{name}: expected a JSON list, found its end inside an item; the archive is damaged"
+                ) from None
             text, position = text[position:] + block, 0
             continue
         if not isinstance(item, dict) or not isinstance(item.get("story"), str):
-            raise Error(f'{name}: expected objects with a "story", found {str(item)[:60]!r}; the archive is of another layout')
+            raise Error(
+                f'{name}: expected objects with a "story", found {str(item)[:60]!r}; the archive is of another layout'
+            )
         yield item["story"].strip()
 
 
@@ -204,7 +208,12 @@ def _files_of_folder(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             file = Path(parent, name)
-            if not name.startswith(".") and file.suffix.lower() in TEXT_SUFFIXES and file.is_file() and file.stat().st_size:
+            if (
+                not name.startswith(".")
+                and file.suffix.lower() in TEXT_SUFFIXES
+                and file.is_file()
+                and file.stat().st_size
+            ):
                 yield file
 
 
@@ -230,7 +239,8 @@ def decode_blocks(blocks, name):
         except UnicodeDecodeError as error:
             raise Error(
                 f"{name}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset"
-                f" {start - pending + error.start}; convert the file to UTF-8, or use --tokenizer byte, which takes any bytes"
+                f" {start - pending + error.start}; convert the file to UTF-8, or use --tokenizer byte,"
+                " which takes any bytes"
             ) from None
         start += len(block or b"")
         if text:

@@ -106,11 +106,10 @@ def _wrong_hash(path, url, lock, sha256):
 
 
 def _where_to_put(set_name, file_name, url):
-    given = os.environ.get("LLM_MOJO_CACHE")
-    place = f"{given}/{set_name}/{file_name}" if given else f"<folder>/{set_name}/{file_name} with LLM_MOJO_CACHE=<folder>"
+    given, file = os.environ.get("LLM_MOJO_CACHE"), f"{set_name}/{file_name}"
+    place = f"{given}/{file}" if given else f"<folder>/{file} with LLM_MOJO_CACHE=<folder>"
     return (
-        f"Without a network, get {file_name} from {url} on another machine"
-        f" and put it at {CACHE}/{set_name}/{file_name} or at {place}"
+        f"Without a network, get {file_name} from {url} on another machine and put it at {CACHE}/{file} or at {place}"
     )
 
 
@@ -139,8 +138,10 @@ def _download(url, path, where_to_put):
         except requests.RequestException as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures >= ATTEMPTS_WITHOUT_PROGRESS:
-                kept = f" ({_size(part):,} bytes are kept in {part}; the same command continues there)" if _size(part) else ""
-                raise Error(f"download: cannot get {url}: {_reason(error)}{kept}. {where_to_put}") from None
+                message = f"download: cannot get {url}: {_reason(error)}"
+                if _size(part):
+                    message += f"; {_size(part):,} bytes are kept in {part}, the same command goes on from there"
+                raise Error(f"{message}. {where_to_put}") from None
             time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1))
 
 

@@ -40,6 +40,7 @@ KINDS = {
 }
 
 CHECKPOINT_BYTES = {"float32": 4, "bfloat16": 2}
+BLOCK_VALUES = 1 << 22
 
 
 class FormatError(Error):
@@ -240,7 +241,9 @@ def _map(path, dtype, offset, shape):
 
 def _check_shape(who, name, array, shape):
     if tuple(array.shape) != tuple(shape):
-        raise FormatError(f"{who}: expected {name} of shape {tuple(shape)}, got {tuple(array.shape)}; check the configuration")
+        raise FormatError(
+            f"{who}: expected {name} of shape {tuple(shape)}, got {tuple(array.shape)}; check the configuration"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,7 +254,9 @@ def write_checkpoint(path, config, tensors, dtype="float32"):
     """Writes a model. `tensors`: name -> array of the shape that parameter_shapes gives; dtype "float32" or "bfloat16"."""
     for name, shape in parameter_shapes(config).items():
         if name not in tensors:
-            raise FormatError(f"write_checkpoint: {path}: expected tensors {', '.join(parameter_shapes(config))}; {name} is missing")
+            raise FormatError(
+                f"write_checkpoint: {path}: expected tensors {', '.join(parameter_shapes(config))}; {name} is missing"
+            )
         _check_shape("write_checkpoint", name, tensors[name], shape)
     write_checkpoint_blocks(path, config, lambda name: [tensors[name]], dtype)
 
@@ -276,11 +281,24 @@ def write_checkpoint_blocks(path, config, blocks, dtype="float32"):
         for name, shape in parameter_shapes(config).items():
             written = 0
             for block in blocks(name):
-                values = float32_to_bfloat16(block) if dtype == "bfloat16" else np.ascontiguousarray(block, dtype="<f4")
-                file.write(values.data)
-                written += values.size
+                for rows in _rows(block):
+                    file.write(_pack_values(rows, dtype).data)
+                written += block.size
             if written != _count(shape):
-                raise FormatError(f"write_checkpoint: {path}: expected {_count(shape):,} values in {name} {shape}, got {written:,}")
+                raise FormatError(
+                    f"write_checkpoint: {path}: expected {_count(shape):,} values in {name} {shape}, got {written:,}"
+                )
+
+
+def _pack_values(values, dtype):
+    return float32_to_bfloat16(values) if dtype == "bfloat16" else np.ascontiguousarray(values, dtype="<f4")
+
+
+def _rows(block):
+    """Cuts an array along its first axis, so that converting it needs little memory."""
+    step = max(1, BLOCK_VALUES * len(block) // max(1, block.size))
+    for start in range(0, len(block), step):
+        yield block[start : start + step]
 
 
 def read_checkpoint(path):
@@ -310,7 +328,9 @@ def _check_config(who, path, config):
     if not problems and config.padded_vocab_size < config.vocab_size:
         problems.append(f"padded_vocab_size={config.padded_vocab_size} is less than vocab_size={config.vocab_size}")
     if problems:
-        raise FormatError(f"{who}: {path}: not the sizes of a GPT-2: {', '.join(problems)}; the file or the request is wrong")
+        raise FormatError(
+            f"{who}: {path}: not the sizes of a GPT-2: {', '.join(problems)}; the file or the request is wrong"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -381,7 +401,9 @@ class TokenWriter:
         if ids.size == 0:
             return
         if ids.dtype != np.uint16 and (ids.min() < 0 or ids.max() > 65535):
-            raise FormatError(f"write_tokens: {self.path}: expected ids from 0 to 65535, got {ids.min()} to {ids.max()}")
+            raise FormatError(
+                f"write_tokens: {self.path}: expected ids from 0 to 65535, got {ids.min()} to {ids.max()}"
+            )
         if self.count + ids.size > INT32_MAX:
             raise FormatError(f"write_tokens: {self.path}: a shard holds at most {INT32_MAX:,} tokens; split the text")
         self._file.write(np.ascontiguousarray(ids, dtype="<u2").data)
@@ -416,7 +438,9 @@ def read_tokens(path):
         header, dtype = _read_header(who, path, file, kinds)
     count = int(header[2])
     if count < 0:
-        raise FormatError(f"{who}: {path}: expected a number of tokens, found {count} in the header; make the file again")
+        raise FormatError(
+            f"{who}: {path}: expected a number of tokens, found {count} in the header; make the file again"
+        )
     _check_size(who, path, HEADER_BYTES + count * np.dtype(dtype).itemsize, f"{count:,} tokens after the header")
     return _map(path, dtype, HEADER_BYTES, (count,))
 
@@ -446,7 +470,9 @@ def read_tokenizer(path):
         raw = file.read()
     count, eot = int(header[2]), int(header[3])
     if count < 0 or not -1 <= eot < count:
-        raise FormatError(f"{who}: {path}: found {count} tokens and end of text {eot} in the header; make the file again")
+        raise FormatError(
+            f"{who}: {path}: found {count} tokens and end of text {eot} in the header; make the file again"
+        )
     tokens, position = [], 0
     while len(tokens) < count and position < len(raw):
         length = raw[position]

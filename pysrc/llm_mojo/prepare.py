@@ -40,13 +40,20 @@ def add_arguments(parser):
         metavar="NAME|FILE|FOLDER",
         help=f"a data set: {names}. Or text of your own: files, or folders whose {' '.join(TEXT_SUFFIXES)} files are taken",
     )
-    parser.add_argument("--tokenizer", choices=NAMES, help="default: gpt2 for tinyshakespeare and tinystories, else byte")
     parser.add_argument(
-        "--val-fraction", type=_fraction, metavar="F", help=f"share of the tokens, at the end, for validation (default {VAL_FRACTION})"
+        "--tokenizer", choices=NAMES, help="default: gpt2 for tinyshakespeare and tinystories, else byte"
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=_fraction,
+        metavar="F",
+        help=f"share of the tokens, at the end, for validation (default {VAL_FRACTION})",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the result (default data/NAME)")
     parser.add_argument("--name", help="name of your own text (default: that of the file or folder)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="threads that tokenize (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), metavar="N", help="threads that tokenize (default: all cores)"
+    )
     parser.add_argument("--force", action="store_true", help="prepare again even if nothing has changed")
 
 
@@ -64,10 +71,15 @@ def run(args):
     """Runs `python -m llm_mojo prepare`."""
     dataset = _find_dataset(args.source, args.name)
     tokenizer_name = args.tokenizer or dataset.tokenizer
-    has_own_split = dataset.has_validation_files or (dataset.first_for_validation and tokenizer_name == dataset.tokenizer)
-    if args.val_fraction and has_own_split:
+    if args.val_fraction and (dataset.has_validation_files or _own_first(dataset, tokenizer_name)):
         raise Error(f"prepare: {dataset.name} comes with its own split; leave out --val-fraction")
-    prepare(dataset, tokenizer_name, args.val_fraction or VAL_FRACTION, args.out or DATA / dataset.name, args.workers, args.force)
+    val_fraction, out = args.val_fraction or VAL_FRACTION, args.out or DATA / dataset.name
+    prepare(dataset, tokenizer_name, val_fraction, out, args.workers, args.force)
+
+
+def _own_first(dataset, tokenizer_name):
+    """How many tokens at the start are for validation; None where a fraction at the end is."""
+    return dataset.first_for_validation if tokenizer_name == dataset.tokenizer else None
 
 
 def _find_dataset(sources, name):
@@ -76,11 +88,16 @@ def _find_dataset(sources, name):
             raise Error(f"prepare: --name is for text of your own; {sources[0]} has its name (--out sets the folder)")
         return DATASETS[sources[0]]
     if mixed := [source for source in sources if source in DATASETS]:
-        raise Error(f"prepare: {mixed[0]} is a data set and is prepared by itself; for a file or folder of that name, ./{mixed[0]}")
+        raise Error(
+            f"prepare: {mixed[0]} is a data set and is prepared by itself; for a file or folder of that name, ./{mixed[0]}"
+        )
     path = Path(sources[0]).resolve()
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "_", path.name if path.is_dir() else path.stem)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or name in DATASETS:
-        raise Error(f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; no data set's name); use --name NAME")
+        raise Error(
+            f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; no data set's name);"
+            " use --name NAME"
+        )
     return own_text(name, sources)
 
 
@@ -127,7 +144,10 @@ def _make_tokenizer(name, dataset):
     for piece in dataset.read(False):
         characters.update(piece.text)
     if len(characters) > MAX_VOCABULARY:
-        raise Error(f"prepare: {dataset.name} has {len(characters):,} characters, expected {MAX_VOCABULARY:,} or fewer; use --tokenizer byte")
+        raise Error(
+            f"prepare: {dataset.name}: expected {MAX_VOCABULARY:,} different characters or fewer,"
+            f" found {len(characters):,}; use --tokenizer byte"
+        )
     return CharTokenizer(characters)
 
 
@@ -147,13 +167,12 @@ def _write_shards(dataset, tokenizer, val_fraction, out, workers):
             else:
                 writers[split].write(ids)
         if not dataset.has_validation_files:
-            own_first = dataset.first_for_validation if tokenizer.name == dataset.tokenizer else None
-            _split(spool, writers, val_fraction, own_first)
+            _split(spool, writers, val_fraction, _own_first(dataset, tokenizer.name))
         for split, writer in writers.items():
             if writer.count < MIN_SHARD_TOKENS:
                 raise Error(
-                    f"prepare: {dataset.name}: too little text: expected {MIN_SHARD_TOKENS} tokens or more for training and for"
-                    f" validation, found {writer.count} for {'training' if split == 'train' else 'validation'};"
+                    f"prepare: {dataset.name}: too little text: expected {MIN_SHARD_TOKENS} tokens or more for training"
+                    f" and for validation, found {writer.count} for {'training' if split == 'train' else 'validation'};"
                     " give more text, or change --val-fraction"
                 )
     return {names[split]: writer.count for split, writer in writers.items()}

@@ -30,7 +30,9 @@ class Progress:
     def show(self, fraction, size, note=""):
         """`fraction` of the job is done (None: the end is not known) and `size` bytes since it began."""
         now = time.monotonic()
-        text = f"{size / 1e6:,.1f} MB, {size / 1e6 / max(now - self._start, 1e-3):,.1f} MB/s{', ' if note else ''}{note}"
+        text = (
+            f"{size / 1e6:,.1f} MB, {size / 1e6 / max(now - self._start, 1e-3):,.1f} MB/s{', ' if note else ''}{note}"
+        )
         if self._bar is not None:
             self._bar.bar_format = BAR_WITHOUT_END if fraction is None else BAR
             self._bar.set_postfix_str(text, refresh=False)

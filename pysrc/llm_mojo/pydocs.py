@@ -25,7 +25,7 @@ SKIPPED_FOLDERS = {
     *("site-packages", "dist-packages", "ensurepip", "lib-dynload", "__pycache__"),
 }
 
-ASCII = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "→": "->", "•": "*", "≤": "<=", "≥": ">="})
+ASCII = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "→": "->", "•": "*"})
 UNDERLINE = re.compile(r"^\s*([-=*~^\"'#+_.])\1{2,}\s*$")
 ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:`~?([^`]*)`")
 QUOTED = re.compile(r"``?([^`'\n]+)``?")
@@ -55,8 +55,9 @@ def documents():
     size = sum(map(len, texts))
     if size < MIN_BYTES:
         raise Error(
-            f"pydocs: expected at least {MIN_BYTES:,} bytes of documentation in Python {platform.python_version()} at {library},"
-            f" found {size:,}; install Python's whole standard library (on Debian: apt-get install python3 libpython3-stdlib),"
+            f"pydocs: expected at least {MIN_BYTES:,} bytes of documentation in Python {platform.python_version()}"
+            f" at {library}, found {size:,}; install Python's whole standard library"
+            " (on Debian: apt-get install python3 libpython3-stdlib),"
             " or train on a text of your own: python -m llm_mojo prepare FILE"
         )
     random.Random(0).shuffle(texts)

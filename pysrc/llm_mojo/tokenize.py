@@ -21,7 +21,6 @@ GPT2_SHA256 = {  # published in tiktoken_ext/openai_public.py
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
-GPT2_VOCAB_SIZE = 50257
 # As in tiktoken_ext/openai_public.py: the pattern of the GPT-2 release,
 # 's|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, written so that it runs faster.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -31,19 +30,18 @@ class Gpt2Tokenizer:
     """GPT-2's 50,257 tokens; end of text is 50256. Text that spells <|endoftext|> is encoded as ordinary characters."""
 
     name = "gpt2"
-    eot = GPT2_VOCAB_SIZE - 1
 
     def __init__(self):
         import tiktoken
 
         ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
         self.tokens = sorted(ranks, key=ranks.get) + [END_OF_TEXT.encode()]
+        self.eot = len(ranks)
         self._engine = tiktoken.Encoding(
             "gpt2",
             pat_str=GPT2_PATTERN,
             mergeable_ranks=ranks,
             special_tokens={END_OF_TEXT: self.eot},
-            explicit_n_vocab=GPT2_VOCAB_SIZE,
         )
 
     def encode(self, pieces):
