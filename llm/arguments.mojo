@@ -167,8 +167,8 @@ struct Arguments(Movable):
         var text = String(t"usage: {self.program} [flags]\n\n{self.summary}\n\n")
         for ref option in self.options:
             var note = String()
-            if not option.is_switch():
-                note = String(t" (default: {_or_none(option.default)})")
+            if option.default.byte_length() > 0:
+                note = String(t" (default: {option.default})")
             text += String(t"  {option.flags().ascii_ljust(width)}  {option.meaning}{note}\n")
         text += String(t"  {String(" -h --help").ascii_ljust(width)}  this text\n")
         return text^
@@ -177,9 +177,11 @@ struct Arguments(Movable):
         """Lists every option and its value, for printing with `report.aligned`."""
         var rows = List[Tuple[String, String]]()
         for i in range(len(self.options)):
-            var value = _or_none(self._values[i])
+            var value = self._values[i]
             if self.options[i].is_switch():
                 value = "on" if self._given[i] else "off"
+            elif value.byte_length() == 0:
+                value = "none"
             rows.append((self.options[i].name, value))
         return rows^
 
@@ -230,10 +232,6 @@ def parse_arguments(program: String, summary: String, var options: List[Option])
     except error:
         args.fail(String(error))
     return args^
-
-
-def _or_none(value: String) -> String:
-    return value if value.byte_length() > 0 else "none"
 
 
 def _distance(word: String, flag: String) -> Int:

@@ -77,13 +77,11 @@ struct Step(Copyable, Movable):
 
     def json(self) -> String:
         """Writes the object for the log."""
-        var norm = String("null")
-        if self.norm:
-            norm = _json(Float64(self.norm.value()), String(self.norm.value()))
+        var norm = _json(self.norm.value()) if self.norm else "null"
         return String(
-            t'{{"step": {self.step}, "loss": {_json(Float64(self.loss), String(self.loss))}, "norm": {norm}, "lr":'
-            t' {_json(self.learning_rate, String(self.learning_rate))}, "ms": {fixed(self.milliseconds, 3)},'
-            t' "tokens_per_second": {self.tokens_per_second()}, "shard": {self.shard}, "sample": {self.sample}}}'
+            t'{{"step": {self.step}, "loss": {_json(self.loss)}, "norm": {norm}, "lr": {_json(self.learning_rate)},'
+            t' "ms": {fixed(self.milliseconds, 3)}, "tokens_per_second": {self.tokens_per_second()},'
+            t' "shard": {self.shard}, "sample": {self.sample}}}'
         )
 
 
@@ -101,7 +99,7 @@ struct Validation(Copyable, Movable):
 
     def json(self) -> String:
         """Writes the object for the log."""
-        return String(t'{{"step": {self.step}, "val_loss": {_json(Float64(self.loss), String(self.loss))}}}')
+        return String(t'{{"step": {self.step}, "val_loss": {_json(self.loss)}}}')
 
 
 struct Report(Movable):
@@ -143,9 +141,19 @@ struct Report(Movable):
             self._log.value().write(line + "\n")
 
 
-def _json(value: Float64, digits: String) -> String:
-    """Passes the digits of a finite number on; JSON has no others."""
-    return digits if isfinite(value) else "null"
+def _json[dtype: DType](value: Scalar[dtype]) -> String:
+    """Writes a number with as few digits as give it back exactly; `null` for NaN and infinities, which JSON lacks."""
+    if not isfinite(value):
+        return "null"
+    var text = String()
+    for digits in range(6, 18):
+        text = _formatted(Float64(value), String(t"%.{digits}g"))
+        try:
+            if Float64(text).cast[dtype]() == value:
+                break
+        except:
+            pass
+    return text^
 
 
 def _formatted(value: Float64, var format: String) -> String:

@@ -50,7 +50,7 @@ def main() raises:
         var integers = Xorshift(number(2))
         var fractions = Xorshift(number(2))
         for _ in range(number(3)):
-            print(integers.next_uint32(), fractions.next_float32())
+            print(integers.next_uint32(), Float64(fractions.next_float32()))
     elif command == "sample":
         show_samples()
     else:
