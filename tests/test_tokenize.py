@@ -1,0 +1,145 @@
+"""Tokenizers: GPT-2's BPE on a toy vocabulary and on the published one (where it is at hand), characters, bytes."""
+
+import hashlib
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+
+from llm_mojo import Error, tokenize
+from llm_mojo.datasets import cut_at_words
+from llm_mojo.tokenize import ByteTokenizer, CharTokenizer, Gpt2Tokenizer
+
+EOT_TEXT = "<|endoftext|>"
+TRICKY = ["", " ", "\n", "\n\n ", "a", "I'll  go\tto\r\n the 3rd\u00a0floor\u3000!!  ", "don't", "naïve café — 東京 🙂", "\x1c!\x1f ?"]
+
+
+def write_toy(folder, merges=(("h", "e"), ("l", "l"), ("he", "ll"), ("Ġ", "w"))):
+    """vocab.bpe and encoder.json with the 256 bytes and a few merges. Ġ stands for the space."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = [*tokenize.byte_alphabet(), *("".join(merge) for merge in merges), EOT_TEXT]
+    (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    (folder / "encoder.json").write_text(json.dumps({token: id for id, token in enumerate(tokens)}))
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    folder = write_toy(tmp_path / "cache/gpt2")
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("vocab.bpe", "encoder.json")}
+    monkeypatch.setattr(tokenize, "GPT2_SHA256", hashes)
+    monkeypatch.setenv("LLM_MOJO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return Gpt2Tokenizer()
+
+
+def decode(tokenizer, ids):
+    return b"".join(tokenizer.tokens[id] for id in ids)
+
+
+def test_bpe_merges_in_order(toy):
+    assert toy.eot == 260 and len(toy.tokens) == 261
+    assert toy.tokens[256:] == [b"he", b"ll", b"hell", b" w", EOT_TEXT.encode()]
+    ids = toy.encode([("hello world", True)]).tolist()
+    assert ids == [260, 258, toy.tokens.index(b"o"), 259, *(toy.tokens.index(c.encode()) for c in "orld")]
+
+
+def test_bpe_ids_of_bytes_are_in_gpt2s_order(toy):
+    assert toy.tokens[0] == b"!" and toy.tokens[ord("~") - ord("!")] == b"~"
+    assert sorted(toy.tokens[:256]) == [bytes([value]) for value in range(256)]
+    assert toy.tokens[188] == b"\x00" and toy.tokens[220] == b" "  # as in GPT-2: 188 others start after the printable ones
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_bpe_decodes_to_the_text(toy, text):
+    assert decode(toy, toy.encode([(text, False)])) == text.encode()
+
+
+def test_bpe_of_several_documents(toy):
+    ids = toy.encode([("he", True), ("", True), ("ll", False), ("w", True)]).tolist()
+    assert ids == [260, 256, 260, 257, 260, toy.tokens.index(b"w")]
+
+
+def test_text_that_spells_end_of_text_is_ordinary(toy):
+    ids = toy.encode([(f"he{EOT_TEXT}", True), ("he", True)]).tolist()
+    assert ids.count(260) == 2 and ids[0] == 260 and ids[-2:] == [260, 256]
+    assert decode(toy, ids[1:-2]) == f"he{EOT_TEXT}".encode()
+
+
+def test_vocabulary_files_that_do_not_belong_together(tmp_path):
+    folder, other = write_toy(tmp_path / "a"), write_toy(tmp_path / "b", [("a", "b")])
+    with pytest.raises(Error, match="does not belong to"):
+        tokenize.read_bpe(folder / "vocab.bpe", other / "encoder.json")
+
+
+def test_cuts_do_not_change_tokens():
+    """GPT-2's pattern splits the pieces of a cut text exactly as it splits the whole."""
+    rng, pattern = random.Random(0), regex.compile(tokenize.GPT2_PATTERN)
+    alphabet = ["a", "Z", "7", "'", "'s", "!", " ", "  ", "\n", "\t", "\r\n", "é", "\u00a0", "\u3000", "\x1c", "\x85", "東"]
+    for _ in range(2000):
+        blocks = ["".join(rng.choices(alphabet, k=rng.randint(0, 12))) for _ in range(rng.randint(1, 6))]
+        pieces = list(cut_at_words(blocks))
+        assert "".join(pieces) == "".join(blocks)
+        assert [match for piece in pieces for match in pattern.findall(piece)] == pattern.findall("".join(blocks))
+
+
+def test_pattern_is_that_of_the_gpt2_release():
+    rng = random.Random(1)
+    released = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    ours = regex.compile(tokenize.GPT2_PATTERN)
+    for _ in range(2000):
+        text = "".join(rng.choices(["a", "s", "ll", "'", "4", "?", " ", "\n", "\t", "é", "\u3000", "東"], k=rng.randint(0, 14)))
+        assert ours.findall(text) == released.findall(text)
+
+
+def test_char():
+    tokenizer = CharTokenizer(set("hello é"))
+    assert tokenizer.tokens == [b" ", b"e", b"h", b"l", b"o", "é".encode()]
+    assert tokenizer.eot is None
+    assert tokenizer.encode([("hé", True), ("o", True)]).tolist() == [2, 5, 4]
+    with pytest.raises(Error, match=r"character 'x' \(U\+0078\) at position 2 is not among the 6"):
+        tokenizer.encode([("he", True), ("x", False)])
+    with pytest.raises(Error, match=r"'東'"):
+        tokenizer.encode([("東", True)])
+
+
+def test_byte():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode([("é", True), (b"\xff\x00", False)]).tolist() == [256, 0xC3, 0xA9, 0xFF, 0]
+    assert len(tokenizer.tokens) == 257 and tokenizer.tokens[65] == b"A" and tokenizer.tokens[256] == EOT_TEXT.encode()
+    everything = bytes(range(256))
+    assert decode(tokenizer, tokenizer.encode([(everything, False)])) == everything
+
+
+needs_cache = pytest.mark.skipif(
+    not (Path(os.environ.get("LLM_MOJO_CACHE", "none")) / "gpt2/vocab.bpe").is_file(),
+    reason="LLM_MOJO_CACHE has no gpt2/vocab.bpe",
+)
+
+
+@needs_cache
+def test_published_gpt2(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = Gpt2Tokenizer()
+    assert len(tokenizer.tokens) == 50257 and tokenizer.eot == 50256
+    assert tokenizer.tokens[50256] == EOT_TEXT.encode() and tokenizer.tokens[262] == b" the"
+    assert tokenizer.encode([("Hello world", True)]).tolist() == [50256, 15496, 995]
+    for text in TRICKY:
+        assert decode(tokenizer, tokenizer.encode([(text, False)])) == text.encode()
+
+
+@needs_cache
+def test_published_gpt2_is_tiktokens(tmp_path, monkeypatch):
+    """The same ranks as tiktoken's own reader makes from the two files."""
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    folder = Path(os.environ["LLM_MOJO_CACHE"]) / "gpt2"
+    ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
+    assert tokenize.read_bpe(folder / "vocab.bpe", folder / "encoder.json") == ranks
+    assert np.array_equal(sorted(ranks.values()), np.arange(50256))
