@@ -235,7 +235,7 @@ def parse_arguments(program: String, summary: String, var options: List[Option])
 
 
 def _distance(word: String, flag: String) -> Int:
-    """Counts what has to change to make a flag of a word: less for a wrong case, dash or ending than for another letter.
+    """Counts what makes a flag of a word: less for a wrong case, dash or missing end than for another letter.
 
     Levenshtein's distance in steps of 4; characters that differ only in case, and `_` for `-`, cost 1, and so does each
     character by which the flag goes on after all of the word.

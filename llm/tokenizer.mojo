@@ -1,5 +1,4 @@
-"""Tokens to text: llm.c's tokenizer file, which holds the bytes of every token, and a stream that yields whole characters.
-"""
+"""Tokens to text: llm.c's tokenizer file, which holds the bytes of every token, and a stream of whole characters."""
 
 from llm.files import InputFile
 from llm.header import HEADER_BYTES, TOKENIZER_MAGIC, read_header

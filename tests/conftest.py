@@ -24,9 +24,9 @@ class MojoError(Exception):
 
 @functools.cache
 def build(source):
-    """Builds a program unless the one in build/tests is newer than all sources. Returns (binary, the compiler's errors)."""
+    """Builds a program, unless the one in build/tests is newer than all sources. Returns (binary, errors)."""
     binary = BUILD / source.relative_to(ROOT).with_suffix("")
-    sources = [source, *(ROOT / "llm").rglob("*.mojo"), *(ROOT / "tests").glob("support.mojo")]
+    sources = [source, *(ROOT / "llm").rglob("*.mojo")]
     if binary.exists() and binary.stat().st_mtime > max(path.stat().st_mtime for path in sources):
         return binary, ""
     binary.parent.mkdir(parents=True, exist_ok=True)

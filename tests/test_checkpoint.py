@@ -1,4 +1,4 @@
-"""llm/checkpoint.mojo against llm_mojo.formats: the same bytes both ways, and what it says about files that are wrong."""
+"""llm/checkpoint.mojo against llm_mojo.formats: the same bytes both ways, and what it says about wrong files."""
 
 import os
 import resource

@@ -1,6 +1,5 @@
 """What llm/files.mojo promises: a file is whole or not there, lines go to the end, patterns list files in order."""
 
-from std.os import mkdir, remove
 from std.os.path import exists
 from std.tempfile import mkdtemp
 from std.testing import TestSuite, assert_equal, assert_false, assert_raises, assert_true
@@ -8,7 +7,7 @@ from std.testing import TestSuite, assert_equal, assert_false, assert_raises, as
 from llm.checkpoint import read_config, read_parameters, write_checkpoint
 from llm.config import GPT2Config
 from llm.files import AppendedFile, AtomicFile, InputFile, MappedFile, glob_files, make_folder
-from llm.memory import Arena, Tensor
+from llm.memory import Arena
 from llm.tensors import WTE, ParameterTensors
 
 comptime U8 = DType.uint8
