@@ -5,7 +5,6 @@ A data set is read as a stream of pieces, so that memory does not grow with the 
 
 import codecs
 import functools
-import io
 import itertools
 import json
 import os
@@ -91,7 +90,7 @@ def stories_of_archive(path):
                     found_validation |= is_validation
                     for story in stories_of_json(archive.extractfile(member), f"{path}:{member.name}"):
                         yield Piece(story, True, "val" if is_validation else "train", raw.tell() / size)
-        except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
+        except (tarfile.TarError, EOFError, OSError) as error:
             raise Error(f"{path}: not a whole .tar.gz archive ({error}); move it away to download it again") from None
     if not found_validation:
         raise Error(f"{path}: expected {TINYSTORIES_VALIDATION_FILE} in the archive, found none; get the right archive")
@@ -99,9 +98,10 @@ def stories_of_archive(path):
 
 def stories_of_json(file, name):
     """Yields the stripped "story" of each object in a JSON list, parsing as it reads: one block is in memory at a time."""
-    decoder, text, position = json.JSONDecoder(), "", 0
-    reader, between = io.TextIOWrapper(file, encoding="utf-8"), re.compile(r"[\s,]*")
-    if reader.read(1) != "[":
+    texts = decode_blocks(_blocks(file), name, "the archive is damaged")
+    decoder, between, position = json.JSONDecoder(), re.compile(r"[\s,]*"), 1
+    text = next(texts, "")
+    if not text.startswith("["):
         raise Error(f"{name}: expected a JSON list of stories; the archive is damaged or of another layout")
     while True:
         position = between.match(text, position).end()
@@ -110,8 +110,8 @@ def stories_of_json(file, name):
         try:
             item, position = decoder.raw_decode(text, position)
         except ValueError:
-            block = reader.read(BLOCK_BYTES)
-            if not block:
+            block = next(texts, None)
+            if block is None:
                 raise Error(
                     f"{name}: expected a JSON list, found its end inside an item; the archive is damaged"
                 ) from None
@@ -222,15 +222,19 @@ def read_files(files, takes_bytes):
     before, size = 0, sum(file.stat().st_size for file in files)
     for file in files:
         with open(file, "rb") as raw:
-            blocks = iter(functools.partial(raw.read, BLOCK_BYTES), b"")
-            texts = blocks if takes_bytes else cut_at_words(decode_blocks(blocks, file))
+            remedy = "convert the file to UTF-8, or use --tokenizer byte, which takes any bytes"
+            texts = _blocks(raw) if takes_bytes else cut_at_words(decode_blocks(_blocks(raw), file, remedy))
             for i, text in enumerate(texts):
                 yield Piece(text, i == 0, fraction=(before + raw.tell()) / size)
             before += raw.tell()
 
 
-def decode_blocks(blocks, name):
-    """UTF-8 blocks of bytes -> str; an error names the byte and its place."""
+def _blocks(file):
+    return iter(functools.partial(file.read, BLOCK_BYTES), b"")
+
+
+def decode_blocks(blocks, name, remedy):
+    """UTF-8 blocks of bytes -> str; an error names the byte and its place, and the remedy."""
     decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
     for block in itertools.chain(blocks, [None]):
         pending = len(decoder.getstate()[0])
@@ -238,9 +242,8 @@ def decode_blocks(blocks, name):
             text = decoder.decode(block or b"", final=block is None)
         except UnicodeDecodeError as error:
             raise Error(
-                f"{name}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset"
-                f" {start - pending + error.start}; convert the file to UTF-8, or use --tokenizer byte,"
-                " which takes any bytes"
+                f"{name}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x}"
+                f" at offset {start - pending + error.start}; {remedy}"
             ) from None
         start += len(block or b"")
         if text:

@@ -1,0 +1,426 @@
+"""From text to token shards: the registry, the user's own text, Python's documentation, and the prepare command."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_download import Server
+from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
+
+from llm_mojo import Error, datasets, formats, prepare, pydocs
+from llm_mojo.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+EOT = 256  # of the byte tokenizer
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def shards(folder, stem):
+    """The tokens of both shards, as lists: train, val."""
+    return [formats.read_tokens(Path(folder, f"{stem}_{split}.bin")).tolist() for split in ("train", "val")]
+
+
+def run(*arguments, status=0):
+    assert main(["prepare", *map(str, arguments)]) == status
+
+
+def error_of(capsys, *arguments):
+    """What a command that must fail says."""
+    capsys.readouterr()
+    run(*arguments, status=1)
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    return message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# own text
+
+
+def test_own_file(capsys):
+    Path("my text.txt").write_text("0123456789" * 10)
+    run("my text.txt")
+    train, val = shards("data/my_text", "my_text")
+    assert train == [EOT, *("0123456789" * 9).encode()][:90]
+    assert train + val == [EOT, *("0123456789" * 10).encode()]
+    tokens, eot = formats.read_tokenizer("data/my_text/tokenizer.bin")
+    assert len(tokens) == 257 and eot == EOT
+    assert sorted(os.listdir("data/my_text")) == [
+        *(".lock", "my_text_train.bin", "my_text_val.bin", "prepared.json", "tokenizer.bin")
+    ]
+    assert "wrote data/my_text/my_text_train.bin: 90 tokens (1,204 bytes)" in capsys.readouterr().out
+
+
+def test_files_are_documents(tmp_path):
+    Path("a").write_text("AA")
+    Path("b").write_bytes(b"\xffB")
+    run("b", "a", "--name", "both", "--out", "here", "--val-fraction", "0.4")
+    train, val = shards("here", "both")
+    assert train + val == [EOT, 0xFF, ord("B"), EOT, ord("A"), ord("A")]
+    assert len(val) == 3
+
+
+def test_folder(capsys):
+    for name in ("z.txt", "b/x.md", "b/a.PY", "a.bin", ".hidden.txt", ".git/c.txt", "empty.txt"):
+        path = Path("folder", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("" if name == "empty.txt" else f"<{name}>")
+    assert [str(file) for file in datasets.text_files(["folder"])] == ["folder/b/a.PY", "folder/b/x.md", "folder/z.txt"]
+    run("folder")
+    assert sum(map(len, shards("data/folder", "folder"))) == 3 + len("<b/a.PY><b/x.md><z.txt>")
+
+
+def test_folder_and_files_without_text(capsys):
+    Path("folder").mkdir()
+    Path("folder/x.bin").write_text("x")
+    Path("empty").touch()
+    assert "folder: expected text files (.txt" in error_of(capsys, "folder")
+    assert "empty: the file is empty" in error_of(capsys, "empty")
+    assert "nothing: no such file or folder, and no data set of that name" in error_of(capsys, "nothing")
+    assert "expected a file or a folder" in error_of(capsys, "/dev/null")
+    Path("short.txt").write_text("ab")
+    assert "too little text: expected 2 tokens or more" in error_of(capsys, "short.txt")
+    assert not list(Path("data").glob("*/*.bin"))
+
+
+def test_names(capsys):
+    Path("pydocs.txt").write_text("x" * 100)
+    assert "'pydocs' cannot be the name of your text" in error_of(capsys, "pydocs.txt")
+    assert "'a/b' cannot be the name" in error_of(capsys, "pydocs.txt", "--name", "a/b")
+    assert "--name is for text of your own" in error_of(capsys, "pydocs", "--name", "x")
+    assert "pydocs is a data set and is prepared by itself" in error_of(capsys, "pydocs", "pydocs.txt")
+    run("pydocs.txt", "--name", "mine")
+    assert sum(map(len, shards("data/mine", "mine"))) == 101
+
+
+def test_char_is_nanogpts(capsys):
+    Path("t.txt").write_text("hello wörld " * 11)
+    run("t.txt", "--tokenizer", "char")
+    text, (train, val) = "hello wörld " * 11, shards("data/t", "t")
+    tokens, eot = formats.read_tokenizer("data/t/tokenizer.bin")
+    assert eot is None and b"".join(tokens).decode() == "".join(sorted(set(text)))
+    assert len(train) == int(0.9 * len(text))
+    assert b"".join(tokens[id] for id in train + val).decode() == text
+
+
+def test_invalid_utf8_is_named_with_its_offset(capsys, monkeypatch, toy):
+    monkeypatch.setattr(datasets, "BLOCK_BYTES", 7)
+    Path("t.txt").write_bytes("é".encode() * 10 + b"ab \xff cd" + b"x" * 100)
+    for tokenizer in ("char", "gpt2"):
+        message = error_of(capsys, "t.txt", "--tokenizer", tokenizer)
+        assert "t.txt: expected UTF-8 text, found byte 0xff at offset 23;" in message
+        assert "--tokenizer byte" in message
+    Path("t.txt").write_bytes(b"x" * 100 + "東".encode()[:2])
+    assert "found byte 0xe6 at offset 100" in error_of(capsys, "t.txt", "--tokenizer", "char")
+    run("t.txt")
+
+
+def test_tokens_do_not_depend_on_blocks_and_threads(toy, monkeypatch):
+    text = "hello,  well\n\n he told the hell 東京 a\u3000b " * 50
+    Path("t.txt").write_text(text)
+    run("t.txt", "--tokenizer", "gpt2", "--out", "a", "--workers", "1")
+    monkeypatch.setattr(datasets, "BLOCK_BYTES", 13)
+    monkeypatch.setattr(prepare, "BATCH_CHARACTERS", 40)
+    run("t.txt", "--tokenizer", "gpt2", "--out", "b", "--workers", "3")
+    assert shards("a", "t") == shards("b", "t")
+    train, val = shards("a", "t")
+    assert train + val == toy.encode([(text, True)]).tolist()
+
+
+def test_nothing_is_done_twice(capsys):
+    text = Path("t.txt")
+    text.write_text("x" * 100)
+    shard = Path("data/t/t_train.bin")
+
+    def prepares(*arguments):
+        """Whether the command writes, not only says that all is up to date."""
+        capsys.readouterr()
+        run("t.txt", *arguments)
+        output = capsys.readouterr().out
+        assert ("data/t is up to date: t_train.bin" in output) != ("wrote data/t/t_train.bin" in output)
+        return "wrote" in output
+
+    assert prepares() and not prepares()
+    assert prepares("--force") and not prepares()
+    text.touch()
+    assert not prepares()
+    text.write_text("y" * 100)
+    assert prepares() and not prepares()
+    assert formats.read_tokens(shard)[5] == ord("y")
+    assert prepares("--tokenizer", "char") and prepares() and not prepares()
+    assert prepares("--val-fraction", "0.2") and prepares()
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert prepares()
+    shard.unlink()
+    assert prepares()
+    Path("data/t/prepared.json").write_text('{"recipe"')
+    assert prepares() and not prepares()
+
+
+def test_interrupted_run_leaves_the_old_data_but_not_as_complete(monkeypatch, capsys):
+    Path("t.txt").write_text("x" * 100)
+    run("t.txt")
+    before = shards("data/t", "t")
+    Path("t.txt").write_text("y" * 100)
+
+    def interrupted(self, pieces):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare.ByteTokenizer, "encode", interrupted)
+        run("t.txt", status=130)
+    assert shards("data/t", "t") == before
+    assert sorted(os.listdir("data/t")) == [".lock", "t_train.bin", "t_val.bin", "tokenizer.bin"]
+    run("t.txt")
+    assert shards("data/t", "t") != before
+
+
+def test_look_ahead_is_bounded():
+    drawn = []
+
+    def items():
+        for item in range(100):
+            drawn.append(item)
+            yield item
+
+    results = []
+    for result in prepare._map_in_order(lambda item: item * item, items(), 3):
+        results.append(result)
+        assert len(drawn) - len(results) <= 2 * 3
+    assert results == [item * item for item in range(100)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# named data sets
+
+
+@pytest.mark.parametrize("text", ["", "a", "a\n\nb", "a\n\n", "\n\n\na\n\n\n\nb\n"])
+def test_sections_are_the_text(text):
+    pieces = list(datasets.split_sections(text))
+    assert "".join(piece.text for piece in pieces) == text
+    assert len(pieces) == len(text.split("\n\n")) and all(piece.starts for piece in pieces)
+    assert all(piece.text.endswith("\n\n") for piece in pieces[:-1])
+
+
+def serve(monkeypatch, server, content):
+    """Lets both published data sets come from the local server."""
+    server.content = content
+    monkeypatch.setattr(datasets, "TINYSHAKESPEARE_URL", server.url)
+    monkeypatch.setattr(datasets, "TINYSHAKESPEARE_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(datasets, "TINYSTORIES_URL", server.url)
+
+
+def test_tinyshakespeare_by_llm_cs_rules(monkeypatch, server, toy, capsys):
+    sections = [f"hello {i}" for i in range(9000)]
+    serve(monkeypatch, server, "\n\n".join(sections).encode())
+    run("tinyshakespeare")
+    train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
+    expected = []
+    for i, section in enumerate(sections):
+        expected += [toy.eot, *toy.encode([(section + "\n\n" * (i < 8999), False)]).tolist()]
+    assert (val, train) == (expected[:32768], expected[32768:])
+    assert "comes with its own split" in error_of(capsys, "tinyshakespeare", "--val-fraction", "0.2")
+    run("tinyshakespeare", "--tokenizer", "char", "--val-fraction", "0.25")
+    train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
+    assert len(train) == int(0.75 * len(server.content)) and len(train) + len(val) == len(server.content)
+
+
+def archive(members):
+    """A .tar.gz of name -> bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def stories(*texts, **options):
+    return json.dumps([{"story": text, "summary": "[], {"} for text in texts], **options).encode()
+
+
+STORIES = {
+    "._data00.json": b"not a story",
+    "data01.json": stories(" \nhe\n", "ll"),
+    "./data00.json": stories("hell", 'a "quoted" 東 é', indent=1),
+    "readme.txt": b"no",
+    "data02.json": stories(*(f"story {i}" for i in range(500)), ensure_ascii=False),
+}
+
+
+def test_tinystories(monkeypatch, server, toy):
+    serve(monkeypatch, server, archive(STORIES))
+    monkeypatch.setattr(datasets, "BLOCK_BYTES", 50)
+    monkeypatch.setattr(prepare, "BATCH_CHARACTERS", 100)
+    run("tinystories", "--workers", "3")
+    train, val = shards("data/tinystories", "TinyStories")
+    assert val == toy.encode([("hell", True), ('a "quoted" 東 é', True)]).tolist()
+    assert train == toy.encode([("he", True), ("ll", True), *((f"story {i}", True) for i in range(500))]).tolist()
+    run("tinystories", "--tokenizer", "char")
+    tokens, _ = formats.read_tokenizer("data/tinystories/tokenizer.bin")
+    train, val = shards("data/tinystories", "TinyStories")
+    assert b"".join(tokens[id] for id in train[:9]) == b"he\n\nll\n\ns"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (lambda: archive(STORIES)[:-40], "not a whole .tar.gz"),
+        (lambda: b"<html>", "not a whole .tar.gz"),
+        (lambda: archive({"data01.json": stories("a")}), "expected data00.json in the archive"),
+        (lambda: archive({"data00.json": stories("a")[:-3]}), "found its end inside an item"),
+        (lambda: archive({"data00.json": b"{}"}), "expected a JSON list"),
+        (lambda: archive({"data00.json": b"[3]"}), 'objects with a "story"'),
+        (lambda: archive({"data00.json": b'[{"story": "\xff"}]'}), "found byte 0xff at offset 12; the archive is damaged"),
+    ],
+)
+def test_damaged_archive(monkeypatch, server, toy, capsys, content, message):
+    serve(monkeypatch, server, content())
+    assert message in error_of(capsys, "tinystories")
+    assert not list(Path("data/tinystories").glob("*.bin*"))
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return pydocs.documents()
+
+
+def test_pydocs(documents):
+    assert sum(map(len, documents)) > 1_000_000
+    assert len(set(documents)) == len(documents)
+    text = "".join(documents)
+    assert text.isascii() and all(character == "\n" or character.isprintable() for character in text)
+    assert ">>>" not in text
+    assert any(document.startswith('The "with" statement\n\n') for document in documents)
+    assert any(document.startswith("textwrap.dedent(text)\n\n") for document in documents)
+    prose = sum(character.isalpha() or character in " ,.\n" for character in text)
+    assert prose > 0.9 * len(text)
+
+
+def test_pydocs_without_the_language_reference(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    assert sum(map(len, pydocs.documents())) > 1_000_000
+
+
+def test_pydocs_of_a_python_without_documentation(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    monkeypatch.setattr(pydocs.sysconfig, "get_path", lambda name: str(tmp_path))
+    (tmp_path / "broken.py").write_text("def (:")
+    (tmp_path / "good.py").write_text(f'"""{"A word. " * 20}"""')
+    message = error_of(capsys, "pydocs")
+    assert "expected at least 1,000,000 bytes of documentation" in message and "python -m llm_mojo prepare FILE" in message
+
+
+def test_pydocs_markup():
+    def cleaned(text):
+        return "|".join(pydocs._paragraphs(text))
+
+    assert cleaned("See :class:`~json.Decoder` and ``x`` or `y`.\n\n  It’s “so” – ok…") == 'See json.Decoder and "x" or "y".|It\'s "so" - ok...'
+    assert cleaned("A title here\n************\n\nSome words.\n\n>>> f(3)\n3\n\nwith ::= this\n\n1 2 3 4 5 6") == "A title here|Some words."
+    assert cleaned("the `old' quotes and `new' ones") == "the `old' quotes and `new' ones"
+
+
+def test_pydocs_command(documents):
+    run("pydocs")
+    train, val = shards("data/pydocs", "pydocs")
+    assert len(train) == int(0.9 * (len(train) + len(val)))
+    assert len(train) + len(val) == sum(map(len, documents)) + len(documents)
+    text = "".join("\0" + document for document in documents).encode()
+    assert bytes(token % EOT for token in train + val) == text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the published texts, where they are at hand, and the command line
+
+
+def environment(**changes):
+    return os.environ | {"PYTHONPATH": str(ROOT / "pysrc")} | changes
+
+
+@needs_cache
+def test_tinyshakespeare_has_llm_cs_counts():
+    command = [sys.executable, ROOT / "prepro_tinyshakespeare.py"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert result.returncode == 0, result.stderr
+    assert "tiny_shakespeare_train.bin: 305,260 tokens (611,544 bytes)" in result.stdout
+    train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
+    assert (len(train), len(val)) == (305_260, 32_768)
+    assert val[:3] == [50256, 5962, 22307]
+    run("tinyshakespeare", "--tokenizer", "char")
+    train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
+    assert (len(train), len(val)) == (1_003_854, 111_540)
+    assert len(formats.read_tokenizer("data/tinyshakespeare/tokenizer.bin")[0]) == 65
+
+
+def test_scripts_explain_themselves():
+    for script, name in [("prepro_tinyshakespeare.py", "tinyshakespeare"), ("prepro_tinystory.py", "tinystories")]:
+        command = [sys.executable, ROOT / script, "--name", "x"]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment())
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"error: prepare: --name is for text of your own; {name} has its name")
+
+
+@pytest.mark.parametrize(
+    "arguments, status, said",
+    [
+        (["--help"], 0, "turn a data set or a text of your own into token shards"),
+        (["prepare", "--help"], 0, "--val-fraction"),
+        ([], 2, "required: COMMAND"),
+        (["fly"], 2, "invalid choice: 'fly'"),
+        (["prepare"], 2, "required: NAME|FILE|FOLDER"),
+        (["prepare", "pydocs", "--val-fraction", "2"], 2, "expected a fraction between 0 and 1, got 2"),
+        (["prepare", "pydocs", "--val-fraction", "x"], 2, "expected a fraction between 0 and 1, got x"),
+        (["prepare", "pydocs", "--tokenizer", "words"], 2, "invalid choice: 'words'"),
+    ],
+)
+def test_command_line(capsys, arguments, status, said):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert exit.value.code == status
+    assert said in captured.out + captured.err
+
+
+def test_start_up_imports_no_heavy_packages():
+    code = "import sys, llm_mojo.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('numpy', 'torch', 'tiktoken', 'requests') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert result.stdout.endswith("[]\n")
+
+
+def test_missing_package_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    Path("t.txt").write_text("x" * 100)
+    monkeypatch.setattr(prepare, "Gpt2Tokenizer", lambda: __import__("tiktoken"))
+    assert "needs the Python package tiktoken" in error_of(capsys, "t.txt", "--tokenizer", "gpt2")
+
+
+def test_own_text_of_a_large_file_streams(monkeypatch):
+    """Pieces come one at a time: after the first, little of the file is read."""
+    Path("t.txt").write_bytes(b"word " * 2_000_000)
+    pieces = datasets.read_files([Path("t.txt")], False)
+    assert next(pieces).fraction < 0.2
+    assert sum(len(piece.text) for piece in pieces) > 8_000_000
+    assert np.isclose(list(datasets.read_files([Path("t.txt")], True))[-1].fraction, 1.0)
