@@ -66,9 +66,8 @@ def test_own_file(capsys):
     assert train + val == [EOT, *("0123456789" * 10).encode()]
     tokens, eot = formats.read_tokenizer("data/my_text/tokenizer.bin")
     assert len(tokens) == 257 and eot == EOT
-    assert sorted(os.listdir("data/my_text")) == [
-        *(".lock", "my_text_train.bin", "my_text_val.bin", "prepared.json", "tokenizer.bin")
-    ]
+    files = [".lock", "my_text_train.bin", "my_text_val.bin", "prepared.json", "tokenizer.bin"]
+    assert sorted(os.listdir("data/my_text")) == files
     assert "wrote data/my_text/my_text_train.bin: 90 tokens (1,204 bytes)" in capsys.readouterr().out
 
 
@@ -333,13 +332,18 @@ def test_pydocs_of_a_python_without_documentation(monkeypatch, capsys, tmp_path)
     assert "expected at least 1,000,000 bytes of documentation" in message and "python -m llm_mojo prepare FILE" in message
 
 
-def test_pydocs_markup():
-    def cleaned(text):
-        return "|".join(pydocs._paragraphs(text))
-
-    assert cleaned("See :class:`~json.Decoder` and ``x`` or `y`.\n\n  It’s “so” – ok…") == 'See json.Decoder and "x" or "y".|It\'s "so" - ok...'
-    assert cleaned("A title here\n************\n\nSome words.\n\n>>> f(3)\n3\n\nwith ::= this\n\n1 2 3 4 5 6") == "A title here|Some words."
-    assert cleaned("the `old' quotes and `new' ones") == "the `old' quotes and `new' ones"
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("See :class:`~json.Decoder` and ``x`` or `y`.", ['See json.Decoder and "x" or "y".']),
+        ("Words.\n\n  It’s “so” – ok…", ["Words.", 'It\'s "so" - ok...']),
+        ("the `old' quotes and `new' ones", ["the `old' quotes and `new' ones"]),
+        ("A title here\n************\n\nSome words.", ["A title here", "Some words."]),
+        ("Before.\n\n>>> f(3)\n3\n\nwith ::= this\n\n1 2 3 4 5 6\n\nAfter.", ["Before.", "After."]),
+    ],
+)
+def test_pydocs_markup(text, expected):
+    assert list(pydocs._paragraphs(text)) == expected
 
 
 def test_pydocs_command(documents):

@@ -66,8 +66,10 @@ def test_bfloat16_checkpoint_rounds_as_pytorch_does(tmp_path):
 
 def test_bfloat16_of_special_values():
     bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
-    special = [0, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF, 0x3F808000, 0x3F818000, 0x7F7FFFFF, 1]
-    values = np.concatenate([bits, np.array(special, dtype=np.uint32)]).view(np.float32)
+    zeros_infinities_nans = [0, 1, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF]
+    ties_and_overflow = [0x3F808000, 0x3F818000, 0x7F7FFFFF]
+    special = np.array(zeros_infinities_nans + ties_and_overflow, dtype=np.uint32)
+    values = np.concatenate([bits, special]).view(np.float32)
     ours = formats.bfloat16_to_float32(formats.float32_to_bfloat16(values))
     np.testing.assert_array_equal(ours, torch.from_numpy(values.copy()).bfloat16().float().numpy())
 
@@ -103,7 +105,10 @@ def test_damaged_checkpoint_header(tmp_path, index, value, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("length, message", [(0, "found 0 bytes"), (1000, "found 1000 bytes"), (2000, "cut off"), (-1, "cut off"), (1, "too long")])
+@pytest.mark.parametrize(
+    "length, message",
+    [(0, "found 0 bytes"), (1000, "found 1000 bytes"), (2000, "cut off"), (-1, "cut off"), (1, "too long")],
+)
 def test_checkpoint_of_wrong_length(tmp_path, length, message):
     path = tmp_path / "m.bin"
     formats.write_checkpoint(path, CONFIG, random_tensors(CONFIG))
@@ -213,7 +218,11 @@ def test_tokenizer(tmp_path):
 
 def test_tokenizer_refuses(tmp_path):
     path = tmp_path / "k.bin"
-    for tokens, eot, message in [([b""], None, "0 bytes"), ([b"x" * 256], None, "256 bytes"), ([b"a"], 1, "end of text is 1")]:
+    for tokens, eot, message in [
+        ([b""], None, "0 bytes"),
+        ([b"x" * 256], None, "256 bytes"),
+        ([b"a"], 1, "end of text is 1"),
+    ]:
         with pytest.raises(FormatError, match=message):
             formats.write_tokenizer(path, tokens, eot)
     formats.write_tokenizer(path, [b"ab", b"cd"], 0)
