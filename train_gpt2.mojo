@@ -17,6 +17,7 @@ from llm.gpt2 import GPT2
 from llm.memory import Arena, Tensor, aligned_bytes
 from llm.report import Report, Step, Validation, aligned, fixed, grouped
 from llm.sampler import Sampler
+from llm.schedule import Schedule
 from llm.tensors import parameter_bytes
 from llm.tokenizer import Tokenizer
 
@@ -42,6 +43,9 @@ def options() -> List[Option]:
         Option("seq-len", "t", "N", "64", "tokens per sequence (T)"),
         Option("max-steps", "x", "N", "40", "steps to train"),
         Option("learning-rate", "l", "X", "1e-4", "learning rate of AdamW"),
+        Option("schedule", "k", "cosine|linear|constant|wsd", "constant", "shape of the learning rate over the run"),
+        Option("warmup", "u", "N", "0", "steps over which the learning rate rises to its full value"),
+        Option("final-lr-fraction", "q", "X", "1.0", "part of the learning rate that is left at the end"),
         Option("beta1", "", "X", "0.9", "decay of AdamW's first moment"),
         Option("beta2", "", "X", "0.999", "decay of AdamW's second moment"),
         Option("weight-decay", "c", "X", "0", "weight decay of AdamW, on every tensor"),
@@ -98,8 +102,15 @@ def train() raises:
 
     var report = Report(args.string("out"))
     var sampler = Sampler(seed=args.int("seed"))
+    var schedule = Schedule(
+        shape=args.choice("schedule"),
+        peak=args.float("learning-rate"),
+        warmup=args.int("warmup"),
+        steps=steps,
+        final_fraction=args.float("final-lr-fraction", maximum=1),
+    )
     var optimizer = AdamW(
-        learning_rate=Float32(args.float("learning-rate")),
+        learning_rate=0,
         beta1=Float32(args.float("beta1", maximum=1)),
         beta2=Float32(args.float("beta2", maximum=1)),
         eps=1e-8,
@@ -127,6 +138,7 @@ def train() raises:
         var loss = model.backward(targets)
         if not isfinite(loss):
             raise Error(t"step {step + 1}: the loss is {loss}: the model has diverged; lower --learning-rate")
+        optimizer.learning_rate = Float32(schedule.learning_rate(step))
         var norm = model.update(optimizer, step + 1)
         report.step(
             Step(
@@ -134,7 +146,7 @@ def train() raises:
                 steps=steps,
                 loss=loss,
                 norm=norm,
-                learning_rate=args.float("learning-rate"),
+                learning_rate=Float64(optimizer.learning_rate),
                 tokens=B * T,
                 milliseconds=Float64(perf_counter_ns() - start) / 1e6,
                 shard=train_data.current_shard,
