@@ -5,7 +5,7 @@ import pytest
 from llm_mojo import reference
 
 SIZES = {
-    "tiny": dict(B=1, T=1, C=2, NH=2, OC=1, V=2),
+    "tiny": dict(B=1, T=1, C=3, NH=3, OC=1, V=2),
     "ragged": dict(B=2, T=5, C=12, NH=3, OC=7, V=19),
     "one head, three tiles": dict(B=1, T=130, C=64, NH=1, OC=50, V=300),
     "one past a tile": dict(B=3, T=65, C=60, NH=4, OC=1, V=131),
