@@ -39,7 +39,7 @@ def _fill[dtype: DType](team: Team, tensor: Tensor[dtype], value: Scalar[dtype])
         var lo, hi = share(tensor.size, team.size, member)
         tensor.slice(lo, hi - lo).fill(value)
 
-    team.run(body)
+    team.run(body, "fill")
 
 
 def _fill_normal[dtype: DType](team: Team, tensor: Tensor[dtype], std: Float32, stream: UInt64):
@@ -61,7 +61,7 @@ def _fill_normal[dtype: DType](team: Team, tensor: Tensor[dtype], std: Float32, 
             if 2 * pair + 1 < tensor.size:
                 tensor[2 * pair + 1] = (radius * cos(2 * pi * (u2 - 0.25))).cast[dtype]()
 
-    team.run(body)
+    team.run(body, "fill_normal")
 
 
 @always_inline

@@ -1,7 +1,7 @@
 """AdamW: one pass over parameters, gradients and both moments."""
 
 from std.math import sqrt
-from std.sys import simd_width_of
+from std.sys import simd_width_of, size_of
 
 from llm.cpu.global_norm import NORM_BLOCK, num_norm_blocks
 from llm.cpu.parallel import Team, share
@@ -75,4 +75,4 @@ def adamw_update[
                 sum += element[1](i)
             block_sums[block] = sum
 
-    team.run(body)
+    team.run(body, "adamw_update", bytes=7 * size_of[Float32]() * params.size)

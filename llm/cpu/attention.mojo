@@ -78,7 +78,7 @@ def attention_forward[
                 HS,
             )
 
-    team.run(body)
+    team.run(body, "attention_forward", flops=2 * B * T * T * C)
 
 
 def _forward_tile[
@@ -210,7 +210,7 @@ def attention_backward[
                 HS,
             )
 
-    team.run(body)
+    team.run(body, "attention_backward", flops=5 * B * T * T * C)
 
 
 def _backward_head[

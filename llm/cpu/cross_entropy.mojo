@@ -1,7 +1,7 @@
 """Softmax cross entropy over the vocabulary, with its gradient in place of the logits."""
 
 from std.math import log
-from std.sys import simd_width_of
+from std.sys import simd_width_of, size_of
 
 from llm.cpu.parallel import Team, share
 from llm.cpu.vector_math import exp
@@ -33,7 +33,7 @@ def cross_entropy_forward[
                 largest - logits_row[Int(targets[row])].cast[F32]()
             )
 
-    team.run(body)
+    team.run(body, "cross_entropy_forward", bytes=size_of[Scalar[dtype]]() * rows * V)
 
 
 def cross_entropy_forward_backward[
@@ -65,7 +65,7 @@ def cross_entropy_forward_backward[
             _scale(logits_row, dloss / sum)
             logits_row[target] = (logits_row[target].cast[F32]() - dloss).cast[dtype]()
 
-    team.run(body)
+    team.run(body, "cross_entropy_forward_backward", bytes=2 * size_of[Scalar[dtype]]() * rows * V)
 
 
 @always_inline

@@ -1,6 +1,6 @@
 """Token and position embedding."""
 
-from std.sys import simd_width_of
+from std.sys import simd_width_of, size_of
 
 from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
@@ -39,7 +39,7 @@ def embedding_forward[
             for c in range(full, C):
                 out_bt[c] = token[c] + position[c]
 
-    team.run(body)
+    team.run(body, "embedding_forward", bytes=3 * size_of[Scalar[dtype]]() * B * T * C)
 
 
 def embedding_backward[
@@ -71,7 +71,7 @@ def embedding_backward[
         for row in range(B * T):
             _add(dwpe, row % T * C + lo, dout, row * C + lo, hi - lo)
 
-    team.run(body)
+    team.run(body, "embedding_backward", bytes=6 * size_of[Scalar[dtype]]() * B * T * C)
 
 
 @always_inline

@@ -1,6 +1,6 @@
 """GELU over a whole buffer; the products apply it to their tiles through their epilogues."""
 
-from std.sys import simd_width_of
+from std.sys import simd_width_of, size_of
 
 from llm.cpu.parallel import Team, share
 from llm.cpu.vector_math import gelu
@@ -21,4 +21,4 @@ def gelu_forward[dtype: DType](team: Team, output: Tensor[dtype], inp: Tensor[dt
         for i in range(full, hi):
             output[i] = gelu(inp[i].cast[F32]()).cast[dtype]()
 
-    team.run(body)
+    team.run(body, "gelu_forward", bytes=2 * size_of[Scalar[dtype]]() * size)

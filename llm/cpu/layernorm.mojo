@@ -1,7 +1,7 @@
 """Layer normalisation over the channels of each position."""
 
 from std.math import sqrt
-from std.sys import simd_width_of
+from std.sys import simd_width_of, size_of
 
 from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
@@ -39,7 +39,7 @@ def layernorm_forward[
             rstd[row] = 1 / sqrt(_sum_of_squares(inp_row, mu) / Float32(C) + EPSILON)
             _normalize(output.slice(row * C, C), inp_row, mu, rstd[row], weight, bias)
 
-    team.run(body)
+    team.run(body, "layernorm_forward", bytes=2 * size_of[Scalar[dtype]]() * rows * C)
 
 
 def layernorm_recompute[
@@ -62,7 +62,7 @@ def layernorm_recompute[
         for row in range(lo, hi):
             _normalize(output.slice(row * C, C), inp.slice(row * C, C), mean[row], rstd[row], weight, bias)
 
-    team.run(body)
+    team.run(body, "layernorm_recompute", bytes=2 * size_of[Scalar[dtype]]() * rows * C)
 
 
 def layernorm_backward[
@@ -105,7 +105,7 @@ def layernorm_backward[
                 for c1 in range(c, hi):
                     _backward_columns[1](dweight, dbias, dout, inp, mean, rstd, c1, rows, C, accumulate)
 
-    team.run(body)
+    team.run(body, "layernorm_backward", bytes=4 * size_of[Scalar[dtype]]() * rows * C)
 
 
 @always_inline

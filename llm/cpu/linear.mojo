@@ -1,6 +1,6 @@
 """Linear layers on top of the matrix product: out = inp @ weight^T + bias, weight stored (out, in)."""
 
-from std.sys import simd_width_of
+from std.sys import simd_width_of, size_of
 
 from llm.cpu.gemm import Epilogue, Plain, gemm, row_major
 from llm.cpu.parallel import Team, share
@@ -90,7 +90,7 @@ def linear_backward_bias[
                 for o1 in range(o, hi):
                     _sum_columns[1](dbias, dout, o1, rows, OC, accumulate)
 
-    team.run(body)
+    team.run(body, "linear_backward_bias", bytes=size_of[Scalar[dtype]]() * rows * OC)
 
 
 @always_inline

@@ -11,13 +11,17 @@ from std.atomic import Atomic, Ordering
 from std.bit import pop_count
 from std.ffi import external_call
 from std.memory.alloc import unsafe_alloc
-from std.sys import CompilationTarget
+from std.sys import CompilationTarget, is_defined
 from std.sys.intrinsics import llvm_intrinsic
+from std.time import perf_counter_ns
 from std.utils.numerics import FlushDenormals
 from max.algorithm import sync_parallelize
 
 comptime Job = def(Int, Team) thin -> None
 """A function that every member runs: the address of what it works on, and the member's team."""
+
+comptime TRACING = is_defined["TRACE"]()
+"""With `mojo build -D TRACE` every member notes when it worked on what; otherwise nothing of that is compiled."""
 
 comptime _SPINS_BEFORE_YIELD = 4_000
 comptime _SPINS_BEFORE_SLEEP = 100_000
@@ -46,17 +50,24 @@ struct Team(TrivialRegisterPassable):
         self._state = state
 
     @always_inline
-    def run[Body: def(Int) -> None](self, body: Body):
+    def run[Body: def(Int) -> None](self, body: Body, operation: StaticString = "", flops: Int = 0, bytes: Int = 0):
         """Calls body(member) for every member 0 .. size - 1 and returns when all are done.
 
         The body cannot raise. Which memory a member writes must follow from its number alone, and no result may depend
-        on `size`: that is what keeps results identical for any number of threads.
+        on `size`: that is what keeps results identical for any number of threads. The operation's name and its
+        arithmetic or memory traffic are for traces.
         """
         if self._member < 0:
             sync_parallelize(body, self.size)
+            return
+        comptime if TRACING:
+            ref state = Pointer[_State, MutUntrackedOrigin](unsafe_from_address=self._state)[]
+            var begin = perf_counter_ns()
+            body(self._member)
+            state.events[self._member].append(Event(operation, Int(begin), Int(perf_counter_ns()), flops, bytes))
         else:
             body(self._member)
-            self._barrier()
+        self._barrier()
 
     def _barrier(self):
         """Waits until every member has arrived."""
@@ -72,6 +83,21 @@ struct Team(TrivialRegisterPassable):
         while state.phase.load[ordering=Ordering.ACQUIRE]() == phase:
             spins += 1
             _relax(spins)
+
+
+@fieldwise_init
+struct Event(Copyable, Movable):
+    """One operation in one thread."""
+
+    var operation: StaticString
+    var begin: Int
+    """Nanoseconds of the clock that `perf_counter_ns` reads."""
+    var end: Int
+    """When this thread was done; the next event begins when all were."""
+    var flops: Int
+    """Arithmetic of all threads together, or 0."""
+    var bytes: Int
+    """Memory traffic of all threads together, or 0."""
 
 
 struct _State(Movable):
@@ -92,8 +118,11 @@ struct _State(Movable):
     var context: Int
     var size: Int
     var stopping: Bool
+    var events: List[List[Event]]
+    """What each member did, if tracing."""
 
     def __init__(out self, size: Int):
+        self.events = List[List[Event]](length=size, fill=List[Event]())
         self.arrived = Atomic[Int64](0)
         self.phase = Atomic[Int64](0)
         self.jobs = Atomic[Int64](0)
@@ -152,6 +181,7 @@ struct Crew(Movable):
         self._wake()
         for thread in self._threads:
             _ = external_call["pthread_join", Int32](thread, Int(0))
+        self._state.unsafe_deinit_pointee()
         self._state.unsafe_free()
 
     def run(self, job: Job, context: Int):
@@ -163,6 +193,12 @@ struct Crew(Movable):
         self._state[].context = context
         self._wake()
         _join_in(self._state, 0)
+
+    def take_events(self, member: Int) -> List[Event]:
+        """Returns what a member has done since the last call; nothing unless built with TRACE."""
+        var events = self._state[].events[member].copy()
+        self._state[].events[member].clear()
+        return events^
 
     def _wake(self):
         _ = self._state[].jobs.fetch_add(1)
