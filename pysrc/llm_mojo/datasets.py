@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import os
+import platform
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -154,7 +155,7 @@ DATASETS = {
         ),
         Dataset(
             name="pydocs",
-            title="the documentation that comes with Python, no network needed",
+            title=f"the documentation that comes with Python {platform.python_version()}, no network needed",
             stem="pydocs",
             tokenizer="byte",
             read=read_pydocs,
