@@ -177,7 +177,10 @@ def read_losses(path: String) raises -> List[Float32]:
     var losses = List[Float32]()
     with open(path, "r") as text:
         for line in text.read().splitlines():
-            losses.append(Float32(Float64(line)))
+            try:
+                losses.append(Float32(Float64(line)))
+            except:
+                raise file.error(String(t"expected a number on each line, found {line}; make the file again"))
     if len(losses) != NUM_STEPS:
         raise file.error(String(t"expected {NUM_STEPS} losses, one a line, found {len(losses)}; make the file again"))
     return losses^
