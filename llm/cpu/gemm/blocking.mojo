@@ -1,29 +1,54 @@
-"""Block sizes of the five loops, derived from the target.
+"""Tile and block sizes, derived from the target's vector registers and caches.
 
-The micro-kernel keeps MR x NR sums in registers. A micro-panel of B (KC x NR) passes through the first-level cache, a
-block of A (MC x KC) stays in the second, a block of B (KC x NC) in the third.
+The product is cut so that each level of memory holds what the loop above it reuses:
+
+    registers   MR x NR of C
+    L1          what the micro-kernel streams: MR rows of A and NR columns of B
+    L2          a block of A, MC x KC
+    L3          a block of B, KC x NC, for each thread
+
+KC is the same on every target, because it decides the order of each sum: the bits of a product do not depend on the
+machine's vector width.
 """
 
 from std.sys import CompilationTarget, simd_width_of
 
-comptime W = simd_width_of[DType.float32]()
-"""Lanes of a float32 vector."""
+comptime F32 = DType.float32
 
-comptime _HAS_32_REGISTERS = CompilationTarget.has_avx512f() or not CompilationTarget.is_x86()
-comptime MR = 8 if _HAS_32_REGISTERS else 4
-"""Rows of the tile in registers."""
-comptime NR = 3 * W
-"""Columns of the tile: three vectors, so that 3 MR sums, 3 vectors of B and an element of A fill the registers."""
+comptime W = simd_width_of[F32]()
+"""Scalars in a vector register."""
+
+comptime _VECTOR_REGISTERS = 32 if CompilationTarget.has_avx512f() or CompilationTarget.has_neon() else 16
+
+comptime NR_VECTORS = 3
+"""Vectors in a row of the register tile."""
+
+comptime NR = NR_VECTORS * W
+"""Columns of the register tile."""
+
+
+def _rows_that_fit() -> Int:
+    # The tile, one row of B and one broadcast element of A live in registers. A power of two divides most batches.
+    var rows = 1
+    while 2 * rows * NR_VECTORS + NR_VECTORS + 1 <= _VECTOR_REGISTERS:
+        rows *= 2
+    return rows
+
+
+comptime MR = _rows_that_fit()
+"""Rows of the register tile."""
+
 comptime KC = 384
-"""Terms that are summed in registers before the sum goes to memory. Part of the result's definition: it fixes the order of
-the additions, and may depend on nothing but K."""
+"""Products added up in registers before they go to C. Divides 768, 1536, 3072 ..; one block for K up to 384."""
+
 comptime MC = 256
-comptime NC = 1536 // NR * NR
-comptime A_STRIDE = KC + 16
-"""Distance of the rows of a packed block of A: not a multiple of 4096 bytes, which would put all rows into one set."""
+"""Rows of A in a block: MC x KC floats are 400 KB with their padding, and fit a 512 KB L2 with two panels of B."""
 
+comptime NC = 1536
+"""Columns of B in a block."""
 
-def block_of_k(K: Int) -> Int:
-    """Returns the block size that cuts K into the fewest blocks of at most KC, of nearly the same size."""
-    var blocks = (K + KC - 1) // KC
-    return (K + blocks - 1) // blocks
+comptime LINE = 16
+"""Floats in a cache line of 64 bytes."""
+
+comptime LDA = KC + LINE
+"""Floats from one row of a packed block of A to the next. Not a multiple of 4,096 bytes: rows would share a cache set."""

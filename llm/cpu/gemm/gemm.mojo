@@ -1,26 +1,25 @@
 """C = epilogue(A @ B [+ C]), any sizes and strides, in parallel, the same bits for any number of threads.
 
-The algorithm is that of GotoBLAS and BLIS (Goto and van de Geijn, 2008): five loops around a micro-kernel that works on
-packed panels. Members of the team own blocks of C; each packs what it needs.
+Each member of the team computes its own rectangle of C with the five loops of Goto and van de Geijn ("Anatomy of
+High-Performance Matrix Multiplication", 2008) as BLIS arranges them: nothing is shared, so nothing waits.
 """
 
 from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
 
-from .blocking import A_STRIDE, KC, MC, MR, NC, NR, block_of_k
+from .blocking import F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W
 from .epilogue import Epilogue
-from .kernel import micro_kernel
+from .kernel import Step, update_tile
 from .matrix import Matrix
-from .pack import Ahead, pack_a_panels, pack_a_rows, pack_b_panel
+from .pack import Ptr, pack, prefetch_part
 
-comptime F32 = DType.float32
-comptime _A_SIZE = (MC + MR) * A_STRIDE
-comptime _B_SIZE = NC * KC
+comptime _PACKED_A = MC * LDA
+comptime _PACKED_B = KC * NC
 
 
 def gemm_workspace_size[dtype: DType](threads: Int) -> Int:
     """Scalars of scratch that `gemm` needs on this many threads."""
-    return threads * (_A_SIZE + _B_SIZE)
+    return threads * (_PACKED_A + _PACKED_B)
 
 
 def gemm[
@@ -44,105 +43,111 @@ def gemm[
     written outside these extents. c may not overlap a or b.
     """
     comptime assert dtype == F32, "gemm: only float32 so far"
-    var grid_rows = _grid_rows(M, N, team.size)
-    var grid_columns = team.size // grid_rows
+    var product = _Product(
+        rebind[Matrix[F32]](a), rebind[Matrix[F32]](b), rebind[Tensor[F32]](c), ldc, K, epilogue, accumulate
+    )
+    var scratch = rebind[Tensor[F32]](workspace)
+    var down, across = _grid(M, N, team.size)
 
-    def block(member: Int) {imm}:
-        var row, column = divmod(member, grid_columns)
-        var m0, m1 = share(M, grid_rows, row, MR)
-        var n0, n1 = share(N, grid_columns, column, NR)
-        if m0 == m1 or n0 == n1:
-            return
-        var scratch = rebind[Tensor[F32]](workspace.slice(member * (_A_SIZE + _B_SIZE), _A_SIZE + _B_SIZE))
-        var a32 = rebind[Matrix[F32]](a)
-        var b32 = rebind[Matrix[F32]](b)
-        var c32 = rebind[Tensor[F32]](c)
-        # Rows that are contiguous along K are copied as they lie; the kernel reads either order.
-        if a.col_stride == 1:
-            _gemm_block[True](m0, m1, n0, n1, K, a32, b32, c32, ldc, epilogue, accumulate, scratch)
-        else:
-            _gemm_block[False](m0, m1, n0, n1, K, a32, b32, c32, ldc, epilogue, accumulate, scratch)
+    def rectangle(member: Int) {imm}:
+        if member < down * across:
+            var row0, row1 = share(M, down, member // across, MR)
+            var col0, col1 = share(N, across, member % across, NR)
+            var packed_a = scratch.ptr.unsafe_offset(member * (_PACKED_A + _PACKED_B))
+            product.compute(row0, row1, col0, col1, packed_a, packed_a.unsafe_offset(_PACKED_A))
 
-    team.run(block)
+    # Every member of a crew has to come by, also those without a share: never another team here.
+    team.run(rectangle, "gemm", flops=2 * M * N * K)
 
 
-def _grid_rows(M: Int, N: Int, threads: Int) -> Int:
-    """Chooses how many of the threads stand along M, the others along N.
-
-    The cost is the work of the largest block, with the packing of its A and B counted as so many more rows and columns.
-    """
-    var best = 1
+def _grid(M: Int, N: Int, members: Int) -> Tuple[Int, Int]:
+    """Chooses how many rectangles C is cut into, (down, across), so that the largest costs least."""
+    # Packing an element costs about as much as this many multiply-adds; that of B often includes a transposition.
+    comptime PACK_A = 4
+    comptime PACK_B = 8
+    var best = (1, 1)
     var least = Int.MAX
-    for rows in range(1, threads + 1):
-        if threads % rows == 0:
-            var m = ((M + MR - 1) // MR + rows - 1) // rows * MR
-            var columns = threads // rows
-            var n = ((N + NR - 1) // NR + columns - 1) // columns * NR
-            var cost = (m + 8) * (n + 8)
-            if cost < least:
-                least = cost
-                best = rows
+    for down in range(1, members + 1):
+        var across = members // down
+        var rows = (M + MR * down - 1) // (MR * down) * MR
+        var cols = (N + NR * across - 1) // (NR * across) * NR
+        var cost = rows * cols + PACK_A * rows + PACK_B * cols
+        if cost < least:
+            least = cost
+            best = (down, across)
     return best
 
 
-def _gemm_block[
-    E: Epilogue, //, a_in_rows: Bool
-](
-    m0: Int,
-    m1: Int,
-    n0: Int,
-    n1: Int,
-    K: Int,
-    a: Matrix[F32],
-    b: Matrix[F32],
-    c: Tensor[F32],
-    ldc: Int,
-    epilogue: E,
-    accumulate: Bool,
-    scratch: Tensor[F32],
-):
-    """Computes rows m0 .. m1 - 1, columns n0 .. n1 - 1 of C in one thread."""
-    var packed_a = scratch.ptr
-    var packed_b = scratch.ptr.unsafe_offset(_A_SIZE)
-    var k_step = block_of_k(K)
-    for jc in range(n0, n1, NC):  # loop 5: a block of columns, whose B fits the third-level cache
-        var nc = min(NC, n1 - jc)
-        for pc in range(0, K, k_step):  # loop 4: a block of terms
-            var kc = min(k_step, K - pc)
-            var add = accumulate or pc > 0
-            var last = pc + kc == K
-            for ic in range(m0, m1, MC):  # loop 3: a block of rows, whose A fits the second-level cache
-                var mc = min(MC, m1 - ic)
-                comptime if a_in_rows:
-                    pack_a_rows(packed_a, a.at(ic, pc), mc, kc)
-                else:
-                    pack_a_panels(packed_a, a.at(ic, pc), mc, kc)
-                var next_a = Ahead(a.at(ic + mc, pc), min(MC, m1 - ic - mc), kc)
-                var tiles = (mc + MR - 1) // MR
-                var a_lines = next_a.num_lines() // (tiles * ((nc + NR - 1) // NR)) + 1
-                for jr in range(0, nc, NR):  # loop 2: a panel of B
-                    var columns = min(NR, nc - jr)
-                    var b_panel = packed_b.unsafe_offset(jr * kc)
-                    if ic == m0:
-                        pack_b_panel(b_panel, b.at(pc, jc + jr), kc, columns)
-                    var next_columns = min(NR, nc - jr - NR) if ic == m0 else 0
-                    var next_b = Ahead(b.at(pc, jc + jr + NR), kc, max(next_columns, 0))
-                    var b_lines = next_b.num_lines() // tiles + 1
-                    for ir in range(0, mc, MR):  # loop 1: a panel of A
-                        next_b.fetch(b_lines)
-                        next_a.fetch(a_lines)
-                        var a_panel = packed_a.unsafe_offset(ir * (A_STRIDE if a_in_rows else kc))
-                        micro_kernel[a_in_rows](
-                            kc,
-                            a_panel,
-                            b_panel,
-                            c.ptr.unsafe_offset((ic + ir) * ldc + jc + jr),
-                            ldc,
-                            min(MR, mc - ir),
-                            columns,
-                            ic + ir,
-                            jc + jr,
-                            add,
-                            last,
-                            epilogue,
-                        )
+@always_inline
+def _block(n: Int, largest: Int, grain: Int) -> Int:
+    """Sizes the fewest even blocks of whole grains, none above `largest`, that cover n."""
+    var blocks = (n + largest - 1) // largest
+    return (n + blocks * grain - 1) // (blocks * grain) * grain
+
+
+@fieldwise_init
+struct _Product[E: Epilogue](TrivialRegisterPassable):
+    """The operands of one product."""
+
+    var a: Matrix[F32]
+    var b: Matrix[F32]
+    var c: Tensor[F32]
+    var ldc: Int
+    var K: Int
+    var epilogue: Self.E
+    var accumulate: Bool
+
+    def compute(self, row0: Int, row1: Int, col0: Int, col1: Int, packed_a: Ptr, packed_b: Ptr):
+        """Computes rows row0 .. row1 - 1 and columns col0 .. col1 - 1 of C."""
+        if row0 == row1 or col0 == col1:
+            return
+        var nc = _block(col1 - col0, NC, NR)
+        var kc = _block(self.K, KC, LINE)
+        var mc = _block(row1 - row0, MC, MR)
+        # Loop 5: blocks of columns.
+        for j0 in range(col0, col1, nc):
+            var j1 = min(j0 + nc, col1)
+            # Loop 4: blocks of K. They follow from K alone, and with them the order of each sum.
+            for p0 in range(0, self.K, kc):
+                var depth = min(kc, self.K - p0)
+                var step = Step(depth, self.accumulate or p0 > 0, p0 + depth == self.K)
+                # Loop 3: blocks of rows. Packs A; the first also packs B, panel by panel.
+                for i0 in range(row0, row1, mc):
+                    var i1 = min(i0 + mc, row1)
+                    var padded = (i1 - i0 + MR - 1) // MR * MR
+                    pack(packed_a, LDA, self.a.at(i0, p0), i1 - i0, depth, padded, depth)
+                    # Loop 2: panels of NR columns.
+                    for j in range(j0, j1, NR):
+                        # A panel that no later block of rows needs may be overwritten: it stays in the nearest caches.
+                        var panel = packed_b if row1 - row0 <= mc else packed_b.unsafe_offset((j - j0) * depth)
+                        var cols = min(NR, j1 - j)
+                        var next = self.b.at(p0, j)
+                        var next_depth = 0
+                        var next_cols = 0
+                        if i0 == row0:
+                            pack(panel, NR, self.b.at(p0, j), depth, cols, depth, (cols + W - 1) // W * W)
+                            if j + NR < j1:
+                                next = self.b.at(p0, j + NR)
+                                next_depth = depth
+                                next_cols = min(NR, j1 - j - NR)
+                            elif p0 + depth < self.K:
+                                next = self.b.at(p0 + depth, j0)
+                                next_depth = min(kc, self.K - p0 - depth)
+                                next_cols = min(NR, j1 - j0)
+                            elif j1 < col1:
+                                next = self.b.at(0, j1)
+                                next_depth = min(kc, self.K)
+                                next_cols = min(NR, col1 - j1)
+                        # Loop 1: tiles of MR rows.
+                        for i in range(i0, i1, MR):
+                            if next_depth > 0:
+                                prefetch_part(next, next_depth, next_cols, (i - i0) // MR, padded // MR)
+                            var tile_a = packed_a.unsafe_offset((i - i0) * LDA)
+                            self._tile(tile_a, panel, i, j, min(MR, i1 - i), cols, step)
+
+    @always_inline
+    def _tile(self, a: Ptr, b: Ptr, i: Int, j: Int, rows: Int, cols: Int, step: Step):
+        var c = self.c.ptr.unsafe_offset(i * self.ldc + j)
+        comptime for vectors in range(1, NR_VECTORS + 1):
+            if (cols + W - 1) // W == vectors:
+                update_tile[Self.E, vectors](a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue)

@@ -1,72 +1,95 @@
-"""The micro-kernel: MR x NR sums in registers."""
+"""The micro-kernel: a tile of C, MR rows by up to NR columns, held in registers over one block of K."""
+
+from std.sys import PrefetchOptions, prefetch
 
 from llm.memory import Tensor
 
-from .blocking import A_STRIDE, MR, NR, W
+from .blocking import F32, LDA, MR, NR, W
 from .epilogue import Epilogue
-from .matrix import Matrix
 
-comptime F32 = DType.float32
 comptime Ptr = Tensor[F32].Ptr
-comptime VECTORS = NR // W
+comptime V = SIMD[F32, W]
+comptime _TO_WRITE = PrefetchOptions().for_write().high_locality().to_data_cache()
+
+
+@fieldwise_init
+struct Step(TrivialRegisterPassable):
+    """Which block of K a tile is at."""
+
+    var depth: Int
+    """Products to add up."""
+    var adds_to_c: Bool
+    """C holds the sums of earlier blocks, or of the caller."""
+    var is_last: Bool
+    """The sums are complete: the epilogue applies."""
 
 
 @always_inline
-def micro_kernel[
-    E: Epilogue, //, a_in_rows: Bool
-](
-    kc: Int,
-    a: Ptr,
-    b: Ptr,
-    c: Ptr,
-    ldc: Int,
-    rows: Int,
-    columns: Int,
-    row: Int,
-    col: Int,
-    add: Bool,
-    last: Bool,
-    epilogue: E,
-):
-    """Computes one tile: C = [C +] A @ B over kc terms, then epilogue(C) if these are the last.
+def update_tile[
+    E: Epilogue, vectors: Int
+](a: Ptr, b: Ptr, c: Ptr, ldc: Int, row: Int, col: Int, rows: Int, cols: Int, step: Step, epilogue: E):
+    """Computes C = A @ B or C += A @ B for the tile at (row,col) of C, and the epilogue after the last step.
 
-    a is a packed panel, (MR, A_STRIDE) in rows or (kc, MR); b a packed panel (kc, NR). c points at element (row, col); only
-    `rows` x `columns` of the tile exist.
+    a (MR,depth) in rows LDA apart, b (depth,vectors * W) in rows NR apart, both padded with zeros; c (rows,cols) with
+    rows <= MR and cols <= vectors * W, of which nothing outside is touched. Each element is one chain of fused
+    multiply-adds in the order of K, then added to C: the same bits in whichever tile it falls.
     """
-    var acc = Array[SIMD[F32, W], MR * VECTORS](fill=SIMD[F32, W](0))
+    comptime for r in range(MR):
+        comptime for v in range(vectors):
+            prefetch[_TO_WRITE](c.unsafe_offset(r * ldc + v * W))
+    var sums = _products[vectors](step.depth, a, b)
+    if rows == MR and cols == vectors * W:
+        _finish_whole(sums, c, ldc, row, col, step, epilogue)
+    else:
+        _finish_part[vectors](sums, c, ldc, row, col, rows, cols, step, epilogue)
+
+
+@always_inline
+def _products[vectors: Int](depth: Int, a: Ptr, b: Ptr) -> Array[V, MR * vectors]:
+    var sums = Array[V, MR * vectors](fill=V(0))
     var a_k = a
     var b_k = b
-    for _ in range(kc):
-        var b_row = Array[SIMD[F32, W], VECTORS](fill=SIMD[F32, W](0))
-        comptime for v in range(VECTORS):
+    for _ in range(depth):
+        var b_row = Array[V, vectors](fill=V(0))
+        comptime for v in range(vectors):
             b_row[v] = b_k.unsafe_offset(v * W).unsafe_load[width=W]()
-        comptime for i in range(MR):
-            comptime offset = i * A_STRIDE if a_in_rows else i
-            var broadcast = SIMD[F32, W](a_k[unsafe_offset=offset])
-            comptime for v in range(VECTORS):
-                acc[i * VECTORS + v] = broadcast.fma(b_row[v], acc[i * VECTORS + v])
-        a_k = a_k.unsafe_offset(1 if a_in_rows else MR)
+        comptime for r in range(MR):
+            var a_element = V(a_k[unsafe_offset=r * LDA])
+            comptime for v in range(vectors):
+                sums[r * vectors + v] = a_element.fma(b_row[v], sums[r * vectors + v])
+        a_k = a_k.unsafe_offset(1)
         b_k = b_k.unsafe_offset(NR)
+    return sums^
 
-    if rows == MR and columns == NR:
-        comptime for i in range(MR):
-            comptime for v in range(VECTORS):
-                var target = c.unsafe_offset(i * ldc + v * W)
-                var sum = acc[i * VECTORS + v]
-                if add:
-                    sum += target.unsafe_load[width=W]()
-                if last:
-                    sum = epilogue.apply[W](row + i, col + v * W, sum)
-                target.unsafe_store(sum)
-    else:
-        var tile = Array[Float32, MR * NR](fill=0)
-        comptime for i in range(MR * VECTORS):
-            tile.unsafe_ptr().unsafe_offset(i * W).unsafe_store(acc[i])
-        for i in range(rows):
-            for j in range(columns):
-                var sum = tile[i * NR + j]
-                if add:
-                    sum += c[unsafe_offset=i * ldc + j]
-                if last:
-                    sum = epilogue.apply[1](row + i, col + j, sum)
-                c[unsafe_offset=i * ldc + j] = sum
+
+@always_inline
+def _finish_whole[
+    E: Epilogue, vectors: Int, //
+](sums: Array[V, MR * vectors], c: Ptr, ldc: Int, row: Int, col: Int, step: Step, epilogue: E):
+    comptime for r in range(MR):
+        comptime for v in range(vectors):
+            _finish[W](sums[r * vectors + v], c.unsafe_offset(r * ldc + v * W), row + r, col + v * W, step, epilogue)
+
+
+def _finish_part[
+    E: Epilogue, //, vectors: Int
+](sums: Array[V, MR * vectors], c: Ptr, ldc: Int, row: Int, col: Int, rows: Int, cols: Int, step: Step, epilogue: E,):
+    for r in range(rows):
+        for v in range(vectors):
+            var sum = sums[r * vectors + v]
+            var target = c.unsafe_offset(r * ldc + v * W)
+            if (v + 1) * W <= cols:
+                _finish[W](sum, target, row + r, col + v * W, step, epilogue)
+            else:
+                for i in range(cols - v * W):
+                    _finish[1](sum[i], target.unsafe_offset(i), row + r, col + v * W + i, step, epilogue)
+
+
+@always_inline
+def _finish[E: Epilogue, //, width: Int](sum: SIMD[F32, width], c: Ptr, row: Int, col: Int, step: Step, epilogue: E):
+    var value = sum
+    if step.adds_to_c:
+        value += c.unsafe_load[width=width]()
+    if step.is_last:
+        value = epilogue.apply[width](row, col, value)
+    c.unsafe_store(value)

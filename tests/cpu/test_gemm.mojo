@@ -1,0 +1,235 @@
+"""The matrix product against its definition in float64: ragged sizes, strides, epilogues, and the same bits always."""
+
+from std.memory import bitcast
+from std.testing import TestSuite, assert_equal, assert_true
+from std.utils.numerics import isnan, nan
+
+from llm.cpu.gemm import (
+    Bias,
+    BiasGelu,
+    BiasResidual,
+    Epilogue,
+    GeluBackward,
+    Matrix,
+    Plain,
+    gemm,
+    gemm_workspace_size,
+    row_major,
+)
+from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
+from llm.cpu.gemm.reference import gemm_reference
+from llm.cpu.parallel import Crew, Team
+from llm.memory import Arena, Tensor
+
+comptime F32 = DType.float32
+comptime MAX_THREADS = 5
+comptime GUARD = 5
+"""Columns and rows of NaN around every matrix."""
+
+
+def tolerance(K: Int) -> Float32:
+    """Rounding of a sum of K products of numbers up to 0.5 in magnitude, and of what an epilogue does with it."""
+    return 1.2e-7 * 0.25 * Float32(K + 32)
+
+
+struct Operands(Movable):
+    """Matrices of numbers in -0.5 .. 0.5, each inside a frame of NaN."""
+
+    var arena: Arena
+    var workspace: Tensor[F32]
+    var seed: UInt32
+
+    def __init__(out self) raises:
+        self.arena = Arena(400_000_000)
+        self.workspace = self.arena.carve[F32](gemm_workspace_size[F32](MAX_THREADS))
+        self.workspace.fill(nan[F32]())
+        self.seed = 1
+
+    def random(mut self) -> Float32:
+        self.seed = self.seed * 1664525 + 1013904223
+        return Float32(self.seed >> 8) / Float32(1 << 24) - 0.5
+
+    def vector(mut self, size: Int) raises -> Tensor[F32]:
+        var tensor = self.arena.carve[F32](size)
+        for i in range(size):
+            tensor[i] = self.random()
+        return tensor
+
+    def matrix(mut self, rows: Int, cols: Int, transposed: Bool = False, spread: Int = 1) raises -> Matrix[F32]:
+        """Makes a matrix stored by rows or by columns, of which neighbours lie `spread` apart."""
+        var outer = cols if transposed else rows
+        var inner = rows if transposed else cols
+        var ld = inner * spread + GUARD
+        var all = self.arena.carve[F32]((outer + 2) * ld)
+        all.fill(nan[F32]())
+        var first = all.ptr.unsafe_offset(ld)
+        for o in range(outer):
+            for i in range(inner):
+                first[unsafe_offset=o * ld + i * spread] = self.random()
+        var matrix = Matrix[F32](first, ld, spread)
+        return matrix.transposed() if transposed else matrix
+
+
+def check[
+    E: Epilogue
+](mut operands: Operands, M: Int, N: Int, K: Int, a: Matrix[F32], b: Matrix[F32], epilogue: E, accumulate: Bool) raises:
+    """Compares `gemm` with the reference inside C, and C's frame with what it was."""
+    var ldc = N + GUARD
+    var fast = operands.arena.carve[F32]((M + 2) * ldc)
+    var slow = operands.arena.carve[F32]((M + 2) * ldc)
+    fast.fill(nan[F32]())
+    slow.fill(nan[F32]())
+    if accumulate:
+        for i in range(M):
+            for j in range(N):
+                fast[(i + 1) * ldc + j] = operands.random()
+                slow[(i + 1) * ldc + j] = fast[(i + 1) * ldc + j]
+    var size = M * ldc
+    gemm(Team(2), operands.workspace, M, N, K, a, b, fast.slice(ldc, size), ldc, epilogue, accumulate)
+    gemm_reference(M, N, K, a, b, slow.slice(ldc, size), ldc, epilogue, accumulate)
+    for i in range(fast.size):
+        if isnan(slow[i]):
+            assert_true(isnan(fast[i]), String(t"({M},{N},{K}): wrote outside C, at {i // ldc - 1}, {i % ldc}"))
+        else:
+            var error = abs(fast[i] - slow[i])
+            assert_true(
+                error <= tolerance(K),
+                String(t"({M},{N},{K}) at {i // ldc - 1}, {i % ldc}: {fast[i]}, expected {slow[i]}"),
+            )
+
+
+def check_all_layouts(M: Int, N: Int, K: Int) raises:
+    var operands = Operands()
+    for layout in range(4):
+        var a = operands.matrix(M, K, transposed=layout % 2 == 1)
+        var b = operands.matrix(K, N, transposed=layout // 2 == 1)
+        check(operands, M, N, K, a, b, Plain(), accumulate=False)
+        check(operands, M, N, K, a, b, Plain(), accumulate=True)
+
+
+def test_ragged_sizes() raises:
+    for M in [1, MR - 1, MR, 2 * MR + 1]:
+        for N in [1, W - 1, W, W + 1, NR - 1, NR, 2 * NR + W + 3]:
+            for K in [1, 2, W - 1, 2 * W + 1]:
+                check_all_layouts(M, N, K)
+
+
+def test_several_blocks_of_k() raises:
+    for K in [KC - 1, KC, KC + 1, 2 * KC + 7]:
+        check_all_layouts(MR + 3, NR + 5, K)
+
+
+def test_several_blocks_of_rows() raises:
+    check_all_layouts(2 * MC + 3, NR + 1, W + 1)
+
+
+def test_several_blocks_of_columns() raises:
+    check_all_layouts(MR + 1, 2 * NC + W + 1, W + 1)
+
+
+def test_several_blocks_of_everything() raises:
+    check_all_layouts(MC + MR + 1, NC + NR + 1, KC + W + 1)
+
+
+def test_any_strides() raises:
+    var operands = Operands()
+    var a = operands.matrix(MR + 3, KC + 3, spread=2)
+    var b = operands.matrix(KC + 3, NR + W + 1, transposed=True, spread=3)
+    check(operands, MR + 3, NR + W + 1, KC + 3, a, b, Plain(), accumulate=False)
+
+
+def test_epilogues() raises:
+    var operands = Operands()
+    for sizes in [(MR + 3, NR + W + 3, 2 * KC + 1), (2 * MR, 2 * NR, W), (1, 1, 1)]:
+        var M = sizes[0]
+        var N = sizes[1]
+        var K = sizes[2]
+        var a = operands.matrix(M, K)
+        var b = operands.matrix(K, N, transposed=True)
+        var bias = operands.vector(N)
+        var other = operands.vector(M * N)
+        for accumulate in [False, True]:
+            check(operands, M, N, K, a, b, Bias(bias), accumulate)
+            check(operands, M, N, K, a, b, BiasResidual(bias, other, N), accumulate)
+            check(operands, M, N, K, a, b, GeluBackward(other, N), accumulate)
+        # The input of GELU is an output too: it must be the biased sum, once.
+        var pre = operands.vector(M * N)
+        check(operands, M, N, K, a, b, BiasGelu(bias, pre, N), accumulate=False)
+        var expected = operands.vector(M * N)
+        var c = operands.vector(M * N)
+        gemm(Team(2), operands.workspace, M, N, K, a, b, c, N, BiasGelu(bias, pre, N))
+        gemm(Team(2), operands.workspace, M, N, K, a, b, expected, N, Bias(bias))
+        assert_same_bits(pre, expected)
+
+
+def assert_same_bits(got: Tensor[F32], expected: Tensor[F32]) raises:
+    for i in range(expected.size):
+        assert_equal(bitcast[DType.uint32](got[i]), bitcast[DType.uint32](expected[i]), String(t"element {i}"))
+
+
+@fieldwise_init
+struct Job(Movable):
+    """A product for a crew."""
+
+    var M: Int
+    var N: Int
+    var K: Int
+    var a: Matrix[F32]
+    var b: Matrix[F32]
+    var c: Tensor[F32]
+    var workspace: Tensor[F32]
+
+
+def run_job(context: Int, team: Team):
+    ref job = Pointer[Job, MutUntrackedOrigin](unsafe_from_address=context)[]
+    gemm(team, job.workspace, job.M, job.N, job.K, job.a, job.b, job.c, job.N, Plain())
+
+
+def test_same_bits_for_any_number_of_threads() raises:
+    var operands = Operands()
+    for sizes in [(3 * MR + 1, 4 * NR + W + 2, 2 * KC + 9), (MC + 5, NR - 1, W), (1, 5 * NR, KC + 1), (1, 1, 3)]:
+        var M = sizes[0]
+        var N = sizes[1]
+        var K = sizes[2]
+        var a = operands.matrix(M, K)
+        var b = operands.matrix(K, N, transposed=True)
+        var expected = operands.vector(M * N)
+        gemm(Team(1), operands.workspace, M, N, K, a, b, expected, N, Plain())
+        for threads in [2, 3, MAX_THREADS]:
+            var c = operands.vector(M * N)
+            gemm(Team(threads), operands.workspace, M, N, K, a, b, c, N, Plain())
+            assert_same_bits(c, expected)
+            var crew = Crew(threads)
+            var job = Job(M, N, K, a, b, operands.vector(M * N), operands.workspace)
+            crew.run(run_job, Int(Pointer(to=job)))
+            assert_same_bits(job.c, expected)
+
+
+def test_same_bits_in_any_tile() raises:
+    """The bits of an element follow from its row of A and column of B, wherever it lies in C and however A is stored.
+    """
+    var operands = Operands()
+    var M = MC + MR + 1
+    var N = 2 * NR + 2
+    var K = 2 * KC + 3
+    var a = operands.matrix(M, K)
+    var b = operands.matrix(K, N)
+    var whole = operands.vector(M * N)
+    gemm(Team(1), operands.workspace, M, N, K, a, b, whole, N, Plain())
+    var by_columns = operands.matrix(M, K, transposed=True)
+    for i in range(M):
+        for p in range(K):
+            by_columns.at(i, p).ptr[unsafe_offset=0] = a[i, p]
+    for origin in [(1, 1), (MR - 1, W), (M - 1, N - 1), (MC, NR)]:
+        var row = origin[0]
+        var col = origin[1]
+        var rows = M - row
+        var cols = N - col
+        var part = operands.vector(rows * cols)
+        gemm(Team(2), operands.workspace, rows, cols, K, by_columns.at(row, 0), b.at(0, col), part, cols, Plain())
+        for i in range(rows):
+            assert_same_bits(part.slice(i * cols, cols), whole.slice((row + i) * N + col, cols))
+
+
+def main() raises:
+    TestSuite.discover_tests[__functions_in_module()]().run()
