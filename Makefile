@@ -29,6 +29,8 @@ TRAIN_FLAGS := --n-layer 4 --n-head 4 --n-embd 128 --seq-len 64 --batch-size 12 
 	--val-every 500 --val-batches 40 --sample-every 5000 --gen-len 500
 # Settings that `make train` adds to its own, for example FLAGS="--max-steps 500".
 FLAGS ?=
+# 1: go on with the run in OUT; 0: replace it.
+RESUME ?= 0
 
 MOJO_SOURCES := $(shell find llm -name '*.mojo')
 
@@ -42,7 +44,7 @@ setup: $(VENV)/.ready ## Install what training needs into .venv (train and test 
 train: $(VENV)/.ready build/train_gpt2 ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
 	@$(BIN)/python -m llm_mojo prepare "$(SOURCE)" --out "$(DATA)"
 	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train.bin' -j '$(DATA)/*_val.bin' --tokenizer "$(DATA)/tokenizer.bin" \
-		-o "$(OUT)" $(TRAIN_FLAGS) $(FLAGS)
+		-o "$(OUT)" -y $(RESUME) $(TRAIN_FLAGS) $(FLAGS)
 
 finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakespeare, llm.c's job (downloads 0.5 GB)
 	@[ -e gpt2_124M.bin ] || $(BIN)/python -m llm_mojo weights gpt2

@@ -161,7 +161,7 @@ def test() raises -> Int:
             model.forward(state.x, B, T)
             loss = model.backward(state.y)
         verdict.compare_loss(String(t"step {step}"), loss, expected_losses[step - 1])
-        _ = model.update(settings, step)
+        _ = model.update(settings, step, decay_all=True)
     _ = arena^
 
     if verdict.failures > 0:

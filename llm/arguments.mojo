@@ -47,6 +47,8 @@ struct Arguments(Movable):
     var options: List[Option]
     var _values: List[String]
     var _given: List[Bool]
+    var _files: List[String]
+    """The file that a value is from; empty if it is from a flag."""
 
     def __init__(out self, program: String, summary: String, var options: List[Option]):
         """Starts with every option at its default."""
@@ -54,6 +56,7 @@ struct Arguments(Movable):
         self.summary = summary
         self._values = List[String](capacity=len(options))
         self._given = List[Bool](length=len(options), fill=False)
+        self._files = List[String](length=len(options), fill=String())
         for ref option in options:
             self._values.append(option.default)
         self.options = options^
@@ -91,6 +94,22 @@ struct Arguments(Movable):
                 i += 1
             self._values[index] = value.value()
             self._given[index] = True
+            self._files[index] = ""
+
+    def set(mut self, name: String, value: String, file: String) raises:
+        """Gives an option the value that a file has for it.
+
+        Raises:
+            If there is no such option, or it is a switch and the value is neither 0 nor 1.
+        """
+        var index = self._find("--" + name)
+        if index < 0:
+            raise Error(self._unknown("--" + name).replace("flag --", "name ").replace("mean --", "mean "))
+        if self.options[index].is_switch() and value != "0" and value != "1":
+            raise Error(t"{name}: expected true or false, found {value}")
+        self._values[index] = value
+        self._given[index] = value != "0" or not self.options[index].is_switch()
+        self._files[index] = file
 
     def fail(self, message: String):
         """Ends the program with status 2 and a message about its flags."""
@@ -120,7 +139,7 @@ struct Arguments(Movable):
             var range = String(t"from {minimum} to {maximum}")
             if maximum == Int(Int32.MAX):
                 range = String(t"of at least {minimum}")
-            self.fail(String(t"--{name}: expected an integer {range}, got '{text}'"))
+            self.fail(String(t"{self._source(name)}: expected an integer {range}, got '{text}'"))
         return value
 
     def float(self, name: String, *, minimum: Float64 = 0, maximum: Float64 = Float64.MAX_FINITE) raises -> Float64:
@@ -137,7 +156,7 @@ struct Arguments(Movable):
             var range = String(t"from {minimum} to {maximum}")
             if maximum == Float64.MAX_FINITE:
                 range = String(t"of at least {minimum}")
-            self.fail(String(t"--{name}: expected a number {range}, got '{text}'"))
+            self.fail(String(t"{self._source(name)}: expected a number {range}, got '{text}'"))
         return value
 
     def choice(self, name: String) raises -> String:
@@ -147,7 +166,7 @@ struct Arguments(Movable):
         for choice in choices.split("|"):
             if choice == self._values[index]:
                 return self._values[index]
-        self.fail(String(t"--{name}: expected {choices}, got '{self._values[index]}'"))
+        self.fail(String(t"{self._source(name)}: expected {choices}, got '{self._values[index]}'"))
         return ""
 
     def bool(self, name: String) raises -> Bool:
@@ -193,6 +212,11 @@ struct Arguments(Movable):
                 return i
         raise Error(t"arguments: {self.program} declares no option --{name}")
 
+    def _source(self, name: String) raises -> String:
+        """Says where a value is from, for messages."""
+        ref file = self._files[self._index(name)]
+        return String(t"{file}: {name}") if file.byte_length() > 0 else "--" + name
+
     def _find(self, word: String) -> Int:
         """Looks a word like `-b` or `--batch-size` up; -1 if it is no flag of this program."""
         for i in range(len(self.options)):
@@ -221,9 +245,7 @@ def parse_arguments(program: String, summary: String, var options: List[Option])
     `-h` and `--help` print the help and end the program with status 0, a mistake ends it with status 2.
     """
     var args = Arguments(program, summary, options^)
-    var words = List[String]()
-    for i in range(1, len(argv())):
-        words.append(String(argv()[i]))
+    var words = command_line()
     if "-h" in words or "--help" in words:
         print(args.help(), end="", flush=True)
         exit(0)
@@ -232,6 +254,14 @@ def parse_arguments(program: String, summary: String, var options: List[Option])
     except error:
         args.fail(String(error))
     return args^
+
+
+def command_line() -> List[String]:
+    """Returns what the program was called with, without its own name."""
+    var words = List[String]()
+    for i in range(1, len(argv())):
+        words.append(String(argv()[i]))
+    return words^
 
 
 def _distance(word: String, flag: String) -> Int:

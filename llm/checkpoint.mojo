@@ -64,6 +64,16 @@ def write_checkpoint(path: String, config: GPT2Config, params: ParameterTensors[
     Raises:
         If the file cannot be written; what was there before is unchanged.
     """
+    var file = checkpoint_file(path, config, params)
+    file.commit()
+
+
+def checkpoint_file(path: String, config: GPT2Config, params: ParameterTensors[F32]) raises -> AtomicFile:
+    """Writes a model in fp32 up to the last byte; it appears under its name when the caller commits the file.
+
+    Raises:
+        If the file cannot be written.
+    """
     var header = Header(CHECKPOINT_MAGIC, FP32_VERSION)
     header[2] = config.max_seq_len
     header[3] = config.vocab_size
@@ -75,7 +85,8 @@ def write_checkpoint(path: String, config: GPT2Config, params: ParameterTensors[
     header.write(file)
     for i in range(NUM_TENSORS):
         file.write(params[i])
-    file.commit()
+    file.flush()
+    return file^
 
 
 def _checked_config(file: InputFile, header: Header) raises -> GPT2Config:

@@ -45,6 +45,21 @@ struct TokenShard(Movable):
         return self._file.view[U16](HEADER_BYTES + start * size_of[UInt16](), count)
 
 
+@fieldwise_init
+struct DataPosition(Movable):
+    """Where a loader is in its data, and in which order the rest comes: all that a resumed run needs."""
+
+    var shard: Int
+    """Place of the current shard in this epoch's order."""
+    var sample: Int
+    """Place of the next sample in the shard's order."""
+    var shuffled: Bool
+    var shard_order: List[Int]
+    """Empty if not shuffled, as are the samples."""
+    var sample_order: List[Int]
+    var rng: Mt19937
+
+
 struct DataLoader(Movable):
     """Serves batches of B sequences of T tokens in llm.c's order, epoch after epoch.
 
@@ -133,6 +148,46 @@ struct DataLoader(Movable):
         self.epoch = 0
         self._start_epoch()
 
+    def position(self) -> DataPosition:
+        """Tells where the next batch comes from."""
+        return DataPosition(
+            shard=self.current_shard,
+            sample=self.current_sample,
+            shuffled=self._shuffle,
+            shard_order=self._shard_order.copy() if self._shuffle else List[Int](),
+            sample_order=self._sample_order.copy() if self._shuffle else List[Int](),
+            rng=self._rng.copy(),
+        )
+
+    def resume(mut self, var position: DataPosition) raises:
+        """Goes on from a position; the epoch is left to the caller.
+
+        Raises:
+            If the position is not one of this data with this batch size.
+        """
+        if position.shuffled != self._shuffle:
+            raise Error(
+                t"the order of the data was saved with --shuffle {Int(position.shuffled)}, this run has --shuffle"
+                t" {Int(self._shuffle)}; use the same"
+            )
+        if position.shard < 0 or position.shard >= len(self._paths):
+            raise _other_data("shards", len(self._paths), "the number of the current one is", position.shard)
+        if self._shuffle and not _is_permutation(position.shard_order, len(self._paths)):
+            raise _other_data("shards", len(self._paths), "the order has", len(position.shard_order))
+        var shard = TokenShard(self._paths[position.shard_order[position.shard] if self._shuffle else position.shard])
+        var samples = _num_samples(shard, self._stride())
+        if position.sample < 0 or position.sample > samples:
+            raise _other_data("samples in the current shard", samples, "the number of the next one is", position.sample)
+        if self._shuffle and not _is_permutation(position.sample_order, samples):
+            raise _other_data("samples in the current shard", samples, "the order has", len(position.sample_order))
+        self.current_shard = position.shard
+        self.current_sample = position.sample
+        self._shard = shard^
+        if self._shuffle:
+            self._shard_order = position.shard_order.copy()
+            self._sample_order = position.sample_order.copy()
+            self._rng = position.rng.copy()
+
     def next_batch(mut self, inputs: Tensor[I32], targets: Tensor[I32]) raises:
         """Fills inputs (B,T) and targets (B,T), the tokens that follow each of the inputs.
 
@@ -192,3 +247,21 @@ struct DataLoader(Movable):
 def _num_samples(shard: TokenShard, stride: Int) -> Int:
     """Counts the samples of a shard; each needs one token beyond its stride."""
     return (shard.num_tokens - 1) // stride
+
+
+def _is_permutation(order: List[Int], count: Int) -> Bool:
+    if len(order) != count:
+        return False
+    var seen = List[Bool](length=count, fill=False)
+    for i in order:
+        if i < 0 or i >= count or seen[i]:
+            return False
+        seen[i] = True
+    return True
+
+
+def _other_data(what: String, found: Int, problem: String, saved: Int) -> Error:
+    return Error(
+        t"the data has {found} {what}, but {problem} {saved}; resume with the training data, --batch-size and --seq-len"
+        t" that the state was saved with"
+    )

@@ -20,7 +20,9 @@ comptime _TRUNCATE = Int32(0o1000)
 comptime _PROT_READ = Int32(1)
 comptime _MAP_PRIVATE = Int32(2)
 comptime _SEEK_END = Int32(2)
+comptime _LARGEST_TEXT = 1 << 20
 comptime _GLOB_NO_MATCH = 3
+comptime _LOCK_EXCLUSIVE_AT_ONCE = Int32(6)
 
 
 struct InputFile(Movable):
@@ -196,14 +198,22 @@ struct AtomicFile(Movable):
             done += count
             self._written += count
 
-    def commit(mut self) raises:
-        """Puts the file under its name; it outlives a loss of power from here on.
+    def flush(mut self) raises:
+        """Brings what was written to the disk; the file is still under its temporary name.
 
         Raises:
             If the disk is full or fails.
         """
         if external_call["fsync", Int32](self._fd) != 0:
             raise self._error()
+
+    def commit(mut self) raises:
+        """Puts the file under its name; it outlives a loss of power from here on.
+
+        Raises:
+            If the disk is full or fails.
+        """
+        self.flush()
         if (
             external_call["rename", Int32](self._temporary.as_c_string_span().ptr(), self.path.as_c_string_span().ptr())
             != 0
@@ -264,6 +274,28 @@ struct AppendedFile(Movable):
         if external_call["pwrite", Int](self._fd, Int(text.unsafe_ptr()), wanted, 0) != wanted:
             raise Error(t"{self.who}: cannot write {self.path}: {get_errno()}; make room on the disk")
 
+    def flush(self) raises:
+        """Brings what was written to the disk.
+
+        Raises:
+            If the disk is full or fails.
+        """
+        if external_call["fsync", Int32](self._fd) != 0:
+            raise Error(t"{self.who}: cannot write {self.path}: {get_errno()}; make room on the disk")
+
+    def lock(self) -> Bool:
+        """Claims the file for this process until it ends; tells whether no other has claimed it."""
+        return external_call["flock", Int32](self._fd, _LOCK_EXCLUSIVE_AT_ONCE) == 0
+
+    def truncate(self, size: Int) raises:
+        """Cuts the file off after `size` bytes.
+
+        Raises:
+            If the disk fails.
+        """
+        if external_call["ftruncate", Int32](self._fd, size) != 0:
+            raise Error(t"{self.who}: cannot shorten {self.path}: {get_errno()}; check the disk")
+
 
 def make_folder(who: String, path: String) raises:
     """Makes a folder and those above it, if they are not there; the empty path is the current folder.
@@ -304,6 +336,20 @@ def glob_files(pattern: String) raises -> List[String]:
     elif status != _GLOB_NO_MATCH:
         raise Error(t"glob: cannot look for {pattern}: status {status}; check the folders in it")
     return names^
+
+
+def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises -> String:
+    """Reads a text file.
+
+    Raises:
+        If there is none under this name, or it has more than `largest` bytes.
+    """
+    var file = InputFile(who, path)
+    if file.size > largest:
+        raise file.error(String(t"expected a short text, found {file.size} bytes; give the right file"))
+    var bytes = List[UInt8](length=file.size, fill=0)
+    file.read(0, Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), file.size))
+    return String(StringSlice(unsafe_from_utf8=Span(bytes)))
 
 
 def _string_at(address: Int) -> String:

@@ -11,7 +11,7 @@ from llm.cpu.attention import attention_backward, attention_forward
 from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
 from llm.cpu.embedding import embedding_backward, embedding_forward
 from llm.cpu.gelu import gelu_forward
-from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks
+from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, sum_squares
 from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, GeluBackward, Plain, gemm, row_major
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward, layernorm_recompute
 from llm.cpu.linear import (
@@ -99,6 +99,8 @@ struct GPT2[dtype: DType = F32](Movable):
             logits=self.acts.logits,
             settings=AdamW(0, 0, 0, 0, 0),
             step=0,
+            grad_scale=1,
+            decay_all=False,
             seed=0,
         )
         self._crew = Crew(threads)
@@ -172,16 +174,24 @@ struct GPT2[dtype: DType = F32](Movable):
         self._run(_backward_job[Self.dtype])
         return self._mean_loss()
 
-    def update(mut self, settings: AdamW, step: Int) -> Float32:
-        """Takes one AdamW step with the gradients of the last `backward`; `step` counts from 1.
+    def gradient_norm(mut self) -> Float32:
+        """Computes the norm of the gradient over all tensors. `update` returns it too, but after the fact."""
+        self._run(_norm_job[Self.dtype])
+        return norm_of_blocks(self.acts.norm_blocks)
 
-        Weight decay applies to every tensor, as in llm.c's CPU program.
+    def update(mut self, settings: AdamW, step: Int, grad_scale: Float32 = 1, decay_all: Bool = False) -> Float32:
+        """Takes one AdamW step with grad_scale times the gradients of the last `backward`; `step` counts from 1.
+
+        Weight decay applies to matrices and embeddings, as in llm.c's CUDA program; with `decay_all` to every tensor, as in
+        its CPU program.
 
         Returns:
-            The norm of the gradient over all tensors.
+            The norm of the gradient over all tensors, not scaled.
         """
         self._args.settings = settings
         self._args.step = step
+        self._args.grad_scale = grad_scale
+        self._args.decay_all = decay_all
         self._run(_update_job[Self.dtype])
         return norm_of_blocks(self.acts.norm_blocks)
 
@@ -477,6 +487,8 @@ struct _Arguments[dtype: DType](Movable):
     var logits: Tensor[Self.dtype]
     var settings: AdamW
     var step: Int
+    var grad_scale: Float32
+    var decay_all: Bool
     var seed: Int
 
 
@@ -511,12 +523,25 @@ def _backward_job[dtype: DType](context: Int, team: Team):
     model._backward(team, args.targets, args.accumulate, args.weight)
 
 
+def _norm_job[dtype: DType](context: Int, team: Team):
+    ref model = _model[dtype](context)
+    var sums = model.acts.norm_blocks
+    for i in range(NUM_TENSORS):
+        var grads = model.grads[i]
+        sum_squares(team, grads, sums)
+        var used = num_norm_blocks(grads.size)
+        sums = sums.slice(used, sums.size - used)
+
+
 def _update_job[dtype: DType](context: Int, team: Team):
     ref model = _model[dtype](context)
     ref args = model._args
     var sums = model.acts.norm_blocks
     for i in range(NUM_TENSORS):
         var params = model.params[i]
-        adamw_update(team, params, model.grads[i], model.m[i], model.v[i], sums, args.settings, args.step)
+        var settings = args.settings
+        if not (args.decay_all or model.params.specs[i].is_matrix()):
+            settings.weight_decay = 0
+        adamw_update(team, params, model.grads[i], model.m[i], model.v[i], sums, settings, args.step, args.grad_scale)
         var used = num_norm_blocks(params.size)
         sums = sums.slice(used, sums.size - used)

@@ -13,6 +13,7 @@ comptime CHECKPOINT_MAGIC = 20240326
 comptime DEBUG_STATE_MAGIC = 20240327
 comptime TOKENIZER_MAGIC = 20240328
 comptime TOKENS_MAGIC = 20240520
+comptime STATE_MAGIC = 20240527
 
 
 struct Header(Movable):
@@ -37,6 +38,15 @@ struct Header(Movable):
     def __setitem__(mut self, i: Int, value: Int):
         """Sets field i."""
         self._fields[i] = Int32(value)
+
+    def get64(self, i: Int) -> UInt64:
+        """Reads the 64-bit number in fields i and i + 1."""
+        return UInt64(self._fields[i].cast[DType.uint32]()) | UInt64(self._fields[i + 1].cast[DType.uint32]()) << 32
+
+    def set64(mut self, i: Int, value: UInt64):
+        """Sets the 64-bit number in fields i and i + 1."""
+        self._fields[i] = value.cast[DType.int32]()
+        self._fields[i + 1] = (value >> 32).cast[DType.int32]()
 
     def write(mut self, mut file: AtomicFile) raises:
         """Writes the header at the start of a file."""
@@ -94,6 +104,6 @@ def _kind(magic: Int) -> String:
         return "a token shard of Llama 3"
     if magic == 20240522:
         return "a multiple-choice evaluation"
-    if magic == 20240527:
+    if magic == STATE_MAGIC:
         return "a training state"
     return "something unknown"

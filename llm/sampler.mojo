@@ -35,6 +35,14 @@ struct Sampler(Movable):
         self._rng = Xorshift(seed)
         self._scratch = List[Float32]()
 
+    def rng_state(self) -> UInt64:
+        """Returns the state of the generator, from which the draws can go on later."""
+        return self._rng.state
+
+    def set_rng_state(mut self, state: UInt64):
+        """Goes on with the draws that follow a state."""
+        self._rng.state = state
+
     def sample(mut self, logits: Tensor[F32]) raises -> Int:
         """Chooses a token; `logits` (V) without the padding.
 

@@ -2,13 +2,15 @@
 
 from std.os.path import exists
 from std.tempfile import mkdtemp
-from std.testing import TestSuite, assert_equal, assert_false
+from std.testing import TestSuite, assert_equal, assert_false, assert_raises
 from std.utils.numerics import inf, nan
 
-from llm.report import Report, Step, Validation, aligned, fixed, grouped, scientific
+from llm.logs import LogEnd, lines_to_keep
+from llm.report import Report, Step, Validation, aligned, duration, fixed, grouped, scientific
+from llm.screen import Screen
 
 
-def a_step(loss: Float32, norm: Optional[Float32]) -> Step:
+def a_step(loss: Float32, norm: Float32, z: Optional[Float64] = None) -> Step:
     return Step(
         step=12,
         steps=40,
@@ -19,6 +21,10 @@ def a_step(loss: Float32, norm: Optional[Float32]) -> Step:
         milliseconds=523.4321,
         shard=0,
         sample=11,
+        epoch=3,
+        loss_z=z,
+        norm_z=z,
+        skipped=Bool(z),
     )
 
 
@@ -39,57 +45,99 @@ def test_aligned() raises:
     assert_equal(aligned([(String("a"), String("1")), (String("long"), String("2"))]), "a     1\nlong  2\n")
 
 
+def test_durations() raises:
+    assert_equal(duration(0), "0:00")
+    assert_equal(duration(59.6), "1:00")
+    assert_equal(duration(247), "4:07")
+    assert_equal(duration(5400), "1:30:00")
+    assert_equal(duration(360000), "100:00:00")
+
+
 def test_step_line() raises:
-    assert_equal(a_step(4.123456, None).line(), "step   12/40 | loss 4.123456 | lr 1.00e-04 | 523.4 ms | 489 tok/s")
+    var screen = Screen()
     assert_equal(
-        a_step(4.123456, Float32(1.25)).line(),
+        a_step(4.123456, 1.25).line(screen),
         "step   12/40 | loss 4.123456 | norm 1.2500 | lr 1.00e-04 | 523.4 ms | 489 tok/s",
+    )
+    assert_equal(
+        a_step(4.123456, 1.25, Float64(2.5)).line(screen),
+        (
+            "step   12/40 | loss 4.123456 (+2.50z) | norm 1.2500 (+2.50z) | lr 1.00e-04 | 523.4 ms | 489 tok/s |"
+            " outlier, update skipped"
+        ),
     )
 
 
 def test_step_json() raises:
     assert_equal(
-        a_step(4.21, Float32(1.3)).json(),
+        a_step(4.21, 1.3).json(),
         (
             '{"step": 12, "loss": 4.21, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens_per_second": 489, "shard": 0,'
-            ' "sample": 11}'
+            ' "sample": 11, "epoch": 3}'
         ),
     )
     assert_equal(
-        a_step(nan[DType.float32](), None).json(),
+        a_step(nan[DType.float32](), 1.3, Float64(-1.5)).json(),
         (
-            '{"step": 12, "loss": null, "norm": null, "lr": 0.0001, "ms": 523.432, "tokens_per_second": 489, "shard":'
-            ' 0, "sample": 11}'
+            '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens_per_second": 489, "shard": 0,'
+            ' "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
         ),
     )
 
 
 def test_logged_losses_are_exact() raises:
     # 0.5037615 is a neighbour of this number, not the number.
-    assert_equal(Validation(3, Float32(8451716) / 16777216).json(), '{"step": 3, "val_loss": 0.50376153}')
-    assert_equal(Validation(3, Float32(1) / 3).json(), '{"step": 3, "val_loss": 0.33333334}')
+    assert_equal(Validation(3, Float32(8451716) / 16777216, True).json(), '{"step": 3, "val_loss": 0.50376153}')
+    assert_equal(Validation(3, Float32(1) / 3, True).json(), '{"step": 3, "val_loss": 0.33333334}')
 
 
 def test_the_log_grows_line_by_line() raises:
     var folder = mkdtemp() + "/run"
     var report = Report(folder)
-    report.validation(Validation(0, 3.5))
+    report.validation(Validation(0, 3.5, True))
     assert_equal(open(folder + "/log.jsonl", "r").read(), '{"step": 0, "val_loss": 3.5}\n')
-    report.validation(Validation(1, 3.25))
-    var again = Report(folder, resume=True)
-    again.validation(Validation(2, 3))
+    report.validation(Validation(1, 3.25, True))
+    assert_equal(open(folder + "/main.log", "r").read(), "s:0 tel:3.5000\ns:1 tel:3.2500\n")
+
+
+def test_a_resumed_log_goes_on_where_the_checkpoint_was() raises:
+    var folder = mkdtemp()
+    var text = String('{"step": 0, "val_loss": 3.5}\n{"step": 1, "loss": 3}\n{"step": 1, "val_loss": 3.25}\n')
+    with open(folder + "/log.jsonl", "w") as file:
+        file.write(text + '{"step": 2, "loss": 3}\n{"step": 3, "lo')
+    with open(folder + "/main.log", "w") as file:
+        file.write("s:0 tel:3.5000\ns:0 trl:3.0000 lr:0.1 norm:1\ns:1 tel:3.2500\ns:1 trl:3.0000 lr:0.1 norm:1\n")
+    var report = Report(folder, LogEnd(1, True))
+    report.validation(Validation(9, 1, True))
+    assert_equal(open(folder + "/log.jsonl", "r").read(), text + '{"step": 9, "val_loss": 1}\n')
     assert_equal(
-        open(folder + "/log.jsonl", "r").read(),
-        '{"step": 0, "val_loss": 3.5}\n{"step": 1, "val_loss": 3.25}\n{"step": 2, "val_loss": 3}\n',
+        open(folder + "/main.log", "r").read(),
+        "s:0 tel:3.5000\ns:0 trl:3.0000 lr:0.1 norm:1\ns:1 tel:3.2500\ns:9 tel:1.0000\n",
     )
-    var anew = Report(folder)
-    anew.validation(Validation(0, 1))
-    assert_equal(open(folder + "/log.jsonl", "r").read(), '{"step": 0, "val_loss": 1}\n')
+
+
+def test_a_validation_that_is_made_again_is_logged_once() raises:
+    var steps = '{"step": 0, "val_loss": 3.5}\n{"step": 1, "loss": 3}\n'
+    assert_equal(lines_to_keep(steps + '{"step": 1, "val_loss": 3.25}\n', 1, False), steps.byte_length())
+    assert_equal(lines_to_keep("s:0 tel:1\ns:0 trl:1\ns:1 tel:1\ns:1 trl:1\n", 1, False), 20)
+    assert_equal(lines_to_keep("", 1, True), 0)
+    assert_equal(lines_to_keep("no end", 1, True), 0)
+    assert_equal(lines_to_keep("other\n", 1, True), 6)
+
+
+def test_one_run_a_folder() raises:
+    var folder = mkdtemp()
+    var first = Report(folder)
+    first.validation(Validation(0, 1, True))
+    with assert_raises(contains="in use by another run"):
+        _ = Report(folder)
+    first.validation(Validation(1, 1, True))
+    assert_equal(open(folder + "/main.log", "r").read(), "s:0 tel:1.0000\ns:1 tel:1.0000\n")
 
 
 def test_no_folder_no_log() raises:
     var report = Report("")
-    report.validation(Validation(0, 3.5))
+    report.validation(Validation(0, 3.5, True))
     assert_false(exists("/log.jsonl"))
 
 

@@ -1,14 +1,18 @@
 """The length of the gradient: the square root of the sum of squares over all tensors.
 
 Sums run over blocks of fixed size, each in one thread, and then over the blocks in order: the same bits for any number of
-threads. AdamW leaves the sums of its blocks here, as it reads the gradients anyway.
+threads. AdamW computes the same sums in the same order, as it reads the gradients anyway; who has to know the norm
+before the update pays for a pass of its own.
 """
 
 from std.math import sqrt
+from std.sys import simd_width_of
 
+from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
 
 comptime F32 = DType.float32
+comptime W = simd_width_of[F32]()
 comptime NORM_BLOCK = 16384
 """Elements summed at a time."""
 
@@ -16,6 +20,28 @@ comptime NORM_BLOCK = 16384
 def num_norm_blocks(size: Int) -> Int:
     """Counts the blocks of a tensor."""
     return (size + NORM_BLOCK - 1) // NORM_BLOCK
+
+
+def sum_squares[dtype: DType](team: Team, grads: Tensor[dtype], block_sums: Tensor[F32]):
+    """Writes the sum of grads^2 over each block to block_sums (num_norm_blocks(size))."""
+
+    def body(member: Int) {imm}:
+        var first, last = share(num_norm_blocks(grads.size), team.size, member)
+        for block in range(first, last):
+            var lo = block * NORM_BLOCK
+            var hi = min(lo + NORM_BLOCK, grads.size)
+            var full = lo + (hi - lo) // W * W
+            var squares = SIMD[F32, W](0)
+            for i in range(lo, full, W):
+                var g = grads.load[W](i).cast[F32]()
+                squares += g * g
+            var sum = squares.reduce_add()
+            for i in range(full, hi):
+                var g = grads[i].cast[F32]()
+                sum += g * g
+            block_sums[block] = sum
+
+    team.run(body)
 
 
 def norm_of_blocks(block_sums: Tensor[F32]) -> Float32:

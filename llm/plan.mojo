@@ -1,0 +1,85 @@
+"""What a run would take: `--dry-run`."""
+
+from llm.activations import ActivationSizes, activation_bytes
+from llm.arguments import Arguments
+from llm.config import GPT2Config
+from llm.cpu.peak import measured_peak
+from llm.dataloader import DataLoader
+from llm.gpt2 import GPT2
+from llm.report import aligned, duration, fixed, grouped
+from llm.setup import number_of_steps, passes_per_step
+from llm.tensors import parameter_bytes
+
+comptime F32 = DType.float32
+comptime _USUAL_SHARE = 0.6
+"""Share of the peak that steps of a model of some size reach."""
+
+
+def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) raises -> String:
+    """Describes model, memory, work and time of a run, without reserving anything.
+
+    Raises:
+        If the context is longer than the model's.
+    """
+    var B, T = data.B, data.T
+    var passes = passes_per_step(args)
+    var steps = number_of_steps(args, data, passes)
+    if T > config.max_seq_len:
+        raise Error(
+            t"model: T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
+            t" use --seq-len {config.max_seq_len} or less"
+        )
+    var arena = parameter_bytes[F32](config)
+    var activations = activation_bytes[F32](ActivationSizes(config.copy(), B, T, threads))
+    var tokens = passes * B * T
+    var flops = tokens * config.flops_per_token(T)
+    var peak = measured_peak(threads)
+    var seconds = Float64(flops) / (_USUAL_SHARE * peak)
+    return aligned(
+        [
+            (String("model"), _sizes(config)),
+            (String("parameters"), grouped(config.num_parameters())),
+            (String("step"), String(t"{passes} x B={B} x T={T} = {grouped(tokens)} tokens")),
+            (String("work"), String(t"{fixed(Float64(flops) / 1e9, 1)} GFLOP per step, {grouped(steps)} steps")),
+            (
+                String("memory"),
+                String(
+                    t"{megabytes(4 * arena + activations)}: parameters {megabytes(arena)}, gradients"
+                    t" {megabytes(arena)}, AdamW {megabytes(2 * arena)}, activations {megabytes(activations)}"
+                ),
+            ),
+            (String("checkpoint"), String(t"{megabytes(12 * config.num_parameters())} on the disk")),
+            (String("peak"), String(t"{fixed(peak / 1e9, 0)} GFLOP/s measured on {threads} threads")),
+            (
+                String("time"),
+                String(
+                    t"about {fixed(1000 * seconds, 1)} ms per step and {duration(seconds * Float64(steps))} in all, at"
+                    t" {fixed(100 * _USUAL_SHARE, 0)}% of the peak; validations and samples come on top"
+                ),
+            ),
+        ]
+    )
+
+
+def describe(model: GPT2[F32], train_data: DataLoader, val_data: DataLoader, threads: Int) raises -> String:
+    """Describes what a run has reserved and opened."""
+    ref config = model.config
+    return String(
+        t"model       {_sizes(config)}: {grouped(config.num_parameters())} parameters\n"
+        t"memory      {megabytes(4 * parameter_bytes[F32](config))} for parameters, gradients and AdamW,"
+        t" {megabytes(model.acts.num_bytes)} for activations\n"
+        t"data        {grouped(train_data.num_tokens)} training tokens, {grouped(val_data.num_tokens)} for validation\n"
+        t"threads     {threads}\n"
+    )
+
+
+def _sizes(config: GPT2Config) -> String:
+    return String(
+        t"{config.num_layers} layers, {config.num_heads} heads, {config.channels} wide, vocabulary"
+        t" {grouped(config.vocab_size)}, context {grouped(config.max_seq_len)}"
+    )
+
+
+def megabytes(bytes: Int) -> String:
+    """Writes a number of bytes in MB."""
+    return grouped((bytes + 500_000) // 1_000_000) + " MB"

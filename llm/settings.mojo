@@ -1,0 +1,144 @@
+"""Settings in files: flat TOML of the long names of flags. Presets are such files, and every run writes one."""
+
+from std.os.path import dirname, exists
+from std.ffi import external_call
+
+from llm.arguments import Arguments
+from llm.files import AtomicFile, read_text
+from llm.memory import Tensor
+
+comptime U8 = DType.uint8
+
+
+def read_settings(mut args: Arguments, path: String) raises:
+    """Gives options the values that a file has for them. A flag that is parsed again afterwards counts more.
+
+    Raises:
+        If the file is not flat TOML or names an option that there is not.
+    """
+    var lines = read_text("settings", path).split("\n")
+    var seen = List[String]()
+    for i in range(len(lines)):
+        var line = String(lines[i].strip())
+        if line.byte_length() == 0 or line.startswith("#"):
+            continue
+        try:
+            var equals = line.find("=")
+            if equals < 0:
+                raise Error(t"expected `name = value`, found '{line}'")
+            var name = String(line[byte=:equals].strip())
+            if name in seen:
+                raise Error(t"{name} is there twice")
+            args.set(name, _value(String(line[byte = equals + 1 :].strip())), path)
+            seen.append(name)
+        except error:
+            raise Error(t"{path}, line {i + 1}: {error}")
+
+
+def find_preset(name: String) raises -> String:
+    """Returns the file of a preset: the one named, or presets/NAME.toml here or beside the program's folder.
+
+    Raises:
+        If there is none.
+    """
+    if exists(name):
+        return name
+    var here = String(t"presets/{name}.toml")
+    if exists(here):
+        return here
+    var beside = dirname(dirname(_own_path())) + "/" + here
+    if exists(beside):
+        return beside
+    raise Error(t"no preset {name}: neither the file {name} nor {here} is there; `ls presets` lists them")
+
+
+def write_settings(args: Arguments, path: String, heading: String, without: List[String]) raises:
+    """Writes every option that has a value, so that `--preset FILE` repeats them.
+
+    Raises:
+        If the file cannot be written.
+    """
+    var text = heading
+    for i in range(len(args.options)):
+        ref option = args.options[i]
+        var value = args.string(option.name)
+        if option.name in without or value.byte_length() == 0:
+            continue
+        if option.is_switch():
+            value = "true" if args.bool(option.name) else "false"
+        elif not _is_toml_number(value):
+            value = _quoted(value)
+        text += String(t"{option.name} = {value}\n")
+    var file = AtomicFile("settings", path)
+    file.write(Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length()))
+    file.commit()
+    _ = text^
+
+
+def _value(text: String) raises -> String:
+    """Reads a TOML string, number or boolean, which a comment may follow; booleans become 1 and 0."""
+    if text.startswith('"') or text.startswith("'"):
+        var bytes = text.as_bytes()
+        var value = List[UInt8]()
+        var i = 1
+        while i < len(bytes) and bytes[i] != bytes[0]:
+            if bytes[i] == UInt8(ord("\\")) and text.startswith('"'):
+                i += 1
+                if i == len(bytes) or (bytes[i] != UInt8(ord('"')) and bytes[i] != UInt8(ord("\\"))):
+                    raise Error(t"expected only \\\\ and \\\" after a backslash in {text}")
+            value.append(bytes[i])
+            i += 1
+        if i == len(bytes):
+            raise Error(t"the text {text} does not end")
+        _check_end(String(text[byte = i + 1 :]))
+        return String(StringSlice(unsafe_from_utf8=Span(value)))
+    var comment = text.find("#")
+    var value = String(text[byte=:comment].strip()) if comment >= 0 else text
+    if value == "true":
+        return "1"
+    if value == "false":
+        return "0"
+    if not _is_toml_number(value):
+        raise Error(t"expected a number, true, false, or a text in quotes, found '{value}'")
+    return value.replace("_", "")
+
+
+def _check_end(rest: String) raises:
+    var left = String(rest.strip())
+    if left.byte_length() > 0 and not left.startswith("#"):
+        raise Error(t"expected the end of the line, found '{left}'")
+
+
+def _is_toml_number(text: String) -> Bool:
+    """Tells whether a text is a number as TOML writes it: digits on both sides of a point, underscores inside."""
+    var previous_digit = False
+    var digits = False
+    for i in range(text.byte_length()):
+        var c = text.as_bytes()[i]
+        var digit = UInt8(ord("0")) <= c <= UInt8(ord("9"))
+        var sign = c == UInt8(ord("-")) or c == UInt8(ord("+"))
+        var exponent = c == UInt8(ord("e")) or c == UInt8(ord("E"))
+        var inner = c == UInt8(ord(".")) or c == UInt8(ord("_")) or exponent
+        if not (digit or (sign and not previous_digit) or (inner and previous_digit)):
+            return False
+        digits = digits or digit
+        previous_digit = digit
+    if not digits or not previous_digit:
+        return False
+    try:
+        _ = Float64(text.replace("_", ""))
+    except:
+        return False
+    return True
+
+
+def _quoted(text: String) -> String:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _own_path() -> String:
+    """Returns where this program lies."""
+    var name = String("/proc/self/exe")
+    var buffer = List[UInt8](length=4096, fill=0)
+    var length = external_call["readlink", Int](name.as_c_string_span().ptr(), buffer.unsafe_ptr(), len(buffer))
+    return String(StringSlice(unsafe_from_utf8=Span(buffer)[: max(length, 0)]))

@@ -1,0 +1,178 @@
+"""What the flags of the trainer mean: which model, which data, which tokenizer."""
+
+from std.os.path import dirname, exists
+
+from llm.arguments import Arguments
+from llm.checkpoint import read_config
+from llm.config import GPT2Config, named_config
+from llm.cpu.adamw import AdamW
+from llm.dataloader import DataLoader
+from llm.files import glob_files
+from llm.run_folder import complete_checkpoints
+from llm.schedule import Schedule
+from llm.tokenizer import Tokenizer
+
+
+def checkpoint_to_resume(args: Arguments) raises -> Optional[Int]:
+    """Returns the steps of the checkpoint that the run goes on from, if it does.
+
+    Raises:
+        If the folder holds a run, and the flags do not say what is to become of it.
+    """
+    var out = args.string("out")
+    if not args.given("out"):
+        if args.given("resume") and args.bool("resume"):
+            args.fail("--resume 1: expected --out, the folder of the run to go on with")
+        return None
+    var checkpoints = complete_checkpoints(out)
+    if len(checkpoints) == 0 or (args.given("resume") and not args.bool("resume")):
+        return None
+    var newest = checkpoints[len(checkpoints) - 1]
+    if not args.given("resume") and not args.bool("dry-run"):
+        raise Error(
+            t"{out} holds a run, saved after step {newest}; go on with it (--resume 1), replace it (--resume 0), or"
+            t" choose another --out"
+        )
+    return newest
+
+
+def starts_at_random(args: Arguments) raises -> Bool:
+    """Tells whether the model starts from random parameters: a depth name, or sizes and no --init."""
+    var sizes = args.int("n-layer") + args.int("n-head") + args.int("n-embd") > 0
+    return (sizes and not args.given("init")) or _is_depth(args.string("init"))
+
+
+def _is_depth(name: String) -> Bool:
+    """Tells whether a name is one of d6, d12 ..."""
+    return name.startswith("d") and name.byte_length() <= 3 and not exists(name)
+
+
+def initial_checkpoint(args: Arguments) raises -> String:
+    """Returns the checkpoint that --init names; the published models have llm.c's file names.
+
+    Raises:
+        If a published model is not here yet.
+    """
+    var name = args.string("init")
+    for known in [("gpt2", "124M"), ("gpt2-medium", "355M"), ("gpt2-large", "774M"), ("gpt2-xl", "1558M")]:
+        var path = String(t"gpt2_{known[1]}.bin")
+        if (name == known[0] or name == path) and not exists(path):
+            raise Error(
+                t"{path} is not here; `python -m llm_mojo weights {known[0]}` downloads GPT-2's weights and makes it,"
+                t" and `--init d12` starts a model of GPT-2's size at random"
+            )
+        if name == known[0]:
+            return path
+    return name
+
+
+def model_config(args: Arguments, tokenizer: Optional[Tokenizer]) raises -> GPT2Config:
+    """Returns the sizes of the model: the checkpoint's, or those that the flags give.
+
+    Raises:
+        If there is no such checkpoint or no such model.
+    """
+    if not starts_at_random(args):
+        return read_config(initial_checkpoint(args))
+    var config = named_config(args.string("init") if args.given("init") else String("d12"))
+    var tokens = tokenizer.value().vocab_size if tokenizer else config.vocab_size
+    return GPT2Config(
+        max_seq_len=_or(args.int("block-size"), args.int("seq-len", minimum=1)),
+        vocab_size=_or(args.int("vocab-size"), tokens),
+        num_layers=_or(args.int("n-layer"), config.num_layers),
+        num_heads=_or(args.int("n-head"), config.num_heads),
+        channels=_or(args.int("n-embd"), config.channels),
+    )
+
+
+def _or(value: Int, otherwise: Int) -> Int:
+    return value if value > 0 else otherwise
+
+
+def find_tokenizer(args: Arguments) raises -> Optional[Tokenizer]:
+    """Opens the tokenizer file: the one named, tokenizer.bin beside the data, or gpt2_tokenizer.bin here.
+
+    Raises:
+        If it is not a tokenizer file.
+    """
+    if args.given("tokenizer"):
+        return Tokenizer(args.string("tokenizer"))
+    for shard in glob_files(args.string("train-data")):
+        var beside = dirname(shard) + "/tokenizer.bin"
+        if exists(beside):
+            return Tokenizer(beside)
+    if exists("gpt2_tokenizer.bin"):
+        return Tokenizer("gpt2_tokenizer.bin")
+    return None
+
+
+def check_tokenizer(tokenizer: Optional[Tokenizer], config: GPT2Config) raises:
+    """Raises if there is a tokenizer that is not the model's."""
+    if tokenizer and tokenizer.value().vocab_size != config.vocab_size:
+        raise Error(
+            t"the tokenizer has {tokenizer.value().vocab_size} tokens, the model {config.vocab_size}; give the"
+            t" tokenizer that the model was trained with (--tokenizer), or another model (--init)"
+        )
+
+
+def training_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
+    """Opens the training shards; to overfit, the validation shards in order."""
+    if args.bool("overfit"):
+        return _open_data(args, "val-data", config, shuffle=False)
+    return _open_data(args, "train-data", config, shuffle=args.bool("shuffle"))
+
+
+def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
+    """Opens the validation shards; a run that never validates needs none and gets the training shards in their place.
+    """
+    return _open_data(args, "val-data" if args.int("val-every") > 0 else "train-data", config, shuffle=False)
+
+
+def _open_data(args: Arguments, name: String, config: GPT2Config, *, shuffle: Bool) raises -> DataLoader:
+    if not args.given(name) and not exists(args.string(name)):
+        raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
+    var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
+    return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, shuffle=shuffle)
+
+
+def passes_per_step(args: Arguments) raises -> Int:
+    """Returns over how many passes of B*T tokens a step accumulates; a total that is no multiple ends the program."""
+    var tokens = args.int("batch-size", minimum=1) * args.int("seq-len", minimum=1)
+    var total = args.int("total-batch-size")
+    if total % tokens != 0:
+        args.fail(
+            String(
+                t"--total-batch-size: expected a multiple of B*T = {args.int('batch-size')}*{args.int('seq-len')} ="
+                t" {tokens}, got {total}; the nearest are {total // tokens * tokens} and"
+                t" {(total // tokens + 1) * tokens}"
+            )
+        )
+    return max(total // tokens, 1)
+
+
+def number_of_steps(args: Arguments, data: DataLoader, passes: Int) raises -> Int:
+    """Returns the steps of the run: -1 stands for those of one epoch."""
+    var steps = args.int("max-steps", minimum=-1)
+    return steps if steps >= 0 else max(data.num_batches // passes, 1)
+
+
+def learning_rate_schedule(args: Arguments, steps: Int) raises -> Schedule:
+    """Returns the schedule that the flags describe."""
+    return Schedule(
+        shape=args.choice("schedule"),
+        peak=args.float("learning-rate"),
+        warmup=args.int("warmup"),
+        steps=steps,
+        final_fraction=args.float("final-lr-fraction", maximum=1),
+    )
+
+
+def optimizer_settings(args: Arguments) raises -> AdamW:
+    """Returns AdamW's settings; each step sets its learning rate."""
+    return AdamW(
+        learning_rate=0,
+        beta1=Float32(args.float("beta1", maximum=0.99999)),
+        beta2=Float32(args.float("beta2", maximum=0.99999999)),
+        eps=1e-8,
+        weight_decay=Float32(args.float("weight-decay")),
+    )
