@@ -8,6 +8,8 @@ from llm.memory import Tensor
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()
+comptime ROWS_AT_ONCE = 8
+"""Rows that a sum over rows reads side by side: few enough for the processor to fetch each ahead."""
 comptime EPSILON = Float32(1e-5)
 """Added to the variance, as in GPT-2."""
 
@@ -98,12 +100,14 @@ def layernorm_backward[
             )
         # Sums over rows are split over channels: each channel is summed by one thread, in the order of the rows.
         lo, hi = share(C, team.size, member, W)
-        for c in range(lo, hi, W):
-            if c + W <= hi:
-                _backward_columns[W](dweight, dbias, dout, inp, mean, rstd, c, rows, C, accumulate)
-            else:
-                for c1 in range(c, hi):
-                    _backward_columns[1](dweight, dbias, dout, inp, mean, rstd, c1, rows, C, accumulate)
+        var full = lo + (hi - lo) // W * W
+        for first in range(0, rows, ROWS_AT_ONCE):
+            var last = min(first + ROWS_AT_ONCE, rows)
+            var add = accumulate or first > 0
+            for c in range(lo, full, W):
+                _add_rows[W](dweight, dbias, dout, inp, mean, rstd, c, first, last, C, add)
+            for c in range(full, hi):
+                _add_rows[1](dweight, dbias, dout, inp, mean, rstd, c, first, last, C, add)
 
     team.run(body, "layernorm_backward", bytes=4 * size_of[Scalar[dtype]]() * rows * C)
 
@@ -195,7 +199,7 @@ def _backward_row[
 
 
 @always_inline
-def _backward_columns[
+def _add_rows[
     width: Int, dtype: DType
 ](
     dweight: Tensor[dtype],
@@ -205,19 +209,17 @@ def _backward_columns[
     mean: Tensor[F32],
     rstd: Tensor[F32],
     c: Int,
-    rows: Int,
+    first: Int,
+    last: Int,
     C: Int,
-    accumulate: Bool,
+    add: Bool,
 ):
-    var dw = SIMD[F32, width](0)
-    var db = SIMD[F32, width](0)
-    for row in range(rows):
+    var dw = dweight.load[width](c).cast[F32]() if add else SIMD[F32, width](0)
+    var db = dbias.load[width](c).cast[F32]() if add else SIMD[F32, width](0)
+    for row in range(first, last):
         var d = dout.load[width](row * C + c).cast[F32]()
         var norm = (inp.load[width](row * C + c).cast[F32]() - mean[row]) * rstd[row]
         dw = d.fma(norm, dw)
         db += d
-    if accumulate:
-        dw += dweight.load[width](c).cast[F32]()
-        db += dbias.load[width](c).cast[F32]()
     dweight.store(c, dw.cast[dtype]())
     dbias.store(c, db.cast[dtype]())
