@@ -132,8 +132,8 @@ def test() raises -> Int:
     for name in ["init", "debug-state", "losses"]:
         if not args.given(name) and not exists(args.string(name)):
             raise Error(
-                t"{args.string(name)} is not here; `python -m llm_mojo weights gpt2` makes the checkpoint, then `python -m"
-                t" llm_mojo reference` the rest (with `reference --init d12` alone the weights are random)"
+                t"{args.string(name)} is not here; `python -m llm_mojo weights gpt2` makes the checkpoint, then `python"
+                t" -m llm_mojo reference` the rest (with `reference --init d12` alone the weights are random)"
             )
     var config = read_config(path)
     var state = DebugState(args.string("debug-state"), config)
@@ -144,7 +144,10 @@ def test() raises -> Int:
     var model = GPT2[F32](config.copy(), threads, B, T)
     read_parameters(path, model.params)
 
-    print(t"{path}: {config.num_parameters()} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is largest:")
+    print(
+        t"{path}: {config.num_parameters()} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
+        t" largest:"
+    )
     var arena = Arena(aligned_bytes[F32](B * T * config.vocab_size))
     var logits = arena.carve[F32](B * T * config.vocab_size)
     model.forward(state.x, B, T)
@@ -165,7 +168,9 @@ def test() raises -> Int:
     _ = arena^
 
     if verdict.failures > 0:
-        print(t"FAILED: {verdict.failures} of {verdict.comparisons} comparisons are off by more than {verdict.tolerance}")
+        print(
+            t"FAILED: {verdict.failures} of {verdict.comparisons} comparisons are off by more than {verdict.tolerance}"
+        )
     else:
         print(t"passed: all {verdict.comparisons} comparisons within {verdict.tolerance}")
     return verdict.failures

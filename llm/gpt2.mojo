@@ -20,7 +20,7 @@ from llm.cpu.linear import (
     linear_backward_weight,
     linear_forward,
 )
-from llm.cpu.parallel import Crew, Job, Team
+from llm.cpu.parallel import Crew, Event, Job, Team
 from llm.initialize import initialize_parameters
 from llm.memory import Tensor
 from llm.tensors import (
@@ -194,6 +194,10 @@ struct GPT2[dtype: DType = F32](Movable):
         self._args.decay_all = decay_all
         self._run(_update_job[Self.dtype])
         return norm_of_blocks(self.acts.norm_blocks)
+
+    def take_events(self, member: Int) -> List[Event]:
+        """Returns what a thread has done since the last call; nothing unless built with TRACE."""
+        return self._crew.take_events(member)
 
     def _run(mut self, job: Job):
         self._crew.run(job, Int(Pointer(to=self)))
@@ -469,7 +473,6 @@ struct GPT2[dtype: DType = F32](Movable):
                     t"{who}: token {tokens[i]} at position {i} of the batch is not in this model's vocabulary of"
                     t" {self.config.vocab_size}; use data made with the model's own tokenizer"
                 )
-
 
 
 # ----- jobs: what each thread of the crew runs for a pass

@@ -11,9 +11,7 @@ comptime F32 = DType.float32
 comptime STANDARD_DEVIATION = Float32(0.02)
 
 
-def initialize_parameters[
-    dtype: DType
-](team: Team, params: ParameterTensors[dtype], config: GPT2Config, seed: Int):
+def initialize_parameters[dtype: DType](team: Team, params: ParameterTensors[dtype], config: GPT2Config, seed: Int):
     """Fills the parameters as GPT-2's authors did (Radford et al., 2019, and the code that they published).
 
     Matrices are normal with standard deviation 0.02; those that write into the residual stream (attprojw, fcprojw) are

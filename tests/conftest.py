@@ -16,6 +16,10 @@ BUILD = ROOT / "build" / "tests"
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MODULAR_TELEMETRY_ENABLED": "0"}
 TIMEOUT = 600
+# MOJO_TARGET_CPU=x86-64-v3 tests the code of a processor without AVX-512 on one that has it.
+TARGET_CPU = os.environ.get("MOJO_TARGET_CPU")
+if TARGET_CPU:
+    BUILD = BUILD.with_name(f"tests-{TARGET_CPU}")
 
 
 class MojoError(Exception):
@@ -33,6 +37,8 @@ def build(source):
     fresh = binary.with_suffix(f".{os.getpid()}")
     start = time.time()
     command = ["mojo", "build", "-I", ROOT, source, "-o", fresh]
+    if TARGET_CPU:
+        command += ["--target-cpu", TARGET_CPU]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
     if result.returncode:
         return binary, f"{source.relative_to(ROOT)} does not build:\n{result.stderr}"

@@ -29,9 +29,7 @@ def cross_entropy_forward[
         for row in range(lo, hi):
             var logits_row = logits.slice(row * stride, V)
             var largest = _max(logits_row)
-            losses[row] = log(_sum_exp(logits_row, largest)) + (
-                largest - logits_row[Int(targets[row])].cast[F32]()
-            )
+            losses[row] = log(_sum_exp(logits_row, largest)) + (largest - logits_row[Int(targets[row])].cast[F32]())
 
     team.run(body, "cross_entropy_forward", bytes=size_of[Scalar[dtype]]() * rows * V)
 

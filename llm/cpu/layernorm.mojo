@@ -157,14 +157,7 @@ def _normalize[
 @always_inline
 def _backward_row[
     dtype: DType, //, add_to_dinp: Bool
-](
-    dinp: Tensor[dtype],
-    dout: Tensor[dtype],
-    inp: Tensor[dtype],
-    mean: Float32,
-    rstd: Float32,
-    weight: Tensor[dtype],
-):
+](dinp: Tensor[dtype], dout: Tensor[dtype], inp: Tensor[dtype], mean: Float32, rstd: Float32, weight: Tensor[dtype],):
     var C = inp.size
     var full = C - C % W
     var dnorm_sums = SIMD[F32, W](0)

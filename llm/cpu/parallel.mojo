@@ -261,7 +261,8 @@ def available_threads() -> Int:
 
 @always_inline
 def share(n: Int, parts: Int, i: Int, grain: Int = 1) -> Tuple[Int, Int]:
-    """Splits 0 .. n - 1 into `parts` ranges of whole grains, as even as possible, and returns the i-th as [begin, end)."""
+    """Splits 0 .. n - 1 into `parts` ranges of whole grains, as even as possible, and returns the i-th as [begin, end).
+    """
     var grains = (n + grain - 1) // grain
     var begin = grains * i // parts * grain
     var end = grains * (i + 1) // parts * grain

@@ -76,14 +76,10 @@ def strip_product[
     """
     var j = 0
     while j + 2 * W <= N:
-        _strip_columns[2, accumulate](
-            c.unsafe_offset(j), ldc, a, a_row_stride, a_k_stride, b.unsafe_offset(j), ldb, K
-        )
+        _strip_columns[2, accumulate](c.unsafe_offset(j), ldc, a, a_row_stride, a_k_stride, b.unsafe_offset(j), ldb, K)
         j += 2 * W
     if j < N:
-        _strip_columns[1, accumulate](
-            c.unsafe_offset(j), ldc, a, a_row_stride, a_k_stride, b.unsafe_offset(j), ldb, K
-        )
+        _strip_columns[1, accumulate](c.unsafe_offset(j), ldc, a, a_row_stride, a_k_stride, b.unsafe_offset(j), ldb, K)
 
 
 @always_inline

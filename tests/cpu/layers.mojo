@@ -60,9 +60,7 @@ struct Goldens:
         with open(self.folder + "/" + self.layer + "_" + name + ".bin", "r") as f:
             var bytes = f.read_bytes()
             var tensor = self.arena.carve[dtype](len(bytes) // 4)
-            var target = Tensor[DType.uint8](
-                Tensor[DType.uint8].Ptr(unsafe_from_address=Int(tensor.ptr)), len(bytes)
-            )
+            var target = Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(tensor.ptr)), len(bytes))
             for i in range(len(bytes)):
                 target[i] = bytes[i]
             return tensor

@@ -1,0 +1,241 @@
+"""Where a training step's time goes: each operation's share, its speed, and how near that is to the machine's limits.
+
+    mojo run -I . -D TRACE bench/bench_step.mojo [-b 4] [-t 64] [--init d12] [--steps 5] [--threads N]
+
+The limits, measured in the same run on the same threads: fused multiply-adds in registers, and a pass like AdamW's over
+memory. The floor is the arithmetic at the first plus AdamW's bytes at the second.
+"""
+
+from std.sys import exit, simd_width_of, stderr
+from std.time import perf_counter_ns
+
+from llm.arguments import Option, parse_arguments
+from llm.config import GPT2Config, named_config
+from llm.cpu.adamw import AdamW
+from llm.cpu.parallel import TRACING, Crew, Team, available_threads, share
+from llm.gpt2 import GPT2
+from llm.memory import Arena, Tensor, aligned_bytes
+from llm.report import fixed, grouped
+
+comptime F32 = DType.float32
+comptime W = simd_width_of[F32]()
+comptime PEAK_ROUNDS = 400_000
+comptime PEAK_CHAINS = 12
+comptime STREAM_SIZE = 32_000_000
+
+
+def main() raises:
+    comptime if not TRACING:
+        print("bench_step: build it with -D TRACE, which makes the threads note what they do", file=stderr)
+        exit(1)
+    var args = parse_arguments(
+        "bench_step",
+        "Times every operation of a training step.",
+        [
+            Option("batch-size", "b", "N", "4", "sequences per step (B)"),
+            Option("seq-len", "t", "N", "64", "tokens per sequence (T)"),
+            Option("init", "e", "MODEL", "d12", "sizes of the model (d6, d12 ...)"),
+            Option("n-layer", "", "N", "0", "layers, if not those of the named model"),
+            Option("n-head", "", "N", "0", "attention heads"),
+            Option("n-embd", "", "N", "0", "width"),
+            Option("vocab-size", "", "N", "0", "vocabulary"),
+            Option("steps", "x", "N", "5", "steps that are timed, after two to warm up"),
+            Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+        ],
+    )
+    var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
+    var steps = args.int("steps", minimum=1)
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var named = named_config(args.string("init"))
+    var config = GPT2Config(
+        max_seq_len=max(named.max_seq_len, T),
+        vocab_size=args.int("vocab-size") if args.given("vocab-size") else named.vocab_size,
+        num_layers=args.int("n-layer") if args.given("n-layer") else named.num_layers,
+        num_heads=args.int("n-head") if args.given("n-head") else named.num_heads,
+        channels=args.int("n-embd") if args.given("n-embd") else named.channels,
+    )
+
+    var model = GPT2[F32](config.copy(), threads, B, T)
+    model.initialize(1)
+    var arena = Arena(2 * aligned_bytes[DType.int32](B * T))
+    var inputs = arena.carve[DType.int32](B * T)
+    var targets = arena.carve[DType.int32](B * T)
+    for i in range(B * T):
+        inputs[i] = Int32(i * 7919 % config.vocab_size)
+        targets[i] = Int32((i + 1) * 7919 % config.vocab_size)
+
+    var table = Table()
+    var limits = Limits(threads)
+    var best = Float64.MAX_FINITE
+    var settings = AdamW(1e-4, 0.9, 0.999, 1e-8, 0)
+    for step in range(steps + 2):
+        limits.measure()
+        for member in range(threads):
+            _ = model.take_events(member)
+        var start = perf_counter_ns()
+        model.forward(inputs, B, T)
+        _ = model.backward(targets)
+        _ = model.update(settings, step + 1)
+        var took = Float64(perf_counter_ns() - start)
+        if step >= 2:
+            best = min(best, took)
+            table.add(model, Int(start) + Int(took), threads)
+    _ = arena^
+
+    print(t"{grouped(config.num_parameters())} parameters, B={B}, T={T}, {threads} threads")
+    print(
+        t"limits    {fixed(limits.flops, 1)} GFLOP/s of multiply-adds, {fixed(limits.bytes, 1)} GB/s of AdamW's"
+        t" traffic\n"
+    )
+    table.show(limits, steps)
+    var arithmetic = Float64(config.flops_per_token(T) * B * T) / limits.flops
+    var update = Float64(28 * config.num_parameters()) / limits.bytes
+    var floor = arithmetic + update
+    print(
+        t"\nbest step {fixed(best / 1e6, 1)} ms; the floor is {fixed(floor / 1e6, 1)} ms"
+        t" ({fixed(arithmetic / 1e6, 1)} arithmetic + {fixed(update / 1e6, 1)} AdamW's bytes):"
+        t" {fixed(100 * floor / best, 1)}% of it reached; {fixed(100 * arithmetic / best, 1)}% of the FMA peak"
+    )
+
+
+struct Limits:
+    """The best that the machine has shown so far."""
+
+    var flops: Float64
+    """GFLOP/s of fused multiply-adds in registers."""
+    var bytes: Float64
+    """GB/s of a pass that reads four arrays and writes three."""
+    var _crew: Crew
+    var _arena: Arena
+    var _stream: Tensor[F32]
+
+    def __init__(out self, threads: Int) raises:
+        self.flops = 0
+        self.bytes = 0
+        self._crew = Crew(threads)
+        self._arena = Arena(aligned_bytes[F32](4 * STREAM_SIZE))
+        self._stream = self._arena.carve[F32](4 * STREAM_SIZE)
+
+    def measure(mut self):
+        var start = perf_counter_ns()
+        self._crew.run(_multiply_adds, Int(Pointer(to=self._stream)))
+        var seconds = Float64(perf_counter_ns() - start)
+        self.flops = max(self.flops, Float64(PEAK_ROUNDS * PEAK_CHAINS * 2 * W * self._crew.size) / seconds)
+        start = perf_counter_ns()
+        self._crew.run(_stream_like_adamw, Int(Pointer(to=self._stream)))
+        seconds = Float64(perf_counter_ns() - start)
+        self.bytes = max(self.bytes, Float64(28 * STREAM_SIZE) / seconds)
+
+
+def _multiply_adds(context: Int, team: Team):
+    var out_tensor = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
+
+    def body(member: Int) {imm}:
+        var sums = Array[SIMD[F32, W], PEAK_CHAINS](fill=SIMD[F32, W](Float32(member)))
+        for _ in range(PEAK_ROUNDS):
+            comptime for i in range(PEAK_CHAINS):
+                sums[i] = sums[i].fma(SIMD[F32, W](0.999), SIMD[F32, W](0.5))
+        var total = SIMD[F32, W](0)
+        comptime for i in range(PEAK_CHAINS):
+            total += sums[i]
+        out_tensor[member * 64] = total.reduce_add()
+
+    team.run(body)
+
+
+def _stream_like_adamw(context: Int, team: Team):
+    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(STREAM_SIZE, team.size, member, 1024)
+        for i in range(lo, hi, W):
+            var a = stream.load[W](i)
+            var b = stream.load[W](i + STREAM_SIZE)
+            var c = stream.load[W](i + 2 * STREAM_SIZE)
+            var d = stream.load[W](i + 3 * STREAM_SIZE)
+            stream.store(i, a + d)
+            stream.store(i + STREAM_SIZE, b * 0.5 + d)
+            stream.store(i + 2 * STREAM_SIZE, c * 0.5 + d)
+
+    team.run(body)
+
+
+@fieldwise_init
+struct Row(Copyable, Movable):
+    """One operation, summed over its calls with the same amount of work."""
+
+    var operation: StaticString
+    var flops: Int
+    var bytes: Int
+    var calls: Int
+    var wall: Int
+    """Nanoseconds from its begin to the begin of what follows."""
+    var idle: Int
+    """Nanoseconds that threads waited for the slowest, averaged over them."""
+
+
+struct Table:
+    """Rows in order of first appearance."""
+
+    var rows: List[Row]
+
+    def __init__(out self):
+        self.rows = List[Row]()
+
+    def add(mut self, model: GPT2[F32], end: Int, threads: Int):
+        """Adds the events of one step, which ended at `end`."""
+        var all = List[List[Int]]()
+        var events = model.take_events(0)
+        for member in range(1, threads):
+            var ends = List[Int]()
+            for ref event in model.take_events(member):
+                ends.append(event.end)
+            all.append(ends^)
+        for i in range(len(events)):
+            ref event = events[i]
+            var finish = events[i + 1].begin if i + 1 < len(events) else end
+            var idle = finish - event.end
+            for ref ends in all:
+                idle += finish - ends[i]
+            self._add(event.operation, event.flops, event.bytes, finish - event.begin, idle // threads)
+
+    def _add(mut self, operation: StaticString, flops: Int, bytes: Int, wall: Int, idle: Int):
+        for ref row in self.rows:
+            # Small tensors and large ones of one pass over memory belong together; products differ by their shape.
+            if row.operation == operation and (row.flops == flops or flops == 0):
+                row.calls += 1
+                row.wall += wall
+                row.idle += idle
+                row.bytes += bytes
+                return
+        self.rows.append(Row(operation, flops, bytes, 1, wall, idle))
+
+    def show(self, limits: Limits, steps: Int):
+        """Prints milliseconds per step and the speed of every row."""
+        print("operation                       calls   ms/step      speed          of limit   waiting")
+        var total = Float64(0)
+        for ref row in self.rows:
+            var wall = Float64(row.wall)
+            total += wall
+            var speed = String()
+            var share_of_limit = String()
+            if row.flops > 0:
+                var rate = Float64(row.flops * row.calls) / wall
+                speed = fixed(rate, 1) + " GFLOP/s"
+                share_of_limit = fixed(100 * rate / limits.flops, 1) + "%"
+            elif row.bytes > 0:
+                var rate = Float64(row.bytes) / wall
+                speed = fixed(rate, 1) + " GB/s"
+                share_of_limit = fixed(100 * rate / limits.bytes, 1) + "%"
+            var name = String(row.operation)
+            if row.flops > 0:
+                name += String(t" {fixed(Float64(row.flops) / 1e9, 2)} GFLOP")
+            print(
+                name.ascii_ljust(32)
+                + String(row.calls // steps).ascii_rjust(5)
+                + fixed(wall / 1e6 / Float64(steps), 2).ascii_rjust(10)
+                + speed.ascii_rjust(17)
+                + share_of_limit.ascii_rjust(10)
+                + (fixed(100 * Float64(row.idle) / wall, 1) + "%").ascii_rjust(10)
+            )
+        print("sum".ascii_ljust(37) + fixed(total / 1e6 / Float64(steps), 2).ascii_rjust(10))
