@@ -120,15 +120,12 @@ def _forward_tile[
             var q_r = q.ptr.unsafe_offset(r * HSp)
             strip_product[False](scores_r, BLOCK, q_r, HSp, 1, k_transposed.ptr, BLOCK, padded(visible), HS)
             for i in range(r, r + STRIP):
-                _softmax_row(
-                    scores.slice(i * BLOCK, padded(visible)),
-                    acc.slice(i * HSp, HSp),
-                    row_max,
-                    row_sum,
-                    i,
-                    i + 1 if on_diagonal else BLOCK,
-                    scale,
-                )
+                var scores_i = scores.slice(i * BLOCK, padded(visible))
+                var acc_i = acc.slice(i * HSp, HSp)
+                if on_diagonal:
+                    _softmax_row[masked=True](scores_i, acc_i, row_max, row_sum, i, i + 1, scale)
+                else:
+                    _softmax_row[masked=False](scores_i, acc_i, row_max, row_sum, i, BLOCK, scale)
             strip_product[True](acc.ptr.unsafe_offset(r * HSp), HSp, scores_r, BLOCK, 1, v.ptr, HSp, HSp, visible)
 
     for i in range(rows):
@@ -140,7 +137,9 @@ def _forward_tile[
 
 
 @always_inline
-def _softmax_row(
+def _softmax_row[
+    masked: Bool
+](
     scores: Tensor[F32],
     acc: Tensor[F32],
     row_max: Tensor[F32],
@@ -149,26 +148,35 @@ def _softmax_row(
     visible: Int,
     scale: Float32,
 ):
-    """Replaces the first `visible` scores of row i by e^(scale * score - max), the rest by 0, and rescales acc."""
-    var largest = SIMD[F32, W](neg_inf[F32]())
+    """Replaces the scores of row i by e^(scale * score - max), or by 0 from `visible` on, and rescales what it had."""
+    comptime MINUS_INFINITY = SIMD[F32, W](neg_inf[F32]())
+    var largest = MINUS_INFINITY
     for j in range(0, scores.size, W):
-        var s = (iota[DType.int32, W](Int32(j)).lt(Int32(visible))).select(
-            scores.load[W](j) * scale, SIMD[F32, W](neg_inf[F32]())
-        )
-        scores.store(j, s)
+        var s = scores.load[W](j) * scale
+        comptime if masked:
+            s = iota[DType.int32, W](Int32(j)).lt(Int32(visible)).select(s, MINUS_INFINITY)
+            scores.store(j, s)
         largest = max(largest, s)
-    var new_max = max(row_max[i], largest.reduce_max())
+    var old_max = row_max[i]
+    var new_max = max(old_max, largest.reduce_max())
     var sum = SIMD[F32, W](0)
     for j in range(0, scores.size, W):
-        var p = exp(scores.load[W](j) - new_max)
-        p = (iota[DType.int32, W](Int32(j)).lt(Int32(visible))).select(p, SIMD[F32, W](0))
+        var p: SIMD[F32, W]
+        comptime if masked:
+            p = exp(scores.load[W](j) - new_max)
+            p = iota[DType.int32, W](Int32(j)).lt(Int32(visible)).select(p, SIMD[F32, W](0))
+        else:
+            p = exp(scores.load[W](j) * scale - new_max)
         scores.store(j, p)
         sum += p
-    var correction = exp(row_max[i] - new_max)
-    row_max[i] = new_max
-    row_sum[i] = row_sum[i] * correction + sum.reduce_add()
-    for c in range(0, acc.size, W):
-        acc.store(c, acc.load[W](c) * correction)
+    if new_max != old_max:
+        # The sums so far were taken relative to another maximum. (NaN differs from itself, and so comes here too.)
+        var correction = exp(old_max - new_max)
+        row_max[i] = new_max
+        row_sum[i] *= correction
+        for c in range(0, acc.size, W):
+            acc.store(c, acc.load[W](c) * correction)
+    row_sum[i] += sum.reduce_add()
 
 
 def attention_backward[
