@@ -52,3 +52,6 @@ comptime LINE = 16
 
 comptime LDA = KC + LINE
 """Floats from one row of a packed block of A to the next. Not a multiple of 4,096 bytes: rows would share a cache set."""
+
+comptime CHUNK = 8
+"""Steps of K between two requests of the micro-kernel for lines that are needed later."""

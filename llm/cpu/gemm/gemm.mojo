@@ -7,11 +7,11 @@ High-Performance Matrix Multiplication", 2008) as BLIS arranges them: nothing is
 from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
 
-from .blocking import F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W
+from .blocking import CHUNK, F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W
 from .epilogue import Epilogue
 from .kernel import Step, update_tile
 from .matrix import Matrix
-from .pack import Ptr, pack, prefetch_part
+from .pack import Ahead, Ptr, pack
 
 comptime _PACKED_A = MC * LDA
 comptime _PACKED_B = KC * NC
@@ -107,47 +107,59 @@ struct _Product[E: Epilogue](TrivialRegisterPassable):
         # Loop 5: blocks of columns.
         for j0 in range(col0, col1, nc):
             var j1 = min(j0 + nc, col1)
+            var panels = (j1 - j0 + NR - 1) // NR
             # Loop 4: blocks of K. They follow from K alone, and with them the order of each sum.
             for p0 in range(0, self.K, kc):
-                var depth = min(kc, self.K - p0)
-                var step = Step(depth, self.accumulate or p0 > 0, p0 + depth == self.K)
+                var p1 = min(p0 + kc, self.K)
+                var step = Step(p1 - p0, self.accumulate or p0 > 0, p1 == self.K)
+                # Where the next block of B starts.
+                var next_p = p1 if p1 < self.K else 0
+                var next_j = j0 if p1 < self.K else j1
+                var next_depth = min(kc, self.K - next_p)
                 # Loop 3: blocks of rows. Packs A; the first also packs B, panel by panel.
                 for i0 in range(row0, row1, mc):
                     var i1 = min(i0 + mc, row1)
-                    var padded = (i1 - i0 + MR - 1) // MR * MR
-                    pack(packed_a, LDA, self.a.at(i0, p0), i1 - i0, depth, padded, depth)
+                    var tiles = (i1 - i0 + MR - 1) // MR
+                    var fetches = tiles * (step.depth // CHUNK)
+                    pack(packed_a, LDA, self.a.at(i0, p0), i1 - i0, step.depth, tiles * MR, step.depth)
+                    var next_a = Ahead(self.a.at(i1, p0), min(mc, row1 - i1), step.depth, fetches * panels)
+                    if i1 == row1:
+                        var rows = min(mc, row1 - row0) if next_j < col1 else 0
+                        next_a = Ahead(self.a.at(row0, next_p), rows, next_depth, fetches * panels)
                     # Loop 2: panels of NR columns.
                     for j in range(j0, j1, NR):
-                        # A panel that no later block of rows needs may be overwritten: it stays in the nearest caches.
-                        var panel = packed_b if row1 - row0 <= mc else packed_b.unsafe_offset((j - j0) * depth)
                         var cols = min(NR, j1 - j)
-                        var next = self.b.at(p0, j)
-                        var next_depth = 0
-                        var next_cols = 0
+                        # A panel that no later block of rows needs may be overwritten: it stays in the nearest caches.
+                        var panel = packed_b if row1 - row0 <= mc else packed_b.unsafe_offset((j - j0) * step.depth)
                         if i0 == row0:
-                            pack(panel, NR, self.b.at(p0, j), depth, cols, depth, (cols + W - 1) // W * W)
-                            if j + NR < j1:
-                                next = self.b.at(p0, j + NR)
-                                next_depth = depth
-                                next_cols = min(NR, j1 - j - NR)
-                            elif p0 + depth < self.K:
-                                next = self.b.at(p0 + depth, j0)
-                                next_depth = min(kc, self.K - p0 - depth)
-                                next_cols = min(NR, j1 - j0)
-                            elif j1 < col1:
-                                next = self.b.at(0, j1)
-                                next_depth = min(kc, self.K)
-                                next_cols = min(NR, col1 - j1)
+                            pack(panel, NR, self.b.at(p0, j), step.depth, cols, step.depth, (cols + W - 1) // W * W)
+                        var next_b = Ahead(self.b, 0, 0, fetches)
+                        if j + NR >= j1:
+                            if i1 == row1:
+                                next_b = Ahead(
+                                    self.b.at(next_p, next_j), next_depth, max(min(NR, col1 - next_j), 0), fetches
+                                )
+                        elif i0 == row0:
+                            next_b = Ahead(self.b.at(p0, j + NR), step.depth, min(NR, j1 - j - NR), fetches)
                         # Loop 1: tiles of MR rows.
                         for i in range(i0, i1, MR):
-                            if next_depth > 0:
-                                prefetch_part(next, next_depth, next_cols, (i - i0) // MR, padded // MR)
                             var tile_a = packed_a.unsafe_offset((i - i0) * LDA)
-                            self._tile(tile_a, panel, i, j, min(MR, i1 - i), cols, step)
+                            self._tile(tile_a, panel, i, j, min(MR, i1 - i), cols, step, next_a, next_b)
 
     @always_inline
-    def _tile(self, a: Ptr, b: Ptr, i: Int, j: Int, rows: Int, cols: Int, step: Step):
+    def _tile(
+        self,
+        a: Ptr,
+        b: Ptr,
+        i: Int,
+        j: Int,
+        rows: Int,
+        cols: Int,
+        step: Step,
+        mut next_a: Ahead,
+        mut next_b: Ahead,
+    ):
         var c = self.c.ptr.unsafe_offset(i * self.ldc + j)
         comptime for vectors in range(1, NR_VECTORS + 1):
             if (cols + W - 1) // W == vectors:
-                update_tile[Self.E, vectors](a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue)
+                update_tile[Self.E, vectors](a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue, next_a, next_b)

@@ -4,8 +4,9 @@ from std.sys import PrefetchOptions, prefetch
 
 from llm.memory import Tensor
 
-from .blocking import F32, LDA, MR, NR, W
+from .blocking import CHUNK, F32, LDA, MR, NR, W
 from .epilogue import Epilogue
+from .pack import Ahead
 
 comptime Ptr = Tensor[F32].Ptr
 comptime V = SIMD[F32, W]
@@ -27,17 +28,38 @@ struct Step(TrivialRegisterPassable):
 @always_inline
 def update_tile[
     E: Epilogue, vectors: Int
-](a: Ptr, b: Ptr, c: Ptr, ldc: Int, row: Int, col: Int, rows: Int, cols: Int, step: Step, epilogue: E):
+](
+    a: Ptr,
+    b: Ptr,
+    c: Ptr,
+    ldc: Int,
+    row: Int,
+    col: Int,
+    rows: Int,
+    cols: Int,
+    step: Step,
+    epilogue: E,
+    mut next_a: Ahead,
+    mut next_b: Ahead,
+):
     """Computes C = A @ B or C += A @ B for the tile at (row,col) of C, and the epilogue after the last step.
 
     a (MR,depth) in rows LDA apart, b (depth,vectors * W) in rows NR apart, both padded with zeros; c (rows,cols) with
     rows <= MR and cols <= vectors * W, of which nothing outside is touched. Each element is one chain of fused
-    multiply-adds in the order of K, then added to C: the same bits in whichever tile it falls.
+    multiply-adds in the order of K, then added to C: the same bits in whichever tile it falls. Meanwhile it calls for
+    C, and depth // CHUNK times for what is packed next.
     """
-    comptime for r in range(MR):
-        comptime for v in range(vectors):
-            prefetch[_TO_WRITE](c.unsafe_offset(r * ldc + v * W))
-    var sums = _products[vectors](step.depth, a, b)
+    var sums = Array[V, MR * vectors](fill=V(0))
+    for chunk in range(step.depth // CHUNK):
+        next_a.fetch()
+        next_b.fetch()
+        if chunk < MR:
+            comptime for v in range(vectors):
+                prefetch[_TO_WRITE](c.unsafe_offset(chunk * ldc + v * W))
+        comptime for i in range(CHUNK):
+            _add_products(sums, a.unsafe_offset(chunk * CHUNK + i), b.unsafe_offset((chunk * CHUNK + i) * NR))
+    for k in range(step.depth - step.depth % CHUNK, step.depth):
+        _add_products(sums, a.unsafe_offset(k), b.unsafe_offset(k * NR))
     if rows == MR and cols == vectors * W:
         _finish_whole(sums, c, ldc, row, col, step, epilogue)
     else:
@@ -45,21 +67,15 @@ def update_tile[
 
 
 @always_inline
-def _products[vectors: Int](depth: Int, a: Ptr, b: Ptr) -> Array[V, MR * vectors]:
-    var sums = Array[V, MR * vectors](fill=V(0))
-    var a_k = a
-    var b_k = b
-    for _ in range(depth):
-        var b_row = Array[V, vectors](fill=V(0))
+def _add_products[vectors: Int, //](mut sums: Array[V, MR * vectors], a: Ptr, b: Ptr):
+    # sums[r, :] += a[r] * b[:], for one k
+    var b_row = Array[V, vectors](fill=V(0))
+    comptime for v in range(vectors):
+        b_row[v] = b.unsafe_offset(v * W).unsafe_load[width=W]()
+    comptime for r in range(MR):
+        var a_element = V(a[unsafe_offset=r * LDA])
         comptime for v in range(vectors):
-            b_row[v] = b_k.unsafe_offset(v * W).unsafe_load[width=W]()
-        comptime for r in range(MR):
-            var a_element = V(a_k[unsafe_offset=r * LDA])
-            comptime for v in range(vectors):
-                sums[r * vectors + v] = a_element.fma(b_row[v], sums[r * vectors + v])
-        a_k = a_k.unsafe_offset(1)
-        b_k = b_k.unsafe_offset(NR)
-    return sums^
+            sums[r * vectors + v] = a_element.fma(b_row[v], sums[r * vectors + v])
 
 
 @always_inline

@@ -2,7 +2,6 @@
 
 from std.sys import PrefetchOptions, prefetch
 
-from llm.cpu.parallel import share
 from llm.cpu.transpose import transpose_block
 from llm.memory import Tensor
 
@@ -55,20 +54,42 @@ def _copy_elements(target: Ptr, ld: Int, source: Matrix[F32], row0: Int, row1: I
             target[unsafe_offset=r * ld + c] = source[r, c]
 
 
-@always_inline
-def prefetch_part(source: Matrix[F32], rows: Int, cols: Int, part: Int, parts: Int):
-    """Asks for one of `parts` equal shares of the cache lines of source (rows,cols), so that `pack` finds them in L2.
+struct Ahead(TrivialRegisterPassable):
+    """Asks for the cache lines of a block that will be packed soon, evenly over the calls of `fetch` until then.
+
+    A core can wait for only some two dozen lines at once. Asked for in one burst, lines from memory would hold up all
+    others that the micro-kernel wants from L2.
     """
-    var lines = source if source.col_stride == 1 else source.transposed()
-    var outer = rows if source.col_stride == 1 else cols
-    var inner = cols if source.col_stride == 1 else rows
-    var per_row = (inner + LINE - 1) // LINE
-    var begin, end = share(outer * per_row, parts, part)
-    var r = begin // per_row
-    var i = begin % per_row
-    for _ in range(begin, end):
-        prefetch[_INTO_L2](lines.at(r, i * LINE).ptr)
-        i += 1
-        if i == per_row:
-            i = 0
-            r += 1
+
+    var _line: Ptr
+    var _row_stride: Int
+    var _lines_in_row: Int
+    var _lines_left_in_row: Int
+    var _lines: Int
+    var _fetches: Int
+    var _credit: Int
+
+    def __init__(out self, block: Matrix[F32], rows: Int, cols: Int, fetches: Int):
+        """Plans to have asked for block (rows,cols) after so many fetches; with rows or cols 0, for nothing."""
+        var by_rows = block.col_stride == 1
+        var length = cols if by_rows else rows
+        self._line = block.ptr
+        self._row_stride = block.row_stride if by_rows else block.col_stride
+        self._lines_in_row = (length + LINE - 1) // LINE
+        self._lines_left_in_row = self._lines_in_row
+        self._lines = self._lines_in_row * (rows if by_rows else cols)
+        self._fetches = fetches
+        self._credit = 0
+
+    @always_inline
+    def fetch(mut self):
+        """Asks for the next lines."""
+        self._credit += self._lines
+        while self._credit >= self._fetches:
+            self._credit -= self._fetches
+            prefetch[_INTO_L2](self._line)
+            self._line = self._line.unsafe_offset(LINE)
+            self._lines_left_in_row -= 1
+            if self._lines_left_in_row == 0:
+                self._line = self._line.unsafe_offset(self._row_stride - self._lines_in_row * LINE)
+                self._lines_left_in_row = self._lines_in_row
