@@ -10,7 +10,6 @@ from llm.cpu.adamw import AdamW, adamw_update
 from llm.cpu.attention import attention_backward, attention_forward
 from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
 from llm.cpu.embedding import embedding_backward, embedding_forward
-from llm.cpu.gelu import gelu_forward
 from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, sum_squares
 from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, GeluBackward, Plain, gemm, row_major
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward, layernorm_recompute
@@ -83,9 +82,9 @@ struct GPT2[dtype: DType = F32](Movable):
                 t" use --seq-len {config.max_seq_len} or less"
             )
         self.params = ParameterTensors[Self.dtype](config)
-        self.grads = ParameterTensors[Self.dtype](config)
-        self.m = ParameterTensors[F32](config)
-        self.v = ParameterTensors[F32](config)
+        self.grads = ParameterTensors[Self.dtype](config, place=1)
+        self.m = ParameterTensors[F32](config, place=2)
+        self.v = ParameterTensors[F32](config, place=3)
         self.acts = Activations[Self.dtype](ActivationSizes(config.copy(), B, T, threads))
         self.config = config^
         self.B = 0
@@ -396,11 +395,10 @@ struct GPT2[dtype: DType = F32](Movable):
         var datt = acts.dnarrow
 
         # MLP
-        gelu_forward(team, acts.gelu, fc, rows * 4 * C)
+        var gelu_grad = GeluBackward(fc, acts.gelu, 4 * C)
+        linear_backward_input(team, workspace, dfc, dx, params.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
         linear_backward_weight(team, workspace, grads.layer(FCPROJW, l), dx, acts.gelu, rows, 4 * C, C, accumulate)
         linear_backward_bias(team, grads.layer(FCPROJB, l), dx, rows, C, accumulate)
-        var gelu_grad = GeluBackward(fc, 4 * C)
-        linear_backward_input(team, workspace, dfc, dx, params.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
         layernorm_recompute(
             team, acts.norm, x_mid, ln2_mean, ln2_rstd, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
         )

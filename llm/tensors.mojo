@@ -6,6 +6,9 @@ from llm.memory import Arena, Tensor, aligned_bytes
 comptime NUM_TENSORS = 16
 """Parameter tensors of a GPT-2, each holding all layers at once."""
 
+comptime STAGGER = 65_600
+"""Bytes by which arenas of one size start apart, so that the same element of each lies in another cache set and bank."""
+
 comptime WTE = 0
 comptime WPE = 1
 comptime LN1W = 2
@@ -82,14 +85,15 @@ struct ParameterTensors[dtype: DType](Movable):
     var _arena: Arena
     var _tensors: List[Tensor[Self.dtype]]
 
-    def __init__(out self, config: GPT2Config) raises:
-        """Reserves the arena for these sizes.
+    def __init__(out self, config: GPT2Config, place: Int = 0) raises:
+        """Reserves the arena for these sizes, for the place-th of the arenas that AdamW walks through side by side.
 
         Raises:
             If the system has no room.
         """
         self.specs = parameter_specs(config)
-        self._arena = Arena(parameter_bytes[Self.dtype](config))
+        self._arena = Arena(parameter_bytes[Self.dtype](config) + place * STAGGER)
+        _ = self._arena.carve[DType.uint8](place * STAGGER)
         self._tensors = List[Tensor[Self.dtype]](capacity=NUM_TENSORS)
         for ref spec in self.specs:
             self._tensors.append(self._arena.carve[Self.dtype](spec.size()))

@@ -1,24 +1,32 @@
-"""GELU over a whole buffer; the products apply it to their tiles through their epilogues."""
+"""GPT-2's GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). The products apply it to their tiles by epilogues."""
 
-from std.sys import simd_width_of, size_of
-
-from llm.cpu.parallel import Team, share
-from llm.cpu.vector_math import gelu
-from llm.memory import Tensor
+from llm.cpu.vector_math import exp
 
 comptime F32 = DType.float32
-comptime W = simd_width_of[F32]()
+
+comptime SCALE = 0.7978845608028654
+"""Square root of 2 / pi."""
+comptime CUBIC = 0.044715
 
 
-def gelu_forward[dtype: DType](team: Team, output: Tensor[dtype], inp: Tensor[dtype], size: Int):
-    """Computes output = gelu(inp) for the first `size` elements."""
+@always_inline
+def gelu[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    """Computes GELU at x."""
+    return x / (1 + _decay(x))
 
-    def body(member: Int) {imm}:
-        var lo, hi = share(size, team.size, member, W)
-        var full = lo + (hi - lo) // W * W
-        for i in range(lo, full, W):
-            output.store(i, gelu(inp.load[W](i).cast[F32]()).cast[dtype]())
-        for i in range(full, hi):
-            output[i] = gelu(inp[i].cast[F32]()).cast[dtype]()
 
-    team.run(body, "gelu_forward", bytes=2 * size_of[Scalar[dtype]]() * size)
+@always_inline
+def gelu_and_grad[width: SIMDLength, //](x: SIMD[F32, width]) -> Tuple[SIMD[F32, width], SIMD[F32, width]]:
+    """Computes GELU at x, with the bits that `gelu` gives, and its derivative there."""
+    comptime V = SIMD[F32, width]
+    var e = _decay(x)
+    var s = 1 / (1 + e)
+    var slope_2u = (x * x).fma(V(6 * SCALE * CUBIC), V(2 * SCALE))
+    return x / (1 + e), (x * (e * s) * s).fma(slope_2u, s)
+
+
+@always_inline
+def _decay[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    # e^(-2u) with u = sqrt(2/pi) (x + 0.044715 x^3): (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u)), without cancellation
+    comptime V = SIMD[F32, width]
+    return exp(x * (x * x).fma(V(-2 * SCALE * CUBIC), V(-2 * SCALE)))

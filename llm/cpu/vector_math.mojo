@@ -1,12 +1,8 @@
-"""Elementwise float32 functions that several kernels share: the same bits for any vector width."""
+"""Elementwise float32 functions that several kernels need: the same bits for any vector width."""
 
 from std.memory import bitcast
 
 comptime F32 = DType.float32
-
-comptime GELU_SCALE = 0.7978845608028654
-"""Square root of 2 / pi."""
-comptime GELU_CUBIC = 0.044715
 
 
 @always_inline
@@ -35,26 +31,3 @@ def exp[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
     var exp_r = p.fma(r * r, r) + 1
     var exponent = (bitcast[DType.int32, width](shifted) << 23) + (127 << 23)
     return exp_r * bitcast[F32, width](exponent)
-
-
-@always_inline
-def _gelu_decay[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
-    # e^(-2u), u = sqrt(2/pi) (x + 0.044715 x^3): (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u)), without cancellation
-    comptime V = SIMD[F32, width]
-    return exp(x * (x * x).fma(V(-2 * GELU_SCALE * GELU_CUBIC), V(-2 * GELU_SCALE)))
-
-
-@always_inline
-def gelu[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
-    """Computes 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's GELU."""
-    return x / (1 + _gelu_decay(x))
-
-
-@always_inline
-def gelu_grad[width: SIMDLength, //](x: SIMD[F32, width]) -> SIMD[F32, width]:
-    """Computes the derivative of `gelu` at x."""
-    comptime V = SIMD[F32, width]
-    var e = _gelu_decay(x)
-    var s = 1 / (1 + e)
-    var slope_2u = (x * x).fma(V(6 * GELU_SCALE * GELU_CUBIC), V(2 * GELU_SCALE))
-    return (x * (e * s) * s).fma(slope_2u, s)

@@ -148,10 +148,11 @@ def test_epilogues() raises:
         var b = operands.matrix(K, N, transposed=True)
         var bias = operands.vector(N)
         var other = operands.vector(M * N)
+        var again = operands.vector(M * N)
         for accumulate in [False, True]:
             check(operands, M, N, K, a, b, Bias(bias), accumulate)
             check(operands, M, N, K, a, b, BiasResidual(bias, other, N), accumulate)
-            check(operands, M, N, K, a, b, GeluBackward(other, N), accumulate)
+            check(operands, M, N, K, a, b, GeluBackward(other, again, N), accumulate)
         # The input of GELU is an output too: it must be the biased sum, once.
         var pre = operands.vector(M * N)
         check(operands, M, N, K, a, b, BiasGelu(bias, pre, N), accumulate=False)
@@ -160,6 +161,9 @@ def test_epilogues() raises:
         gemm(Team(2), operands.workspace, M, N, K, a, b, c, N, BiasGelu(bias, pre, N))
         gemm(Team(2), operands.workspace, M, N, K, a, b, expected, N, Bias(bias))
         assert_same_bits(pre, expected)
+        # And the backward pass must find GELU's output as the forward pass left it.
+        gemm(Team(2), operands.workspace, M, N, K, a, b, expected, N, GeluBackward(pre, again, N))
+        assert_same_bits(again, c)
 
 
 def assert_same_bits(got: Tensor[F32], expected: Tensor[F32]) raises:

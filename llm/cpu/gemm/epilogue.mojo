@@ -1,6 +1,6 @@
 """What happens to a tile of the product while it is still in registers."""
 
-from llm.cpu.vector_math import gelu, gelu_grad
+from llm.cpu.gelu import gelu, gelu_and_grad
 from llm.memory import Tensor
 
 comptime F32 = DType.float32
@@ -77,13 +77,17 @@ struct BiasGelu[dtype: DType](Epilogue):
 
 @fieldwise_init
 struct GeluBackward[dtype: DType](Epilogue):
-    """Turns the gradient of GELU's output into that of its input."""
+    """Turns the gradient of GELU's output into that of its input, and computes the output once more on the way."""
 
     var pre: Tensor[Self.dtype]
     """The input of GELU, shape (M, N)."""
+    var output: Tensor[Self.dtype]
+    """Written: gelu(pre), shape (M, N)."""
     var N: Int
 
     @always_inline
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns sum * gelu'(pre)."""
-        return sum * gelu_grad(self.pre.load[width](row * self.N + col).cast[F32]())
+        var output, grad = gelu_and_grad(self.pre.load[width](row * self.N + col).cast[F32]())
+        self.output.store(row * self.N + col, output.cast[Self.dtype]())
+        return sum * grad
