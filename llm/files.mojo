@@ -333,6 +333,8 @@ def glob_files(pattern: String) raises -> List[String]:
         for i in range(result[0]):
             names.append(_string_at(Int(addresses[i])))
         external_call["globfree", NoneType](Int(result.unsafe_ptr()))
+        # An address keeps nothing alive: the list has to outlast the call.
+        _ = result^
     elif status != _GLOB_NO_MATCH:
         raise Error(t"glob: cannot look for {pattern}: status {status}; check the folders in it")
     return names^

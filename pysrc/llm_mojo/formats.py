@@ -24,12 +24,14 @@ DEBUG_STATE_MAGIC = 20240327
 TOKENIZER_MAGIC = 20240328
 TOKENS_MAGIC = 20240520
 TOKENS_UINT32_MAGIC = 20240801
+STATE_MAGIC = 20240527
 
 CHECKPOINT_VERSIONS = {3: "float32", 5: "bfloat16"}
 DEBUG_STATE_VERSIONS = {2: None}
 TOKENIZER_VERSIONS = {2: None}
 TOKENS_VERSIONS = {1: "<u2"}
 TOKENS_UINT32_VERSIONS = {7: "<u4"}
+STATE_VERSIONS = {1: None}
 
 KINDS = {
     CHECKPOINT_MAGIC: "a model checkpoint",
@@ -37,6 +39,7 @@ KINDS = {
     TOKENIZER_MAGIC: "a tokenizer file",
     TOKENS_MAGIC: "a token shard (uint16)",
     TOKENS_UINT32_MAGIC: "a token shard (uint32)",
+    STATE_MAGIC: "a training state",
 }
 
 CHECKPOINT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -331,6 +334,74 @@ def _check_config(who, path, config):
         raise FormatError(
             f"{who}: {path}: not the sizes of a GPT-2: {', '.join(problems)}; the file or the request is wrong"
         )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# training state, which lies beside the model that it belongs to
+
+STATE_RNG = np.dtype([("seed", "<u8"), ("left", "<i4"), ("next", "<u4"), ("words", "<u4", 624), ("matrix", "<u4", 2)])
+
+
+@dataclass
+class TrainingState:
+    """Where a run is. `m`, `v` and `master` (or None) are flat float32 arrays, all 16 tensors one after the other."""
+
+    step: int
+    shard: int
+    sample: int
+    m: np.ndarray
+    v: np.ndarray
+    master: np.ndarray | None = None
+    shard_order: np.ndarray | None = None  # None: the data is not shuffled
+    sample_order: np.ndarray | None = None
+    rng: np.ndarray | None = None  # one STATE_RNG
+    processes: int = 1
+    rank: int = 0
+
+
+def write_state(path, state):
+    """Writes a training state."""
+    shuffled = state.shard_order is not None
+    fields = {0: STATE_MAGIC, 1: min(STATE_VERSIONS), 2: state.processes, 3: state.rank, 10: state.step}
+    fields |= {4: int(state.master is not None), 5: int(shuffled), 30: state.shard, 32: state.sample}
+    with atomic_file(path) as file:
+        file.write(_pack_header(fields))
+        for values in (state.m, state.v, state.master):
+            if values is not None:
+                file.write(np.ascontiguousarray(values, dtype="<f4").data)
+        if shuffled:
+            for order in (state.shard_order, state.sample_order):
+                file.write(np.array([len(order)], dtype="<u8").tobytes())
+                file.write(np.ascontiguousarray(order, dtype="<i4").tobytes())
+            file.write(np.asarray(state.rng, dtype=STATE_RNG).tobytes())
+
+
+def read_state(path, config):
+    """Reads the training state of a model of these sizes."""
+    who = "read_state"
+    count = num_parameters(config)
+    with _open(who, path) as file:
+        header, _ = _read_header(who, path, file, {STATE_MAGIC: STATE_VERSIONS})
+        state = TrainingState(step=int(header[10]), shard=int(header[30]), sample=int(header[32]), m=None, v=None)
+        state.processes, state.rank = int(header[2]), int(header[3])
+        for name in ("m", "v", "master")[: 3 if header[4] else 2]:
+            setattr(state, name, _read_array(who, path, file, "<f4", count))
+        if header[5]:
+            for name in ("shard_order", "sample_order"):
+                length = int(_read_array(who, path, file, "<u8", 1)[0])
+                setattr(state, name, _read_array(who, path, file, "<i4", length))
+            state.rng = _read_array(who, path, file, STATE_RNG, 1)[0]
+        _check_size(who, path, file.tell(), "what the header says")
+    return state
+
+
+def _read_array(who, path, file, dtype, count):
+    left = os.path.getsize(path) - file.tell()
+    if count * np.dtype(dtype).itemsize > left:
+        raise FormatError(
+            f"{who}: {path}: expected {count:,} values, found {left:,} bytes; the file is cut off or damaged"
+        )
+    return np.frombuffer(file.read(count * np.dtype(dtype).itemsize), dtype=dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
