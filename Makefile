@@ -34,7 +34,7 @@ RESUME ?= 0
 
 MOJO_SOURCES := $(shell find llm -name '*.mojo')
 
-.PHONY: help setup train finetune test format clean
+.PHONY: help setup train finetune test test-long format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakes
 
 test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (installs PyTorch)
 	@$(RUN) $(BIN)/python -m pytest tests $(FLAGS)
+
+test-long: $(VENV)/.ready-test ## What takes longer: many kills, thousands of damaged files
+	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)
 
 format: $(VENV)/.ready ## Format the Mojo sources
 	@$(RUN) mojo format -q -l 120 $(MOJO_SOURCES) $(wildcard *.mojo tests/*.mojo tests/*/*.mojo bench/*.mojo)

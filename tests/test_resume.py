@@ -198,15 +198,15 @@ def kill_again_and_again(program, data, whole, out, kills, seed):
             config, _ = formats.read_checkpoint(out / f"model_{step:08}.bin")
             formats.read_state(out / f"state_{step:08}_00000.bin", config)
     program.output(*arguments[1:])
-    assert final(out, 400) == final(whole, 400)
-    assert checkpoints(out) == [398, 399, 400]
+    assert final(out, 150) == final(whole, 150)
+    assert checkpoints(out) == [148, 149, 150]
     assert not list(out.glob("*.tmp"))
 
 
 @pytest.fixture(scope="session")
 def long_run(program, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("long") / "run"
-    program.output(*flags(data, out, "-n", 1, "-nk", 3, "-x", 400))
+    program.output(*flags(data, out, "-n", 1, "-nk", 3, "-x", 150))
     return out
 
 
