@@ -36,7 +36,7 @@ def build(source):
     binary.parent.mkdir(parents=True, exist_ok=True)
     fresh = binary.with_suffix(f".{os.getpid()}")
     start = time.time()
-    command = ["mojo", "build", "-I", ROOT, source, "-o", fresh]
+    command = ["mojo", "build", "--Werror", "-I", ROOT, source, "-o", fresh]
     if TARGET_CPU:
         command += ["--target-cpu", TARGET_CPU]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
@@ -54,10 +54,17 @@ def pytest_collect_file(parent, file_path):
 
 
 def pytest_collection_finish(session):
-    """Builds the Mojo tests that were selected, several at a time."""
-    if not session.config.option.collectonly:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(build, {item.path for item in session.items if isinstance(item, MojoItem)}))
+    """Builds what the selected tests need, several at a time: Mojo tests, and the programs that Python tests name."""
+    if session.config.option.collectonly:
+        return
+    sources = set()
+    for path in {item.path for item in session.items}:
+        if path.suffix == ".mojo":
+            sources.add(path)
+        else:
+            sources |= {ROOT / name for name in re.findall(r'mojo_program\("(.+?)"\)', path.read_text())}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(build, sources))
 
 
 class MojoFile(pytest.File):

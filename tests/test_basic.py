@@ -1,8 +1,6 @@
 """train_gpt2_basic.mojo against the PyTorch reference: losses on the same batches in llm.c's order, samples, errors."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +14,9 @@ SMALL = formats.ModelConfig(max_seq_len=20, vocab_size=131, num_layers=2, num_he
 ONE_HEAD = formats.ModelConfig(max_seq_len=5, vocab_size=17, num_layers=1, num_heads=1, channels=10)
 
 
-@pytest.fixture(scope="module")
-def program():
-    binary = ROOT / "build" / "tests" / "train_gpt2_basic"
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    mojo = Path(sys.executable).parent / "mojo"
-    build = [mojo if mojo.exists() else "mojo", "build", "--Werror", ROOT / "train_gpt2_basic.mojo", "-o", binary]
-    result = subprocess.run(build, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return binary
+@pytest.fixture(scope="session")
+def program(mojo_program):
+    return mojo_program("train_gpt2_basic.mojo")
 
 
 @pytest.fixture
@@ -46,10 +38,9 @@ def make_files(folder, config):
 def run(program, folder, *options, status=0):
     """Runs in the folder on the files of `make_files`, unless other options say otherwise."""
     own = ["-e", "model.bin", "-i", "train_*.bin", "-j", "val_0.bin", "--tokenizer", "tokenizer.bin", "-b", 3, "-t", 17]
-    command = [program, *own, *options]
-    result = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, timeout=120)
-    assert result.returncode == status, result.stderr.decode()
-    return (result.stderr if status else result.stdout).decode()
+    if status:
+        return program.error(*own, *options, status=status, cwd=folder)
+    return program.output(*own, *options, cwd=folder)
 
 
 def losses(kind, output):

@@ -13,6 +13,7 @@ from llm_mojo import formats, reference
 
 FILES = ["-i", "train_*.bin", "-j", "val_0.bin", "--tokenizer", "tokenizer.bin"]
 QUIET = ["-v", 0, "-s", 0]
+MATRICES = ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw")
 RANDOM = ["--n-layer", 2, "--n-head", 2, "--n-embd", 32]
 TEXT = "the quick brown cat shows how a small model learns by heart.\n"
 ALPHABET = "".join(sorted(set(TEXT))) + "XYZ\u00e9"
@@ -75,19 +76,45 @@ def step_losses(log):
 # against PyTorch and the basic trainer
 
 
-@pytest.mark.parametrize(("config", "B", "T"), [(SMALL, 3, 17), (ONE_HEAD, 1, 5)], ids=["ragged", "one head"])
-def test_losses_norms_and_parameters_equal_pytorch(program, tmp_path, config, B, T):
+def pytorch_run(trainer, batches, steps, passes=1, clip=np.inf, decay=0.0, decayed=()):
+    """Trains with the flags of the test below; returns the losses and the norms of the gradients."""
+    losses, norms = [], []
+    for _ in range(steps):
+        grads = {name: torch.zeros_like(p) for name, p in trainer.params.items()}
+        losses.append(0)
+        for _ in range(passes):
+            losses[-1] += trainer.backward(*next(batches))[1] / passes
+            for name, p in trainer.params.items():
+                grads[name] += p.grad / passes
+        norms.append(float(sum((grad**2).sum() for grad in grads.values()) ** 0.5))
+        trainer.steps += 1
+        for name, p in trainer.params.items():
+            settings = dict(lr=0.002, betas=(0.8, 0.99), eps=1e-8, weight_decay=decay if name in decayed else 0)
+            grad = grads[name] * min(1, clip / norms[-1])
+            reference.adamw(p, grad, *trainer.moments[name], trainer.steps, **settings)
+    return losses, norms
+
+
+@pytest.mark.parametrize(
+    ("config", "B", "T", "flags", "settings"),
+    [
+        (SMALL, 3, 17, [], {}),
+        (ONE_HEAD, 1, 5, [], {}),
+        (SMALL, 3, 17, ["-c", 0.5], {"decay": 0.5, "decayed": MATRICES}),
+        (SMALL, 3, 17, ["-c", 0.5, "--decay-all"], {"decay": 0.5, "decayed": formats.parameter_shapes(SMALL)}),
+        (SMALL, 3, 17, ["--grad-clip", 0.5], {"clip": 0.5}),
+        (SMALL, 2, 13, ["--total-batch-size", 78], {"passes": 3}),
+    ],
+    ids=["ragged", "one head", "decay", "decay-all", "clipped", "accumulated"],
+)
+def test_losses_norms_and_parameters_equal_pytorch(config, B, T, flags, settings, program, tmp_path):
     make_files(tmp_path, config)
     batches = shuffled_batches(sorted(tmp_path.glob("train_*.bin")), B, T)
     trainer = reference.Trainer(config, formats.read_checkpoint(tmp_path / "model.bin")[1], torch.float64)
-    expected_losses, expected_norms = [], []
-    for _ in range(15):
-        expected_losses.append(trainer.backward(*next(batches))[1])
-        expected_norms.append(float(sum((p.grad**2).sum() for p in trainer.params.values()) ** 0.5))
-        trainer.update(lr=0.002, betas=(0.8, 0.99), eps=1e-8, weight_decay=0)
+    expected_losses, expected_norms = pytorch_run(trainer, batches, 15, **settings)
 
-    flags = ["-e", "model.bin", "-b", B, "-t", T, "-x", 15, "-l", 0.002, "--beta1", 0.8, "--beta2", 0.99]
-    steps, _ = log_of(program, tmp_path, *flags, *QUIET)
+    common = ["-e", "model.bin", "-b", B, "-t", T, "-x", 15, "-l", 0.002, "--beta1", 0.8, "--beta2", 0.99]
+    steps, _ = log_of(program, tmp_path, *common, *QUIET, *flags)
     assert list(steps) == list(range(1, 16))
     assert [row["loss"] for row in steps.values()] == pytest.approx(expected_losses, rel=1e-5)
     assert [row["norm"] for row in steps.values()] == pytest.approx(expected_norms, rel=1e-4)
@@ -101,7 +128,8 @@ def test_losses_norms_and_parameters_equal_pytorch(program, tmp_path, config, B,
             # The softmax is blind to the bias of the keys: its gradient is rounding noise, which AdamW scales up.
             C = config.channels
             differences[:, C : 2 * C] = 0
-        assert differences.max() < 1e-5, name
+        # A few gradients elsewhere are almost nothing; each step moves a parameter by up to 0.002 all the same.
+        assert differences.max() < 1e-4 and np.quantile(differences, 0.99) < 1e-5, name
 
 
 def test_losses_equal_those_of_the_basic_trainer(program, mojo_program, files):
