@@ -7,7 +7,6 @@ comptime SIGINT = 2
 comptime SIGTERM = 15
 
 comptime _SIGXFSZ = Int32(25)
-comptime _IGNORE = Int(1)
 # Mojo has no global variables, and a handler gets no context: the flag is in a page of its own at a fixed address.
 comptime _FLAG = 0x5A17_0000_0000
 comptime _PROT_READ_WRITE = Int32(3)
@@ -15,7 +14,7 @@ comptime _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE = Int32(0x100022)
 
 
 def watch_for_signals() raises:
-    """From here on SIGINT, SIGTERM and SIGHUP set the flag that `stop_signal` reads; call it once.
+    """From here on SIGINT, SIGTERM and a terminal's SIGHUP set the flag that `stop_signal` reads; call it once.
 
     A file that grows beyond the size that is allowed becomes an ordinary error.
 
@@ -29,8 +28,11 @@ def watch_for_signals() raises:
         raise Error(t"signals: no room for a flag at {_FLAG}: {get_errno()}; start the program again")
     _ = external_call["signal", Int](Int32(SIGINT), _on_signal)
     _ = external_call["signal", Int](Int32(SIGTERM), _on_signal)
-    # Whoever starts a program with nohup wants it to outlive the terminal.
-    if external_call["signal", Int](Int32(SIGHUP), _on_signal) == _IGNORE:
+    # Whoever closes a terminal ends its runs, but not those started with nohup, which write to a file. (Whether the
+    # signal was ignored at the start cannot be seen: Mojo's runtime has put handlers of its own.)
+    if external_call["isatty", Int32](Int32(1)) == 1:
+        _ = external_call["signal", Int](Int32(SIGHUP), _on_signal)
+    else:
         _ = external_call["signal", Int](Int32(SIGHUP), _do_nothing)
     _ = external_call["signal", Int](_SIGXFSZ, _do_nothing)
 

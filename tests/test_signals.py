@@ -1,0 +1,281 @@
+"""What stops a run from outside: signals, disks, folders. And divergence. The last good checkpoint survives it all."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ENVIRONMENT
+from llm_mojo import formats
+from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, make_data, settings
+
+NOBODY = 65534
+ENDLESS = ["-x", 1_000_000, "-v", 0]
+
+
+@pytest.fixture(scope="session")
+def program(mojo_program):
+    return mojo_program("train_gpt2.mojo")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(program, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    program.output(*flags(data, out))
+    return out
+
+
+def start(program, arguments, **options):
+    """Starts a run and returns it when it has taken a step."""
+    command = [str(word) for word in [program.path, *arguments]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "env": ENVIRONMENT}
+    process = subprocess.Popen(command, **(pipes | options))
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    return process
+
+
+def wait_for(condition):
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+def good(out, step):
+    """Checks that a checkpoint is whole."""
+    config, _ = formats.read_checkpoint(out / f"model_{step:08}.bin")
+    assert formats.read_state(out / f"state_{step:08}_00000.bin", config).step == step
+    assert (out / f"DONE_{step:08}").exists() and (out / f"extra_{step:08}.json").exists()
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_ends_a_run_after_its_step(number, name, program, data, tmp_path):
+    out = tmp_path / "run"
+    process = start(program, settings(data, out, *ENDLESS))
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, "")
+    [step] = checkpoints(out)
+    good(out, step)
+    assert output.endswith(
+        f"stopped by {name} after step {step} of 1000000; go on with: {program.path} -o {out} -y 1\n"
+    )
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1])
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(delay, program, data, whole, tmp_path):
+    out = tmp_path / "run"
+    process = start(program, flags(data, out))
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    program.output("-o", out, "-y", 1)
+    assert final(out) == final(whole)
+
+
+def test_without_a_folder_nothing_is_saved(program, data):
+    process = start(program, settings(data, None, *ENDLESS))
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0].endswith("; nothing was saved: no --out was given\n")
+    assert process.returncode == 143
+
+
+def test_the_second_ctrl_c_stops_at_once(program, data, whole, tmp_path):
+    """Without sleeping the two could arrive as one; the sample is so long that the step after it is never reached."""
+    out = copy_back_to(whole, 6, tmp_path / "run")
+    process = start(program, flags(data, out, "-y", 1, *ENDLESS, "-s", 8, "-g", 100_000_000, "-n", 2))
+    wait_for(lambda: (out / "log.jsonl").read_text().count('"step": 8,'))
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert checkpoints(out) == [3, 6]
+    good(out, 6)
+
+
+def test_a_run_without_a_terminal_outlives_it(program, data, tmp_path):
+    process = start(program, settings(data, tmp_path / "run", *ENDLESS))
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+# ----- on a terminal
+
+
+def on_terminal(program, arguments, at="", number=None, **more):
+    """Runs it on a terminal, sends a signal when `at` appears, and returns the status and what was shown."""
+    terminal, other_end = os.openpty()
+    command = [str(word) for word in [program.path, *arguments]]
+    process = subprocess.Popen(command, stdout=other_end, env=ENVIRONMENT | {"TERM": "xterm"} | more)
+    os.close(other_end)
+    shown = ""
+    while True:
+        try:
+            shown += os.read(terminal, 65536).decode()
+        except OSError:  # how the end of a terminal is told
+            break
+        if number and at in shown:
+            process.send_signal(number)
+            number = None
+    os.close(terminal)
+    return process.wait(), shown
+
+
+def test_closing_the_terminal_stops_the_run(program, data, tmp_path):
+    status, shown = on_terminal(program, settings(data, tmp_path / "run", *ENDLESS), "| loss", signal.SIGHUP)
+    assert status == 129
+    assert "stopped by SIGHUP after step" in shown
+    good(tmp_path / "run", checkpoints(tmp_path / "run")[0])
+
+
+def test_a_terminal_has_colours_and_a_live_line(program, data):
+    status, shown = on_terminal(program, settings(data, None, "-v", 3))
+    assert status == 0
+    assert re.search(r"step    3/4 \| loss \x1b\[1m\d\.\d+\x1b\[0m .* \| \d+% of peak \| ETA 0:0\d\r\n", shown)
+    assert "\r\x1b[K[=======                       ] 25%, validation in 2 steps\r\x1b[Kstep    2/4" in shown
+    assert "val loss \x1b[32m" in shown
+    # What stays after the live lines are gone is what a pipe gets, and a little more.
+    kept = re.sub(r"\r\x1b\[K[^\n\r]*(?=\r\x1b\[K)|\r\x1b\[K|\x1b\[\d*m|\r", "", shown)
+    plain = program.output(*settings(data, None, "-v", 3))
+    assert [line[:30] for line in kept.splitlines()] == [line[:30] for line in plain.splitlines()]
+
+
+def test_no_colours_where_none_are_wanted(program, data):
+    assert "\x1b[1m" not in on_terminal(program, settings(data, None), NO_COLOR="1")[1]
+    assert "\x1b" not in program.output(*settings(data, None))
+
+
+# ----- disks and folders
+
+
+def no_file_beyond(size):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000], ids=["the model", "the state"])
+def test_a_file_that_cannot_grow(size, program, data, whole, tmp_path):
+    out = copy_back_to(whole, 6, tmp_path / "run")
+    (out / "best.bin").unlink()
+    error = program.error(*flags(data, out, "-y", 1, "-v", 0), preexec_fn=no_file_beyond(size))
+    assert "save: cannot write" in error or "write_checkpoint: cannot write" in error
+    assert "File too large" in error and "unchanged" in error
+    assert checkpoints(out) == [3, 6] and not list(out.glob("*.tmp"))
+    program.output("-o", out, "-y", 1, "-v", 4)
+    assert checkpoints(out)[-1] == STEPS
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a disk")
+def test_a_full_disk(program, data, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", disk], capture_output=True).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        error = program.error(*flags(data, disk / "run"))
+        assert "cannot write" in error and "No space left" in error
+        steps = checkpoints(disk / "run")
+        assert steps and steps[-1] < STEPS
+        good(disk / "run", steps[-1])
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_folder_that_vanishes(program, data, tmp_path):
+    out = tmp_path / "run"
+    process = start(program, settings(data, out, *ENDLESS))
+    shutil.rmtree(out)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert f"save: the folder {out} is gone" in errors
+    assert not out.exists()
+
+
+@pytest.fixture
+def public(data):
+    """A folder that every user may enter, with the data."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    shutil.copytree(data, folder / "data")
+    (folder / "data").chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root runs programs as another user")
+
+
+@needs_root
+def test_a_folder_that_may_not_be_written(program, public, whole):
+    out = copy_back_to(whole, 6, public / "run")
+    for path in out.iterdir():
+        path.chmod(0o644)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for more in (["-y", 1], ["-y", 0]):
+        error = program.error(*flags(public / "data", out, *more), user=NOBODY)
+        assert "cannot write" in error and "Permission denied" in error
+    error = program.error(*settings(public / "data", out / "below"), user=NOBODY)
+    assert f"cannot make the folder {out / 'below'}" in error
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@needs_root
+def test_data_that_may_not_be_read(program, public):
+    (public / "data" / "val_0.bin").chmod(0)
+    error = program.error(*settings(public / "data", None), user=NOBODY)
+    assert "data: cannot open" in error and "Permission denied" in error
+
+
+@needs_root
+def test_a_folder_that_becomes_read_only(program, public):
+    out = public / "run"
+    out.mkdir()
+    os.chown(out, NOBODY, NOBODY)
+    process = start(program, settings(public / "data", out, *ENDLESS, "-n", 50), user=NOBODY)
+    wait_for(lambda: checkpoints(out))
+    out.chmod(0o555)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "cannot write" in errors and "Permission denied" in errors
+    good(out, checkpoints(out)[-1])
+
+
+# ----- divergence
+
+
+def test_divergence_leaves_the_last_good_checkpoint(program, data, tmp_path):
+    """A learning rate beyond reason, reached by a warm-up of which the first steps do no harm."""
+    out = tmp_path / "run"
+    error = program.error(*settings(data, out, "-x", 2000, "-n", 1, "-v", 0, "-l", 1e38, "-u", 30))
+    assert "the model has diverged; use a lower --learning-rate" in error
+    last = checkpoints(out)[-1]
+    good(out, last)
+    assert f"{out}/model_{last:08}.bin is the last checkpoint" in error and f"-o {out} -y 1" in error
