@@ -187,7 +187,7 @@ def test_other_data(more, message, program, data, whole, tmp_path):
 def kill_again_and_again(program, data, whole, out, kills, seed):
     """Starts a run that saves every step and kills it after a random time, until it is through."""
     dice = random.Random(seed)
-    arguments = [str(word) for word in [program.path, *flags(data, out, "-n", 1, "-nk", 3, "-y", 1, "-x", 400)]]
+    arguments = [str(word) for word in [program.path, *flags(data, out, "-n", 1, "-nk", 3, "-y", 1, "-x", 150)]]
     for _ in range(kills):
         process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
         time.sleep(dice.uniform(0.02, 0.4))
