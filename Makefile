@@ -23,10 +23,7 @@ SOURCE := $(TEXT)
 endif
 DATA := data/$(NAME)
 OUT ?= runs/$(NAME)
-# Two minutes on two cores, most of it spent on learning to spell.
-TRAIN_FLAGS := --n-layer 4 --n-head 4 --n-embd 128 --seq-len 64 --batch-size 12 --max-steps 5000 \
-	--learning-rate 3e-3 --schedule cosine --warmup 400 --final-lr-fraction 0.05 --beta2 0.95 --weight-decay 0.1 \
-	--val-every 500 --val-batches 40 --sample-every 5000 --gen-len 500
+TRAIN_FLAGS := --preset presets/pydocs-small.toml
 # Settings that `make train` adds to its own, for example FLAGS="--max-steps 500".
 FLAGS ?=
 # 1: go on with the run in OUT; 0: replace it.
@@ -54,7 +51,7 @@ finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakes
 test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (installs PyTorch)
 	@$(RUN) $(BIN)/python -m pytest tests $(FLAGS)
 
-test-long: $(VENV)/.ready-test ## What takes longer: many kills, thousands of damaged files
+test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs
 	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)
 
 format: $(VENV)/.ready ## Format the Mojo sources
