@@ -263,3 +263,51 @@ with formats.atomic_file({str(path)!r}) as file:
         file.write(b"new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+EXAMPLES = [
+    formats.Choice([5, 6, 7], [[1], [2, 3], [4], [9, 9, 9]], 1),
+    formats.Choice([65534], [[0], [0], [0], [0]], 3),
+]
+
+
+def test_hellaswag_is_llm_cs_stream(tmp_path):
+    path = tmp_path / "h.bin"
+    assert formats.write_hellaswag(path, iter(EXAMPLES)) == 2
+    assert header_of(path) == (20240522, 1, 2, 40) + (0,) * 252
+    first = [65535, 40, 0, 1, 4, 3, 5, 6, 7, 1, 1, 2, 2, 3, 1, 4, 3, 9, 9, 9]
+    second = [65535, 30, 1, 3, 4, 1, 65534, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert path.read_bytes()[1024:] == struct.pack(f"<{len(first + second)}H", *first, *second)
+    assert formats.read_hellaswag(path) == EXAMPLES
+
+
+@pytest.mark.parametrize(
+    "example, message",
+    [
+        (formats.Choice([], [[1]] * 4, 0), "expected one or more ids from 0 to 65534"),
+        (formats.Choice([1], [[1], [1], [65535], [1]], 0), "expected one or more ids from 0 to 65534"),
+        (formats.Choice([1], [[1]] * 3, 0), "expected 4 endings"),
+        (formats.Choice([1], [[1]] * 4, 4), "expected 4 endings"),
+        (formats.Choice([1] * 32768, [[1]] * 4, 0), "expected at most 65,535 bytes"),
+    ],
+)
+def test_hellaswag_refuses_what_the_file_cannot_hold(tmp_path, example, message):
+    with pytest.raises(FormatError, match=message):
+        formats.write_hellaswag(tmp_path / "h.bin", [*EXAMPLES, example])
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_hellaswag_is_refused(tmp_path):
+    path = tmp_path / "h.bin"
+    formats.write_hellaswag(path, EXAMPLES)
+    raw = path.read_bytes()
+    for at in [1024, 1026, 1028, 1030, 1032, 1034, 1042]:  # the five numbers, the first two lengths
+        damaged = bytearray(raw)
+        struct.pack_into("<H", damaged, at, 77)
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match="example 0"):
+            formats.read_hellaswag(path)
+    for damaged in (raw[:-1], raw[:-2], raw[:-30], raw + b"\0\0", raw + b"\0"):
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match="the file is|example 1"):
+            formats.read_hellaswag(path)

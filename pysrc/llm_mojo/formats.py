@@ -24,6 +24,7 @@ DEBUG_STATE_MAGIC = 20240327
 TOKENIZER_MAGIC = 20240328
 TOKENS_MAGIC = 20240520
 TOKENS_UINT32_MAGIC = 20240801
+CHOICES_MAGIC = 20240522
 STATE_MAGIC = 20240527
 
 CHECKPOINT_VERSIONS = {3: "float32", 5: "bfloat16"}
@@ -31,6 +32,7 @@ DEBUG_STATE_VERSIONS = {2: None}
 TOKENIZER_VERSIONS = {2: None}
 TOKENS_VERSIONS = {1: "<u2"}
 TOKENS_UINT32_VERSIONS = {7: "<u4"}
+CHOICES_VERSIONS = {1: None}
 STATE_VERSIONS = {1: None}
 
 KINDS = {
@@ -39,6 +41,7 @@ KINDS = {
     TOKENIZER_MAGIC: "a tokenizer file",
     TOKENS_MAGIC: "a token shard (uint16)",
     TOKENS_UINT32_MAGIC: "a token shard (uint32)",
+    CHOICES_MAGIC: "a multiple-choice evaluation",
     STATE_MAGIC: "a training state",
 }
 
@@ -514,6 +517,90 @@ def read_tokens(path):
         )
     _check_size(who, path, HEADER_BYTES + count * np.dtype(dtype).itemsize, f"{count:,} tokens after the header")
     return _map(path, dtype, HEADER_BYTES, (count,))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# multiple-choice evaluation: llm.c's HellaSwag file
+
+CHOICES_START = 65535
+NUM_ENDINGS = 4
+
+
+class Choice(NamedTuple):
+    """An example: the ids of the context, those of four endings, and which of the endings is right."""
+
+    context: list
+    endings: list
+    label: int
+
+
+def write_hellaswag(path, examples):
+    """Writes examples (an iterable of Choice); the context and each ending have at least one token. Returns how many.
+
+    A stream of uint16, for each example: 65535, its size in bytes, its index, the label, the number of endings, and then
+    the context and each ending, their ids preceded by how many there are.
+    """
+    who = "write_hellaswag"
+    count = longest = 0
+    with atomic_file(path) as file:
+        file.write(_pack_header({}))
+        for example in examples:
+            where = f"{who}: {path}: example {count}"
+            if count > CHOICES_START:
+                raise FormatError(f"{who}: {path}: expected at most {CHOICES_START + 1:,} examples, got more")
+            if len(example.endings) != NUM_ENDINGS or not 0 <= example.label < NUM_ENDINGS:
+                raise FormatError(
+                    f"{where}: expected {NUM_ENDINGS} endings and a label below, got {len(example.endings)} endings and"
+                    f" label {example.label}"
+                )
+            stream = [CHOICES_START, 0, count, example.label, NUM_ENDINGS]
+            for ids in (example.context, *example.endings):
+                if len(ids) == 0 or min(ids) < 0 or max(ids) >= CHOICES_START:
+                    raise FormatError(
+                        f"{where}: expected one or more ids from 0 to {CHOICES_START - 1} in the context and each ending,"
+                        f" got {list(ids)}"
+                    )
+                stream += [len(ids), *ids]
+            stream[1] = 2 * len(stream)
+            if stream[1] > CHOICES_START:
+                raise FormatError(f"{where}: expected at most {CHOICES_START:,} bytes, got {stream[1]:,}")
+            file.write(np.array(stream, dtype="<u2").tobytes())
+            count, longest = count + 1, max(longest, stream[1])
+        file.seek(0)
+        file.write(_pack_header({0: CHOICES_MAGIC, 1: min(CHOICES_VERSIONS), 2: count, 3: longest}))
+    return count
+
+
+def read_hellaswag(path):
+    """Returns the examples, a list of Choice."""
+    who = "read_hellaswag"
+    with _open(who, path) as file:
+        header, _ = _read_header(who, path, file, {CHOICES_MAGIC: CHOICES_VERSIONS})
+        raw = file.read()
+    stream = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<u2").tolist()
+    examples, position = [], 0
+    for index in range(int(header[2])):
+        start, size, number, label, endings = (stream[position : position + 5] + [-1] * 5)[:5]
+        end = position + size // 2
+        if (start, number, endings) != (CHOICES_START, index, NUM_ENDINGS) or end > len(stream) or label >= NUM_ENDINGS:
+            raise FormatError(
+                f"{who}: {path}: expected example {index} of {header[2]}, found something else; the file is damaged: make"
+                " it again"
+            )
+        position += 5
+        parts = []
+        while position < end:
+            count = stream[position]
+            parts.append(stream[position + 1 : position + 1 + count])
+            position += 1 + count
+        if position != end or len(parts) != 1 + NUM_ENDINGS or not all(parts):
+            raise FormatError(
+                f"{who}: {path}: example {index}: its {size} bytes do not hold a context and {NUM_ENDINGS} endings; the"
+                " file is damaged: make it again"
+            )
+        examples.append(Choice(parts[0], parts[1:], label))
+    _check_size(who, path, HEADER_BYTES + 2 * position, f"{len(examples):,} examples after the header")
+    return examples
 
 
 # ---------------------------------------------------------------------------------------------------------------------
