@@ -5,13 +5,18 @@ from std.sys import size_of
 from llm.files import InputFile, MappedFile, glob_files
 from llm.header import HEADER_BYTES, TOKENS_MAGIC, read_header
 from llm.memory import Tensor
-from llm.random import Mt19937, identity_permutation
+from llm.random import Mt19937, draw_at, identity_permutation, scramble
 
 comptime U16 = DType.uint16
 comptime I32 = DType.int32
 comptime TOKENS_VERSION = 1
 comptime SHUFFLE_SEED = 42
 """Seed of the order that llm.c reads training data in; each further process adds its rank."""
+
+# The orders that data comes in: as it lies there, llm.c's (samples shuffled in shuffled shards), nanoGPT's.
+comptime IN_ORDER = 0
+comptime SHUFFLED = 1
+comptime RANDOM_WINDOWS = 2
 
 
 struct TokenShard(Movable):
@@ -52,8 +57,8 @@ struct DataPosition(Movable):
     var shard: Int
     """Place of the current shard in this epoch's order."""
     var sample: Int
-    """Place of the next sample in the shard's order."""
-    var shuffled: Bool
+    """Place of the next sample in the shard's order; of random windows, the number of batches so far."""
+    var order: Int
     var shard_order: List[Int]
     """Empty if not shuffled, as are the samples."""
     var sample_order: List[Int]
@@ -61,11 +66,14 @@ struct DataPosition(Movable):
 
 
 struct DataLoader(Movable):
-    """Serves batches of B sequences of T tokens in llm.c's order, epoch after epoch.
+    """Serves batches of B sequences of T tokens in one of three orders, epoch after epoch.
 
-    A sample is a run of B*T + 1 tokens of one shard; the next one starts B*T tokens later. Shuffled, each epoch puts
-    the shards in a new order, and each shard its samples; otherwise both come as they are. What is left at a shard's
+    A sample is a run of B*T + 1 tokens of one shard; the next one starts B*T tokens later. `SHUFFLED`, each epoch puts
+    the shards in a new order, and each shard its samples; `IN_ORDER` both come as they are. What is left at a shard's
     end is skipped. With several processes each takes its own B*T of every num_processes*B*T tokens.
+
+    `RANDOM_WINDOWS` draws each sequence by itself, from anywhere in the data, with replacement. The sequences of a
+    batch then have nothing in common, where those of a sample are one passage: on small data that learns better.
     """
 
     var B: Int
@@ -77,18 +85,21 @@ struct DataLoader(Movable):
     var current_shard: Int
     """Place, in this epoch's order, of the shard that the next batch comes from (or of the one just used up)."""
     var current_sample: Int
-    """Place, in the shard's order, of the sample that the next batch is."""
+    """Place, in the shard's order, of the sample that the next batch is; of random windows, the batches so far."""
     var epoch: Int
-    """Epochs begun before this one."""
+    """Epochs begun before this one; of random windows, how often as many tokens as there are have been drawn."""
     var _paths: List[String]
     var _vocab_size: Int
     var _rank: Int
     var _num_processes: Int
-    var _shuffle: Bool
+    var _order: Int
+    var _key: UInt64
     var _rng: Mt19937
     var _shard_order: List[Int]
     var _sample_order: List[Int]
     var _shard: TokenShard
+    var _windows: List[Int]
+    """Of random windows: how many begin in the shards up to and including each."""
 
     def __init__(
         out self,
@@ -97,11 +108,12 @@ struct DataLoader(Movable):
         T: Int,
         *,
         vocab_size: Int,
-        shuffle: Bool,
+        order: Int = IN_ORDER,
+        seed: Int = SHUFFLE_SEED,
         rank: Int = 0,
         num_processes: Int = 1,
     ) raises:
-        """Checks every shard that matches the pattern and starts the first epoch.
+        """Checks every shard that matches the pattern and starts the first epoch. The seed is that of random windows.
 
         Raises:
             If there is none, one is damaged, or one is too short for a single batch.
@@ -119,6 +131,8 @@ struct DataLoader(Movable):
         self._num_processes = num_processes
         self.num_tokens = 0
         self.num_batches = 0
+        self._windows = List[Int]()
+        var windows = 0
         var needed = num_processes * B * T + 1
         for path in self._paths:
             var shard = TokenShard(path)
@@ -129,7 +143,10 @@ struct DataLoader(Movable):
                 )
             self.num_tokens += shard.num_tokens
             self.num_batches += _num_samples(shard, B * T * num_processes)
-        self._shuffle = shuffle
+            windows += shard.num_tokens - T
+            self._windows.append(windows)
+        self._order = order
+        self._key = scramble(UInt64(seed))
         self._rng = Mt19937(SHUFFLE_SEED + rank)
         self._shard_order = identity_permutation(len(self._paths))
         self._sample_order = List[Int]()
@@ -140,7 +157,7 @@ struct DataLoader(Movable):
         self._start_epoch()
 
     def reset(mut self) raises:
-        """Starts over: without shuffling, at the first token; with it, in the next order that the generator gives.
+        """Starts over: with the first batch, but shuffled in the next order that the generator gives.
 
         Raises:
             If a shard has been damaged since it was checked.
@@ -153,9 +170,9 @@ struct DataLoader(Movable):
         return DataPosition(
             shard=self.current_shard,
             sample=self.current_sample,
-            shuffled=self._shuffle,
-            shard_order=self._shard_order.copy() if self._shuffle else List[Int](),
-            sample_order=self._sample_order.copy() if self._shuffle else List[Int](),
+            order=self._order,
+            shard_order=self._shard_order.copy() if self._order == SHUFFLED else List[Int](),
+            sample_order=self._sample_order.copy() if self._order == SHUFFLED else List[Int](),
             rng=self._rng.copy(),
         )
 
@@ -165,25 +182,29 @@ struct DataLoader(Movable):
         Raises:
             If the position is not one of this data with this batch size.
         """
-        if position.shuffled != self._shuffle:
+        if position.order != self._order:
             raise Error(
-                t"the order of the data was saved with --shuffle {Int(position.shuffled)}, this run has --shuffle"
-                t" {Int(self._shuffle)}; use the same"
+                t"the order of the data was saved with --shuffle {position.order}, this run has --shuffle"
+                t" {self._order}; use the same"
             )
+        if self._order == RANDOM_WINDOWS:
+            self.current_sample = position.sample
+            return
+        var shuffled = self._order == SHUFFLED
         if position.shard < 0 or position.shard >= len(self._paths):
             raise _other_data("shards", len(self._paths), "the number of the current one is", position.shard)
-        if self._shuffle and not _is_permutation(position.shard_order, len(self._paths)):
+        if shuffled and not _is_permutation(position.shard_order, len(self._paths)):
             raise _other_data("shards", len(self._paths), "the order has", len(position.shard_order))
-        var shard = TokenShard(self._paths[position.shard_order[position.shard] if self._shuffle else position.shard])
+        var shard = TokenShard(self._paths[position.shard_order[position.shard] if shuffled else position.shard])
         var samples = _num_samples(shard, self._stride())
         if position.sample < 0 or position.sample > samples:
             raise _other_data("samples in the current shard", samples, "the number of the next one is", position.sample)
-        if self._shuffle and not _is_permutation(position.sample_order, samples):
+        if shuffled and not _is_permutation(position.sample_order, samples):
             raise _other_data("samples in the current shard", samples, "the order has", len(position.sample_order))
         self.current_shard = position.shard
         self.current_sample = position.sample
         self._shard = shard^
-        if self._shuffle:
+        if shuffled:
             self._shard_order = position.shard_order.copy()
             self._sample_order = position.sample_order.copy()
             self._rng = position.rng.copy()
@@ -194,13 +215,35 @@ struct DataLoader(Movable):
         Raises:
             If a token is not in the vocabulary, or a shard has been damaged since it was checked.
         """
-        if self.current_sample >= _num_samples(self._shard, self._stride()):
-            self._advance()
-        var sample = self.current_sample
-        if self._shuffle:
-            sample = self._sample_order[sample]
-        var count = self.B * self.T
-        var start = sample * self._stride() + self._rank * count
+        if self._order == RANDOM_WINDOWS:
+            self.epoch = self.current_sample // self.num_batches
+            for b in range(self.B):
+                self._copy(
+                    self._draw_window(b), self.T, inputs.slice(b * self.T, self.T), targets.slice(b * self.T, self.T)
+                )
+        else:
+            if self.current_sample >= _num_samples(self._shard, self._stride()):
+                self._advance()
+            var sample = self.current_sample
+            if self._order == SHUFFLED:
+                sample = self._sample_order[sample]
+            self._copy(sample * self._stride() + self._rank * self.B * self.T, self.B * self.T, inputs, targets)
+        self.current_sample += 1
+
+    def _draw_window(mut self, b: Int) raises -> Int:
+        """Opens the shard of this batch's sequence `b`, and returns where in it the sequence starts."""
+        var place = (self.current_sample * self._num_processes + self._rank) * self.B + b
+        var uniform = Float64(draw_at(self._key, UInt64(place)) >> 11) / Float64(1 << 53)
+        var window = Int(uniform * Float64(self._windows[len(self._windows) - 1]))
+        var shard = 0
+        while window >= self._windows[shard]:
+            shard += 1
+        if shard != self.current_shard:
+            self.current_shard = shard
+            self._shard = TokenShard(self._paths[shard])
+        return window - (self._windows[shard - 1] if shard > 0 else 0)
+
+    def _copy(self, start: Int, count: Int, inputs: Tensor[I32], targets: Tensor[I32]) raises:
         var tokens = self._shard.tokens(start, count + 1)
         var largest = tokens[count]
         for i in range(count):
@@ -209,13 +252,12 @@ struct DataLoader(Movable):
             largest = max(largest, tokens[i])
         if Int(largest) >= self._vocab_size:
             raise self._unknown_token(tokens, start)
-        self.current_sample += 1
 
     def _stride(self) -> Int:
         return self.B * self.T * self._num_processes
 
     def _start_epoch(mut self) raises:
-        if self._shuffle:
+        if self._order == SHUFFLED:
             self._rng.permute(self._shard_order)
         self._open_shard(0)
 
@@ -230,7 +272,7 @@ struct DataLoader(Movable):
         self.current_shard = place
         self.current_sample = 0
         self._shard = TokenShard(self._paths[self._shard_order[place]])
-        if self._shuffle:
+        if self._order == SHUFFLED:
             self._sample_order = identity_permutation(_num_samples(self._shard, self._stride()))
             self._rng.permute(self._sample_order)
 

@@ -5,6 +5,7 @@ from std.math import cos, log, pi, sqrt
 from llm.config import GPT2Config
 from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
+from llm.random import draw_at, scramble
 from llm.tensors import ATTPROJW, FCPROJW, LN1W, LN2W, LNFW, NUM_TENSORS, WTE, ParameterTensors
 
 comptime F32 = DType.float32
@@ -45,12 +46,12 @@ def _fill_normal[dtype: DType](team: Team, tensor: Tensor[dtype], std: Float32, 
 
     Number i depends on (stream, i) alone, which is what makes it independent of the threads.
     """
-    var key = _mix(stream + 1)
+    var key = scramble(stream + 1)
 
     def body(member: Int) {imm}:
         var lo, hi = share((tensor.size + 1) // 2, team.size, member)
         for pair in range(lo, hi):
-            var bits = _mix(key + UInt64(pair) * 0x9E3779B97F4A7C15)
+            var bits = draw_at(key, UInt64(pair))
             # Two uniforms of 32 bits each; the first in (0, 1], so that its logarithm is finite.
             var u1 = (Float64(Int(bits >> 32)) + 1) / 4294967296.0
             var u2 = Float64(Int(bits & 0xFFFFFFFF)) / 4294967296.0
@@ -60,11 +61,3 @@ def _fill_normal[dtype: DType](team: Team, tensor: Tensor[dtype], std: Float32, 
                 tensor[2 * pair + 1] = (radius * cos(2 * pi * (u2 - 0.25))).cast[dtype]()
 
     team.run(body, "fill_normal")
-
-
-@always_inline
-def _mix(x: UInt64) -> UInt64:
-    """Scrambles 64 bits: the output function of splitmix64 (Steele, Lea and Flood, 2014)."""
-    var z = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-    return z ^ (z >> 31)

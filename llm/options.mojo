@@ -68,7 +68,7 @@ def options() -> List[Option]:
         # files
         Option("train-data", "i", "GLOB", data + "_train.bin", "token shards to train on"),
         Option("val-data", "j", "GLOB", data + "_val.bin", "token shards to validate on"),
-        Option("tokenizer", "", "FILE", "", "prints the samples (default: tokenizer.bin beside the data)"),
+        Option("tokenizer", "", "FILE", "", "prints the samples (default: tokenizer.bin beside the data; '': none)"),
         Option("out", "o", "DIR", "", "folder for logs, settings and checkpoints (default: keep nothing)"),
         Option("checkpoint-every", "n", "N", "0", "steps between checkpoints (0: only at the end)"),
         Option("keep", "nk", "N", "0", "newest checkpoints to keep (0: all)"),
@@ -86,8 +86,8 @@ def options() -> List[Option]:
         Option("total-batch-size", "d", "N", "0", "tokens per step, accumulated over passes (0: one pass, B*T)"),
         Option("max-steps", "x", "N", "40", "steps to train (-1: one epoch)"),
         Option("overfit", "a", "0|1", "0", "1: train on the first batch of the validation data over and over"),
-        Option("shuffle", "", "0|1", "1", "1: shuffle the training data as llm.c does; 0: take it in order"),
-        Option("seed", "", "N", "1337", "seed of the initialisation and of the samples"),
+        Option("shuffle", "", "0|1|2", "1", "1: as llm.c shuffles; 2: random windows, as nanoGPT; 0: in order"),
+        Option("seed", "", "N", "1337", "seed of the initialisation, random windows and samples"),
         # optimizer
         Option("learning-rate", "l", "X", "1e-4", "learning rate of AdamW"),
         Option("schedule", "k", "cosine|linear|constant|wsd", "constant", "shape of the learning rate over the run"),

@@ -1,5 +1,6 @@
 """What a run knows of itself beside model, moments and data: the sidecar `extra_STEP.json` of a checkpoint."""
 
+from llm.dataloader import IN_ORDER, RANDOM_WINDOWS
 from llm.files import AtomicFile, read_text
 from llm.json import JsonObject, json_number, json_numbers
 from llm.memory import Tensor
@@ -15,6 +16,8 @@ struct Progress(Movable):
     """Whether the validation and the sample that are due after these steps have been made."""
     var epoch: Int
     """Epochs of the training data begun before this one."""
+    var order: Int
+    """The order of the training data, of which a state in llm.c's format knows only the first two."""
     var sampler: UInt64
     """State of the generator that draws samples; 0 if it is not known."""
     var best_loss: Optional[Float32]
@@ -31,6 +34,7 @@ struct Progress(Movable):
         self.step = 0
         self.evaluated = False
         self.epoch = 0
+        self.order = IN_ORDER
         self.sampler = 0
         self.best_loss = None
         self.best_step = 0
@@ -52,10 +56,10 @@ struct Progress(Movable):
         """Writes the object that `read_progress` reads."""
         var best = json_number(self.best_loss.value()) if self.best_loss else String("null")
         return String(
-            t'{{\n  "version": 1,\n  "step": {self.step},\n  "evaluated": {"true" if self.evaluated else "false"},\n  '
-            t'"epoch": {self.epoch},\n  "sampler": "{self.sampler}",\n  "best_loss": {best},\n  "best_step":'
-            t' {self.best_step},\n  "bad_validations": {self.bad_validations},\n{_members("loss", self.losses)},\n'
-            t'{_members("norm", self.norms)}\n}}\n'
+            t'{{\n  "version": 1,\n  "step": {self.step},\n  "evaluated": {"true" if self.evaluated else "false"},\n '
+            t' "epoch": {self.epoch},\n  "shuffle": {self.order},\n  "sampler": "{self.sampler}",\n  "best_loss":'
+            t' {best},\n  "best_step": {self.best_step},\n  "bad_validations":'
+            t' {self.bad_validations},\n{_members("loss", self.losses)},\n{_members("norm", self.norms)}\n}}\n'
         )
 
 
@@ -95,6 +99,7 @@ def _parsed(text: String, step: Int) raises -> Progress:
     progress.step = json.int("step", step, step)
     progress.evaluated = json.bool("evaluated")
     progress.epoch = json.int("epoch", 0, Int(Int32.MAX))
+    progress.order = json.int("shuffle", IN_ORDER, RANDOM_WINDOWS)
     var sampler = json.text("sampler")
     try:
         progress.sampler = _parse_uint64(sampler)

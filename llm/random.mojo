@@ -1,4 +1,5 @@
-"""llm.c's two random number generators: mt19937 for the order of the data, xorshift for sampling text."""
+"""Random numbers: llm.c's two generators, mt19937 for the order of the data and xorshift for sampling text, and one
+without a state, for draws that follow from their place alone."""
 
 comptime _N = 624
 comptime _M = 397
@@ -69,6 +70,20 @@ struct Xorshift(Copyable, Movable):
     def next_float32(mut self) -> Float32:
         """Draws a number from [0, 1): a multiple of 2^-24."""
         return Float32(self.next_uint32() >> 8) / 16777216
+
+
+@always_inline
+def draw_at(key: UInt64, place: UInt64) -> UInt64:
+    """Draws 64 bits that follow from key and place alone; make the key with `scramble` if seeds are close together."""
+    return scramble(key + place * 0x9E3779B97F4A7C15)
+
+
+@always_inline
+def scramble(x: UInt64) -> UInt64:
+    """Scrambles 64 bits: the output function of splitmix64 (Steele, Lea and Flood, 2014)."""
+    var z = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return z ^ (z >> 31)
 
 
 def identity_permutation(count: Int) -> List[Int]:

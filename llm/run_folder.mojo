@@ -7,7 +7,7 @@ from std.os import listdir, remove
 from std.os.path import exists, isdir
 
 from llm.checkpoint import checkpoint_file, read_parameters
-from llm.dataloader import DataLoader
+from llm.dataloader import RANDOM_WINDOWS, DataLoader
 from llm.files import AtomicFile
 from llm.gpt2 import GPT2
 from llm.progress import Progress, progress_file, read_progress
@@ -53,9 +53,11 @@ def save_checkpoint(folder: String, model: GPT2[F32], data: DataLoader, mut prog
     if not isdir(folder):
         raise Error(t"save: the folder {folder} is gone; nothing was saved: make it again and resume from a copy")
     var step = progress.step
+    var position = data.position()
     progress.epoch = data.epoch
+    progress.order = position.order
     var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params)
-    var moments_file = state_file(_state(folder, step), step, model.m, model.v, data.position())
+    var moments_file = state_file(_state(folder, step), step, model.m, model.v, position)
     var sidecar = progress_file(_extra(folder, step), progress)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
@@ -82,12 +84,14 @@ def load_checkpoint(folder: String, step: Int, mut model: GPT2[F32], mut data: D
     try:
         read_parameters(checkpoint_model(folder, step), model.params)
         var position = read_state(_state(folder, step), step, model.params, model.m, model.v)
+        if exists(_extra(folder, step)):
+            progress = read_progress(_extra(folder, step), step)
+            if progress.order == RANDOM_WINDOWS:
+                position.order = RANDOM_WINDOWS
         try:
             data.resume(position^)
         except error:
             raise Error(t"resume: {_state(folder, step)}: {error}")
-        if exists(_extra(folder, step)):
-            progress = read_progress(_extra(folder, step), step)
     except error:
         raise Error(t"{error} (to go on from an earlier checkpoint, remove {_done(folder, step)})")
     data.epoch = progress.epoch

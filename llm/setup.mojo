@@ -6,7 +6,7 @@ from llm.arguments import Arguments
 from llm.checkpoint import read_config
 from llm.config import GPT2Config, named_config
 from llm.cpu.adamw import AdamW
-from llm.dataloader import DataLoader
+from llm.dataloader import IN_ORDER, RANDOM_WINDOWS, DataLoader
 from llm.files import glob_files
 from llm.run_folder import complete_checkpoints
 from llm.schedule import Schedule
@@ -90,12 +90,15 @@ def _or(value: Int, otherwise: Int) -> Int:
 
 
 def find_tokenizer(args: Arguments) raises -> Optional[Tokenizer]:
-    """Opens the tokenizer file: the one named, tokenizer.bin beside the data, or gpt2_tokenizer.bin here.
+    """Opens the tokenizer file: the one named (none if the name is empty), tokenizer.bin beside the data, or
+    gpt2_tokenizer.bin here.
 
     Raises:
         If it is not a tokenizer file.
     """
     if args.given("tokenizer"):
+        if args.string("tokenizer") == "":
+            return None
         return Tokenizer(args.string("tokenizer"))
     for shard in glob_files(args.string("train-data")):
         var beside = dirname(shard) + "/tokenizer.bin"
@@ -118,21 +121,21 @@ def check_tokenizer(tokenizer: Optional[Tokenizer], config: GPT2Config) raises:
 def training_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
     """Opens the training shards; to overfit, the validation shards in order."""
     if args.bool("overfit"):
-        return _open_data(args, "val-data", config, shuffle=False)
-    return _open_data(args, "train-data", config, shuffle=args.bool("shuffle"))
+        return _open_data(args, "val-data", config, IN_ORDER)
+    return _open_data(args, "train-data", config, args.int("shuffle", maximum=RANDOM_WINDOWS))
 
 
 def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
     """Opens the validation shards; a run that never validates needs none and gets the training shards in their place.
     """
-    return _open_data(args, "val-data" if args.int("val-every") > 0 else "train-data", config, shuffle=False)
+    return _open_data(args, "val-data" if args.int("val-every") > 0 else "train-data", config, IN_ORDER)
 
 
-def _open_data(args: Arguments, name: String, config: GPT2Config, *, shuffle: Bool) raises -> DataLoader:
+def _open_data(args: Arguments, name: String, config: GPT2Config, order: Int) raises -> DataLoader:
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
     var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
-    return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, shuffle=shuffle)
+    return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))
 
 
 def passes_per_step(args: Arguments) raises -> Int:

@@ -2,7 +2,7 @@
 
 from std.sys import size_of
 
-from llm.dataloader import DataPosition
+from llm.dataloader import IN_ORDER, SHUFFLED, DataPosition
 from llm.files import AtomicFile, InputFile
 from llm.header import HEADER_BYTES, STATE_MAGIC, Header, read_header
 from llm.memory import Tensor
@@ -40,7 +40,7 @@ def state_file(
     """
     var header = Header(STATE_MAGIC, STATE_VERSION)
     header[_PROCESSES] = 1
-    header[_SHUFFLED] = Int(position.shuffled)
+    header[_SHUFFLED] = Int(position.order == SHUFFLED)
     header[_STEP] = step
     header.set64(_RNG, _ROUNDING_SEED)
     header.set64(_RNG_LAST_UPDATE, _ROUNDING_SEED)
@@ -52,7 +52,7 @@ def state_file(
         file.write(m[i])
     for i in range(NUM_TENSORS):
         file.write(v[i])
-    if position.shuffled:
+    if position.order == SHUFFLED:
         _write_order(file, position.shard_order)
         _write_order(file, position.sample_order)
         _write_rng(file, position.rng)
@@ -106,12 +106,12 @@ def _read_position(file: InputFile, header: Header, tail: Int) raises -> DataPos
     var position = DataPosition(
         shard=_place(file, header, _SHARD),
         sample=_place(file, header, _SAMPLE),
-        shuffled=header[_SHUFFLED] == 1,
+        order=SHUFFLED if header[_SHUFFLED] == 1 else IN_ORDER,
         shard_order=List[Int](),
         sample_order=List[Int](),
         rng=Mt19937(0),
     )
-    if not position.shuffled:
+    if position.order == IN_ORDER:
         file.expect_size(tail, "the moments of this model after the header")
         return position^
     var offset = tail

@@ -88,6 +88,40 @@ def test_the_batches_are_llm_c_s(B, T, rank, processes, count, reset, shuffle, p
     assert found == expected
 
 
+def scramble(x):
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) % 2**64
+    return x ^ x >> 31
+
+
+@pytest.mark.parametrize(
+    ("B", "T", "rank", "processes", "reset"), [(4, 16, 0, 1, NEVER), (3, 7, 1, 2, 50), (1, 1, 0, 1, 9)]
+)
+def test_random_windows(B, T, rank, processes, reset, program, shards):
+    """Each sequence by itself, from all places of all shards alike, drawn by splitmix64."""
+    paths = sorted(shards.glob("s_*.bin"), key=os.fsencode)
+    tokens = [formats.read_tokens(path).tolist() for path in paths]
+    places = [(shard, start) for shard, ids in enumerate(tokens) for start in range(len(ids) - T)]
+    assert scramble(0x9E3779B97F4A7C15 * 3 % 2**64) == 0x06C45D188009454F  # the third number of the authors' seed 0
+    lines = program.output("batches", shards / "s_*.bin", B, T, V, 2, rank, processes, 70, reset).splitlines()
+    counts = [int(word) for word in lines[0].split()]
+    drawn = []
+    for i, line in enumerate(lines[1:]):
+        batch = i if reset == NEVER or i < reset else i - reset
+        shard, sample, epoch, *ids = (int(word) for word in line.split())
+        expected = []
+        for b in range(B):
+            number = (batch * processes + rank) * B + b
+            bits = scramble((scramble(42) + number * 0x9E3779B97F4A7C15) % 2**64)
+            expected.append(places[(bits >> 11) * len(places) >> 53])
+        x = [token for s, start in expected for token in tokens[s][start : start + T]]
+        y = [token for s, start in expected for token in tokens[s][start + 1 : start + T + 1]]
+        assert (sample, epoch, ids) == (batch + 1, batch // counts[1], x + y)
+        assert shard == expected[-1][0]
+        drawn += expected
+    assert {shard for shard, _ in drawn} == {0, 1, 2, 3}
+
+
 def batch(program, pattern, V=V, count=1, B=4, T=16):
     return program.error("batches", pattern, B, T, V, 0, 0, 1, count, NEVER)
 

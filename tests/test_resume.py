@@ -161,6 +161,14 @@ def test_unshuffled(program, data, tmp_path):
     assert final(out) == final(tmp_path / "whole")
 
 
+def test_random_windows(program, data, tmp_path):
+    """llm.c's state has no place for this order: the sidecar knows it."""
+    program.output(*flags(data, tmp_path / "whole", "--shuffle", 2))
+    out = copy_back_to(tmp_path / "whole", 9, tmp_path / "run")
+    program.output("-o", out, "-y", 1)
+    assert final(out) == final(tmp_path / "whole")
+
+
 # ----- what does not fit
 
 
@@ -170,6 +178,7 @@ def test_unshuffled(program, data, tmp_path):
         (["-b", 4], "samples in the current shard, but"),
         (["-t", 4], "samples in the current shard, but"),
         (["--shuffle", 0], "was saved with --shuffle 1"),
+        (["--shuffle", 2], "was saved with --shuffle 1, this run has --shuffle 2"),
         (["--overfit", 1], "was saved with --shuffle 1"),
         (["-i", "{data}/train_0.bin"], "the data has 1 shards, but"),
     ],

@@ -74,7 +74,7 @@ def show_config(path: String) raises:
 def show_batches() raises:
     var B, T = number(3), number(4)
     var loader = DataLoader(
-        text(2), B, T, vocab_size=number(5), shuffle=number(6) == 1, rank=number(7), num_processes=number(8)
+        text(2), B, T, vocab_size=number(5), order=number(6), rank=number(7), num_processes=number(8)
     )
     print(loader.num_tokens, loader.num_batches)
     var arena = Arena(2 * 64 + 8 * B * T)

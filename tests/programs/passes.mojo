@@ -27,7 +27,7 @@ def main() raises:
     var B, T, pieces = number(4), number(5), number(6)
     var model = GPT2[F32](config.copy(), number(3), B // pieces, T)
     read_parameters(path, model.params)
-    var data = DataLoader(String(argv()[2]), B, T, vocab_size=V, shuffle=False)
+    var data = DataLoader(String(argv()[2]), B, T, vocab_size=V)
     var rows = B // pieces * T
     var arena = Arena(2 * aligned_bytes[I32](B * T) + aligned_bytes[F32](rows * V))
     var inputs = arena.carve[I32](B * T)
@@ -50,7 +50,8 @@ def main() raises:
         print(t"step {step} norm {bitcast[DType.uint32](norm)}")
         for i in range(NUM_TENSORS):
             print(
-                t"step {step} {model.params.specs[i].name} {hash(model.params[i])} {hash(model.m[i])} {hash(model.v[i])}"
+                t"step"
+                t" {step} {model.params.specs[i].name} {hash(model.params[i])} {hash(model.m[i])} {hash(model.v[i])}"
             )
     _ = arena^
 

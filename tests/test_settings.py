@@ -1,0 +1,123 @@
+"""Settings: presets, run.toml, what is wrong in them, and the plan that --dry-run makes of them."""
+
+import re
+import tomllib
+
+import pytest
+
+from conftest import ROOT
+from llm_mojo import formats
+from tiny_run import V, log, make_data, settings
+
+PRESETS = sorted((ROOT / "presets").glob("*.toml"))
+
+
+@pytest.fixture(scope="session")
+def program(mojo_program):
+    return mojo_program("train_gpt2.mojo")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    formats.write_tokens(folder / "long.bin", [1] * 20_000)
+    return folder
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_good(preset, program, data, tmp_path):
+    """Every name and value is one that the trainer takes, and every preset is TOML to others too."""
+    values = tomllib.loads(preset.read_text())
+    assert not any(isinstance(value, dict | list) for value in values.values())
+    flags = ["-i", data / "long.bin", "-j", data / "long.bin", "-e", "d12"] if "init" in values else []
+    flags = flags or ["-i", data / "long.bin", "-j", data / "long.bin", "--vocab-size", V]
+    plan = program.output("--preset", preset, *flags, "--tokenizer", "", "--dry-run", cwd=tmp_path)
+    step = re.search(r"step +(\d+) x B=(\d+) x T=(\d+) = ([\d,]+) tokens", plan)
+    assert (int(step[2]), int(step[3])) == (values["batch-size"], values["seq-len"])
+    assert int(step[4].replace(",", "")) == values.get("total-batch-size", int(step[2]) * int(step[3]))
+
+
+def test_presets_are_found_by_name(program, data, tmp_path):
+    """In presets/ of the current folder, or beside the program's."""
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "mine.toml").write_text("max-steps = 2\n")
+    output = program.output(*settings(data, None)[:-4], "--preset", "mine", "-s", 0, cwd=tmp_path)
+    assert "step    2/2 |" in output
+    error = program.error("--preset", "none", cwd=tmp_path, status=2)
+    assert "no preset none: neither the file none nor presets/none.toml is there" in error
+
+
+def test_flags_count_more_than_a_preset(program, data, tmp_path):
+    (tmp_path / "p.toml").write_text('max-steps = 3  # few\nlearning-rate = 0.5\n"schedule" = 1\n')
+    error = program.error("--preset", tmp_path / "p.toml", status=2)
+    assert 'line 3: unknown name "schedule"' in error
+    (tmp_path / "p.toml").write_text("max-steps = 3  # few\n\n  learning-rate=1_0.5\ndecay-all = true\n")
+    preset = ["--preset", tmp_path / "p.toml"]
+    output = program.output(*preset, *settings(data, tmp_path / "run", "-l", 1e-3))
+    assert "step    4/4 |" in output and "| lr 1.00e-03 |" in output
+    output = program.output(*settings(data, None)[:-4], "-s", 0, *preset)
+    assert "step    3/3 |" in output and "| lr 1.05e+01 |" in output
+    saved = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert (saved["decay-all"], saved["learning-rate"], saved["max-steps"], saved["shuffle"]) == (True, 0.001, 4, 1)
+    assert not saved.keys() & {"out", "preset", "resume", "dry-run"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    {
+        "max-stps = 3": "line 1: unknown name max-stps; did you mean max-steps?",
+        "\nmax-steps 3": "line 2: expected `name = value`, found 'max-steps 3'",
+        "max-steps = 3\nmax-steps = 4": "line 2: max-steps is there twice",
+        "max-steps = ": "line 1: expected a number, true, false, or a text in quotes, found ''",
+        "max-steps = three": "line 1: expected a number, true, false, or a text in quotes, found 'three'",
+        "max-steps = 3 4": "found '3 4'",
+        "[model]": "expected `name = value`, found '[model]'",
+        "out = 'x": "line 1: the text 'x does not end",
+        "out = 'x' y": "line 1: expected the end of the line, found 'y'",
+        'out = "a\\b"': "after a backslash",
+        "decay-all = 2": "line 1: decay-all: expected true or false, found 2",
+        "max-steps = 1.5": "p.toml: max-steps: expected an integer of at least -1, got '1.5'",
+        "schedule = 'step'": "p.toml: schedule: expected cosine|linear|constant|wsd, got 'step'",
+        "learning-rate = -1": "p.toml: learning-rate: expected a number of at least 0.0, got '-1'",
+    }.items(),
+)
+def test_what_is_wrong_in_a_file_is_said(text, message, program, data, tmp_path):
+    (tmp_path / "p.toml").write_text(text)
+    error = program.error(*settings(data, None)[:-4], "--preset", tmp_path / "p.toml", status=2)
+    assert error.startswith("train_gpt2: ") and message in error and f"{tmp_path}/p.toml" in error
+    assert error.endswith("`train_gpt2 --help` lists the flags\n")
+
+
+def test_a_plan_trains_nothing(program, data, tmp_path):
+    plan = program.output(*settings(data, tmp_path / "run", "-d", 32, "--dry-run"))
+    assert not (tmp_path / "run").exists()
+    rows = dict(line.split(maxsplit=1) for line in plan.splitlines())
+    config = formats.ModelConfig(max_seq_len=8, vocab_size=V, num_layers=2, num_heads=2, channels=16)
+    assert rows["parameters"] == f"{formats.num_parameters(config):,}"
+    assert rows["step"] == "2 x B=2 x T=8 = 32 tokens"
+    assert rows["time"].startswith("about ")
+
+
+def test_a_plan_of_a_model_that_fits_nowhere(program, data):
+    """Planned in no time and memory: GPT-2 XL at B=64, T=1024."""
+    flags = ["-i", data / "long.bin", "-j", data / "long.bin", "--tokenizer", "", "-e", "d48", "-b", 8, "-t", 1024]
+    plan = program.output(*flags, "--block-size", 1024, "--dry-run", timeout=20)
+    assert "parameters  1,557,686,400" in plan
+
+
+def test_help_lists_every_flag_once(program):
+    text = program.output("--help")
+    flags = re.findall(r"^ +(?:-\w+ )?--([\w-]+)", text, re.M)
+    assert len(flags) == len(set(flags)) and {"resume", "keep", "preset", "dry-run", "patience"} <= set(flags)
+    letters = re.findall(r"^ +-(\w+) --", text, re.M)
+    assert len(letters) == len(set(letters))
+    assert set("i j e o n y b t d x k l u q c v m s g a".split() + ["nk", "sl", "sg"]) <= set(letters)
+    assert max(len(line) for line in text.splitlines()) <= 130
+
+
+def test_overfitting(program, data, tmp_path):
+    program.output(*settings(data, tmp_path / "run", "-a", 1, "-x", 60, "-l", 0.01))
+    steps = [line for line in log(tmp_path / "run") if "loss" in line]
+    assert steps[-1]["loss"] < steps[0]["loss"] / 5
+    assert {line["sample"] for line in steps} == {1}
