@@ -6,22 +6,20 @@ The limits, measured in the same run on the same threads: fused multiply-adds in
 memory. The floor is the arithmetic at the first plus AdamW's bytes at the second.
 """
 
-from std.sys import exit, simd_width_of, stderr
+from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
+from limits import Limits
 from llm.arguments import Option, parse_arguments
 from llm.config import GPT2Config, named_config
 from llm.cpu.adamw import AdamW
-from llm.cpu.parallel import TRACING, Crew, Team, available_threads, share
+from llm.cpu.parallel import TRACING, Crew, available_threads
 from llm.gpt2 import GPT2
-from llm.memory import Arena, Tensor, aligned_bytes
+from llm.memory import Arena, aligned_bytes
 from llm.report import fixed, grouped
+from timing import let_threads_sleep
 
 comptime F32 = DType.float32
-comptime W = simd_width_of[F32]()
-comptime PEAK_ROUNDS = 400_000
-comptime PEAK_CHAINS = 12
-comptime STREAM_SIZE = 32_000_000
 
 
 def main() raises:
@@ -65,11 +63,13 @@ def main() raises:
         targets[i] = Int32((i + 1) * 7919 % config.vocab_size)
 
     var table = Table()
-    var limits = Limits(threads)
+    var limits = Limits()
+    var crew = Crew(threads)
     var best = Float64.MAX_FINITE
     var settings = AdamW(1e-4, 0.9, 0.999, 1e-8, 0)
     for step in range(steps + 2):
-        limits.measure()
+        limits.measure(crew)
+        let_threads_sleep()
         for member in range(threads):
             _ = model.take_events(member)
         var start = perf_counter_ns()
@@ -84,80 +84,18 @@ def main() raises:
 
     print(t"{grouped(config.num_parameters())} parameters, B={B}, T={T}, {threads} threads")
     print(
-        t"limits    {fixed(limits.flops, 1)} GFLOP/s of multiply-adds, {fixed(limits.bytes, 1)} GB/s of AdamW's"
+        t"limits    {fixed(limits.flops, 1)} GFLOP/s of multiply-adds, {fixed(limits.adamw, 1)} GB/s of AdamW's"
         t" traffic\n"
     )
     table.show(limits, steps)
     var arithmetic = Float64(config.flops_per_token(T) * B * T) / limits.flops
-    var update = Float64(28 * config.num_parameters()) / limits.bytes
+    var update = Float64(28 * config.num_parameters()) / limits.adamw
     var floor = arithmetic + update
     print(
         t"\nbest step {fixed(best / 1e6, 1)} ms; the floor is {fixed(floor / 1e6, 1)} ms"
         t" ({fixed(arithmetic / 1e6, 1)} arithmetic + {fixed(update / 1e6, 1)} AdamW's bytes):"
         t" {fixed(100 * floor / best, 1)}% of it reached; {fixed(100 * arithmetic / best, 1)}% of the FMA peak"
     )
-
-
-struct Limits:
-    """The best that the machine has shown so far."""
-
-    var flops: Float64
-    """GFLOP/s of fused multiply-adds in registers."""
-    var bytes: Float64
-    """GB/s of a pass that reads four arrays and writes three."""
-    var _crew: Crew
-    var _arena: Arena
-    var _stream: Tensor[F32]
-
-    def __init__(out self, threads: Int) raises:
-        self.flops = 0
-        self.bytes = 0
-        self._crew = Crew(threads)
-        self._arena = Arena(aligned_bytes[F32](4 * STREAM_SIZE))
-        self._stream = self._arena.carve[F32](4 * STREAM_SIZE)
-
-    def measure(mut self):
-        var start = perf_counter_ns()
-        self._crew.run(_multiply_adds, Int(Pointer(to=self._stream)))
-        var seconds = Float64(perf_counter_ns() - start)
-        self.flops = max(self.flops, Float64(PEAK_ROUNDS * PEAK_CHAINS * 2 * W * self._crew.size) / seconds)
-        start = perf_counter_ns()
-        self._crew.run(_stream_like_adamw, Int(Pointer(to=self._stream)))
-        seconds = Float64(perf_counter_ns() - start)
-        self.bytes = max(self.bytes, Float64(28 * STREAM_SIZE) / seconds)
-
-
-def _multiply_adds(context: Int, team: Team):
-    var out_tensor = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
-
-    def body(member: Int) {imm}:
-        var sums = Array[SIMD[F32, W], PEAK_CHAINS](fill=SIMD[F32, W](Float32(member)))
-        for _ in range(PEAK_ROUNDS):
-            comptime for i in range(PEAK_CHAINS):
-                sums[i] = sums[i].fma(SIMD[F32, W](0.999), SIMD[F32, W](0.5))
-        var total = SIMD[F32, W](0)
-        comptime for i in range(PEAK_CHAINS):
-            total += sums[i]
-        out_tensor[member * 64] = total.reduce_add()
-
-    team.run(body)
-
-
-def _stream_like_adamw(context: Int, team: Team):
-    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
-
-    def body(member: Int) {imm}:
-        var lo, hi = share(STREAM_SIZE, team.size, member, 1024)
-        for i in range(lo, hi, W):
-            var a = stream.load[W](i)
-            var b = stream.load[W](i + STREAM_SIZE)
-            var c = stream.load[W](i + 2 * STREAM_SIZE)
-            var d = stream.load[W](i + 3 * STREAM_SIZE)
-            stream.store(i, a + d)
-            stream.store(i + STREAM_SIZE, b * 0.5 + d)
-            stream.store(i + 2 * STREAM_SIZE, c * 0.5 + d)
-
-    team.run(body)
 
 
 @fieldwise_init
@@ -226,7 +164,7 @@ struct Table:
             elif row.bytes > 0:
                 var rate = Float64(row.bytes) / wall
                 speed = fixed(rate, 1) + " GB/s"
-                share_of_limit = fixed(100 * rate / limits.bytes, 1) + "%"
+                share_of_limit = fixed(100 * rate / limits.adamw, 1) + "%"
             var name = String(row.operation)
             if row.flops > 0:
                 name += String(t" {fixed(Float64(row.flops) / 1e9, 2)} GFLOP")

@@ -1,0 +1,255 @@
+"""Every matrix product of a GPT-2 124M step: ours beside MAX's `linalg.matmul` and the peak, in turn.
+
+    mojo run -I . bench/bench_gemm.mojo [--rows 256] [--rounds 5] [--json]
+
+Medians. The weights (and their gradients) move through 150 MB from run to run, so that they come from memory as in
+training. MAX has no product with a transposed first operand: for the weight gradients it gets one that is transposed
+already, for nothing.
+"""
+
+from std.sys import exit, stderr
+from std.time import perf_counter_ns
+
+from layout import TileTensor, row_major as row_major_layout
+from linalg.matmul import matmul
+
+from limits import Limits
+from llm.activations import HEAD_ROWS
+from llm.arguments import Option, parse_arguments
+from llm.cpu.gemm import Matrix, Plain, gemm, gemm_workspace_size
+from llm.cpu.parallel import Crew, Team, available_threads
+from llm.memory import Arena, Tensor, aligned_bytes
+from llm.report import fixed
+from timing import json_list, let_threads_sleep, median
+
+comptime F32 = DType.float32
+comptime C = 768
+comptime V = 50304
+"""The vocabulary, padded as in the checkpoint: then MAX can take the logits, whose rows lie this far apart."""
+comptime MOVES_THROUGH = 40_000_000
+"""Scalars that the weights, or their gradients, move through."""
+
+
+def main():
+    try:
+        bench()
+    except error:
+        print(t"bench_gemm: {error}", file=stderr)
+        exit(1)
+
+
+def bench() raises:
+    """Times all products."""
+    var args = parse_arguments(
+        "bench_gemm",
+        "Times every matrix product of a GPT-2 124M step beside MAX's.",
+        [
+            Option("rows", "", "N", "256", "positions in a batch (B*T)"),
+            Option("rounds", "", "N", "5", "rounds of both contestants for each product"),
+            Option("only", "", "TEXT", "", "only products whose name contains this"),
+            Option("threads", "", "N", "0", "threads to use (0: one for each core); MAX always takes all cores"),
+            Option("json", "", "", "", "print a JSON object for each product"),
+        ],
+    )
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var rounds = args.int("rounds", minimum=1)
+    var bench = Bench(args.int("rows", minimum=1), threads)
+    var json = args.bool("json")
+    if not json:
+        print(
+            t"{args.int('rows')} rows, {threads} threads          GFLOP/s    of peak        MAX    of peak  a step has"
+        )
+    for ref product in products(args.int("rows")):
+        if args.string("only") in product.name:
+            bench.time(product, rounds)
+            print(bench.timings[len(bench.timings) - 1].json() if json else bench.timings[len(bench.timings) - 1].row())
+    if not json:
+        print(bench.summary())
+
+
+@fieldwise_init
+struct Product(Copyable, Movable):
+    """C (M,N) = A (M,K) @ B (K,N)."""
+
+    var name: String
+    var M: Int
+    var N: Int
+    var K: Int
+    var a_transposed: Bool
+    """A is stored (K,M)."""
+    var b_transposed: Bool
+    """B is stored (N,K)."""
+    var makes_weights: Bool
+    """C is the gradient of weights; otherwise B is the weights."""
+    var count: Int
+    """How often a step has it."""
+
+    def flops(self) -> Int:
+        return 2 * self.M * self.N * self.K
+
+
+def products(rows: Int) -> List[Product]:
+    """Lists the products of a step on so many positions."""
+    var list = List[Product]()
+    for shape in [("qkv", C, 3 * C), ("attproj", C, C), ("fc", C, 4 * C), ("fcproj", 4 * C, C), ("head", C, V)]:
+        var inputs = shape[1]
+        var outputs = shape[2]
+        var r = min(rows, HEAD_ROWS) if outputs == V else rows
+        var count = (rows + HEAD_ROWS - 1) // HEAD_ROWS if outputs == V else 12
+        list.append(Product(String(t"{shape[0]} forward"), r, outputs, inputs, False, True, False, count))
+        list.append(Product(String(t"{shape[0]} dinp"), r, inputs, outputs, False, False, False, count))
+        list.append(Product(String(t"{shape[0]} dweight"), outputs, inputs, r, True, False, True, count))
+    return list^
+
+
+@fieldwise_init
+struct Timing(Copyable, Movable):
+    """What was measured of one product."""
+
+    var product: Product
+    var ours: List[Float64]
+    """Seconds of each run."""
+    var max: List[Float64]
+    var peak: Float64
+    """GFLOP/s of multiply-adds meanwhile, the best of many milliseconds."""
+
+    def row(self) -> String:
+        """Writes a row of the table."""
+        ref p = self.product
+        var ours = Float64(p.flops()) / median(self.ours) / 1e9
+        var max = Float64(p.flops()) / median(self.max) / 1e9
+        return (
+            p.name.ascii_ljust(24)
+            + fixed(ours, 1).ascii_rjust(10)
+            + (fixed(100 * ours / self.peak, 1) + "%").ascii_rjust(11)
+            + fixed(max, 1).ascii_rjust(11)
+            + (fixed(100 * max / self.peak, 1) + "%").ascii_rjust(11)
+            + String(p.count).ascii_rjust(12)
+        )
+
+    def json(self) -> String:
+        """Writes all that was measured."""
+        ref p = self.product
+        return String(
+            t'{{"name": "{p.name}", "M": {p.M}, "N": {p.N}, "K": {p.K}, "count": {p.count}, "gflop":'
+            t' {fixed(Float64(p.flops()) / 1e9, 6)}, "ms": {json_list(self.ours)}, "max_ms": {json_list(self.max)},'
+            t' "peak_gflops": {fixed(self.peak, 1)}}}'
+        )
+
+
+@fieldwise_init
+struct Run(Movable):
+    """What the threads work on."""
+
+    var product: Product
+    var a: Matrix[F32]
+    var b: Matrix[F32]
+    var c: Tensor[F32]
+    var workspace: Tensor[F32]
+
+
+def multiply(context: Int, team: Team):
+    """The job of every thread."""
+    ref run = Pointer[Run, MutUntrackedOrigin](unsafe_from_address=context)[]
+    ref p = run.product
+    gemm(team, run.workspace, p.M, p.N, p.K, run.a, run.b, run.c, p.N, Plain())
+
+
+struct Bench:
+    """The threads and the operands."""
+
+    var timings: List[Timing]
+    var _crew: Crew
+    var _limits: Limits
+    var _arena: Arena
+    var _weights: Tensor[F32]
+    var _left: Tensor[F32]
+    var _right: Tensor[F32]
+    var _workspace: Tensor[F32]
+
+    def __init__(out self, rows: Int, threads: Int) raises:
+        var activations = max(rows * 4 * C, min(rows, HEAD_ROWS) * V)
+        var scratch = gemm_workspace_size[F32](threads)
+        self.timings = List[Timing]()
+        self._crew = Crew(threads)
+        self._limits = Limits()
+        self._arena = Arena(
+            aligned_bytes[F32](MOVES_THROUGH) + 2 * aligned_bytes[F32](activations) + aligned_bytes[F32](scratch)
+        )
+        self._weights = self._arena.carve[F32](MOVES_THROUGH)
+        self._left = self._arena.carve[F32](activations)
+        self._right = self._arena.carve[F32](activations)
+        self._workspace = self._arena.carve[F32](scratch)
+        for tensor in [self._weights, self._left, self._right]:
+            for i in range(tensor.size):
+                tensor[i] = Float32((i * 7919) % 1013) / 1013 - 0.5
+
+    def time(mut self, product: Product, rounds: Int) raises:
+        """Times a product: in every round some runs of ours, then as many of MAX's."""
+        var timing = Timing(product.copy(), List[Float64](), List[Float64](), 0)
+        self._limits.flops = 0
+        var runs = max(2, min(20, 20_000_000_000 // product.flops()))
+        for round in range(rounds):
+            self._limits.measure_flops(self._crew)
+            # The first run of each wakes the threads.
+            for i in range(-1, runs):
+                var run = self._operands(product, round * runs + i)
+                var begin = perf_counter_ns()
+                self._crew.run(multiply, Int(Pointer(to=run)))
+                if i >= 0:
+                    timing.ours.append(Float64(perf_counter_ns() - begin) / 1e9)
+                    self._limits.measure_flops(self._crew)
+            let_threads_sleep()
+            for i in range(-1, runs):
+                var run = self._operands(product, round * runs + i)
+                var begin = perf_counter_ns()
+                multiply_by_max(run)
+                if i >= 0:
+                    timing.max.append(Float64(perf_counter_ns() - begin) / 1e9)
+            let_threads_sleep()
+        timing.peak = self._limits.flops
+        self.timings.append(timing^)
+
+    def _operands(self, product: Product, number: Int) -> Run:
+        """Puts the weights of each run where those of the runs before were not."""
+        var size = product.M * product.N if product.makes_weights else product.K * product.N
+        var weights = self._weights.slice((number + 1) * size % (MOVES_THROUGH - size + 1), size)
+        var b = self._right if product.makes_weights else weights
+        return Run(
+            product.copy(),
+            Matrix[F32](self._left.ptr, 1, product.M) if product.a_transposed else Matrix[F32](
+                self._left.ptr, product.K, 1
+            ),
+            Matrix[F32](b.ptr, 1, product.K) if product.b_transposed else Matrix[F32](b.ptr, product.N, 1),
+            weights if product.makes_weights else self._right,
+            self._workspace,
+        )
+
+    def summary(self) -> String:
+        """Writes the sums over a step."""
+        var flops = Float64(0)
+        var ours = Float64(0)
+        var max = Float64(0)
+        var at_peak = Float64(0)
+        for ref t in self.timings:
+            var count = Float64(t.product.count)
+            flops += Float64(t.product.flops()) * count
+            ours += median(t.ours) * count
+            max += median(t.max) * count
+            at_peak += Float64(t.product.flops()) * count / t.peak / 1e9
+        return String(
+            t"all products of a step, {fixed(flops / 1e9, 1)} GFLOP: {fixed(1000 * ours, 1)} ms,"
+            t" {fixed(100 * at_peak / ours, 1)}% of the peak; MAX {fixed(1000 * max, 1)} ms,"
+            t" {fixed(100 * at_peak / max, 1)}%; at the peak {fixed(1000 * at_peak, 1)} ms"
+        )
+
+
+def multiply_by_max(run: Run) raises:
+    """Has MAX compute the product, on all its threads; the first operand is taken as stored (M,K)."""
+    ref p = run.product
+    var c = TileTensor(run.c.ptr, row_major_layout(p.M, p.N))
+    var a = TileTensor(run.a.ptr, row_major_layout(p.M, p.K))
+    if p.b_transposed:
+        matmul[transpose_b=True](c, a, TileTensor(run.b.ptr, row_major_layout(p.N, p.K)), None)
+    else:
+        matmul(c, a, TileTensor(run.b.ptr, row_major_layout(p.K, p.N)), None)

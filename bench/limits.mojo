@@ -1,0 +1,77 @@
+"""What the machine can do at best, measured beside whatever is being timed: multiply-adds, copies, AdamW's traffic."""
+
+from std.sys import simd_width_of
+from std.time import perf_counter_ns
+
+from llm.cpu.parallel import Crew, Job, Team, share
+from llm.cpu.peak import peak_of_one_try
+from llm.memory import Arena, Tensor, aligned_bytes
+
+comptime F32 = DType.float32
+comptime W = simd_width_of[F32]()
+comptime STREAM_SIZE = 32_000_000
+"""Scalars in each of the four arrays that passes over memory use: 128 MB, beyond the caches."""
+
+
+struct Limits:
+    """The best that the threads of a crew have shown so far."""
+
+    var flops: Float64
+    """GFLOP/s of fused multiply-adds in registers."""
+    var copy: Float64
+    """GB/s of a copy, bytes read plus bytes written."""
+    var adamw: Float64
+    """GB/s of a pass that reads four arrays and writes three."""
+    var _arena: Arena
+    var _stream: Tensor[F32]
+
+    def __init__(out self) raises:
+        self.flops = 0
+        self.copy = 0
+        self.adamw = 0
+        self._arena = Arena(aligned_bytes[F32](4 * STREAM_SIZE))
+        self._stream = self._arena.carve[F32](4 * STREAM_SIZE)
+
+    def measure(mut self, crew: Crew):
+        """Measures all once more: some 50 ms."""
+        for _ in range(10):
+            self.measure_flops(crew)
+        self.copy = max(self.copy, self._pass(crew, _copy, 8))
+        self.adamw = max(self.adamw, self._pass(crew, _stream_like_adamw, 28))
+
+    def measure_flops(mut self, crew: Crew):
+        """Measures the multiply-adds once more: a millisecond."""
+        self.flops = max(self.flops, peak_of_one_try(crew) / 1e9)
+
+    def _pass(self, crew: Crew, job: Job, bytes: Int) -> Float64:
+        var start = perf_counter_ns()
+        crew.run(job, Int(Pointer(to=self._stream)))
+        return Float64(bytes * STREAM_SIZE) / Float64(perf_counter_ns() - start)
+
+
+def _copy(context: Int, team: Team):
+    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(STREAM_SIZE, team.size, member, W)
+        for i in range(lo, hi, W):
+            stream.store(i + STREAM_SIZE, stream.load[W](i))
+
+    team.run(body)
+
+
+def _stream_like_adamw(context: Int, team: Team):
+    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(STREAM_SIZE, team.size, member, W)
+        for i in range(lo, hi, W):
+            var a = stream.load[W](i)
+            var b = stream.load[W](i + STREAM_SIZE)
+            var c = stream.load[W](i + 2 * STREAM_SIZE)
+            var d = stream.load[W](i + 3 * STREAM_SIZE)
+            stream.store(i, a + d)
+            stream.store(i + STREAM_SIZE, b * 0.5 + d)
+            stream.store(i + 2 * STREAM_SIZE, c * 0.5 + d)
+
+    team.run(body)
