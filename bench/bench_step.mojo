@@ -38,6 +38,7 @@ def main() raises:
             Option("n-embd", "", "N", "0", "width"),
             Option("vocab-size", "", "N", "0", "vocabulary"),
             Option("steps", "x", "N", "5", "steps that are timed, after two to warm up"),
+            Option("dtype", "", "TYPE", "fp32", "fp32 or bf16"),
             Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
         ],
     )
@@ -53,7 +54,15 @@ def main() raises:
         channels=args.int("n-embd") if args.given("n-embd") else named.channels,
     )
 
-    var model = GPT2[F32](config.copy(), threads, B, T)
+    if args.string("dtype") == "bf16":
+        run[DType.bfloat16](config, B, T, threads, steps)
+    else:
+        run[F32](config, B, T, threads, steps)
+
+
+def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: Int) raises:
+    """Times the steps and prints the table."""
+    var model = GPT2[dtype](config.copy(), threads, B, T)
     model.initialize(1)
     var arena = Arena(2 * aligned_bytes[DType.int32](B * T))
     var inputs = arena.carve[DType.int32](B * T)
@@ -120,7 +129,7 @@ struct Table:
     def __init__(out self):
         self.rows = List[Row]()
 
-    def add(mut self, model: GPT2[F32], end: Int, threads: Int):
+    def add[dtype: DType, //](mut self, model: GPT2[dtype], end: Int, threads: Int):
         """Adds the events of one step, which ended at `end`."""
         var all = List[List[Int]]()
         var events = model.take_events(0)

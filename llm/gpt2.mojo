@@ -20,6 +20,7 @@ from llm.cpu.linear import (
     linear_forward,
 )
 from llm.cpu.parallel import Crew, Event, Job, Team
+from llm.cpu.rounding import round_to
 from llm.initialize import initialize_parameters
 from llm.memory import Tensor
 from llm.tensors import (
@@ -41,6 +42,8 @@ from llm.tensors import (
     WPE,
     WTE,
     ParameterTensors,
+    ProductWeights,
+    is_product_weight,
 )
 
 comptime F32 = DType.float32
@@ -50,6 +53,9 @@ comptime Tokens = Tensor[DType.int32]
 struct GPT2[dtype: DType = F32](Movable):
     """A model with its gradients, its optimizer state, its threads and room for one batch.
 
+    Parameters, gradients, moments, the residual stream and all sums are float32; with dtype bfloat16 the matrix products
+    read rounded weights and activations, as in PyTorch's autocast.
+
     The four parameter-sized arenas are reserved at once and cost memory only where they are written: a model that only
     generates pays for its parameters alone.
 
@@ -58,16 +64,19 @@ struct GPT2[dtype: DType = F32](Movable):
     """
 
     var config: GPT2Config
-    var params: ParameterTensors[Self.dtype]
-    var grads: ParameterTensors[Self.dtype]
+    var params: ParameterTensors[F32]
+    var grads: ParameterTensors[F32]
     var m: ParameterTensors[F32]
     var v: ParameterTensors[F32]
+    var weights: ProductWeights[Self.dtype]
+    """The parameters as the matrix products read them."""
     var acts: Activations[Self.dtype]
     var B: Int
     """Sequences of the last forward pass."""
     var T: Int
     """Positions of each."""
-    var _args: _Arguments[Self.dtype]
+    var _weights_are_rounded: Bool
+    var _args: _Arguments
     var _crew: Crew
 
     def __init__(out self, var config: GPT2Config, threads: Int, B: Int, T: Int) raises:
@@ -81,15 +90,17 @@ struct GPT2[dtype: DType = F32](Movable):
                 t"model: B={B}, T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
                 t" use --seq-len {config.max_seq_len} or less"
             )
-        self.params = ParameterTensors[Self.dtype](config)
-        self.grads = ParameterTensors[Self.dtype](config, place=1)
+        self.params = ParameterTensors[F32](config)
+        self.grads = ParameterTensors[F32](config, place=1)
         self.m = ParameterTensors[F32](config, place=2)
         self.v = ParameterTensors[F32](config, place=3)
+        self.weights = ProductWeights[Self.dtype](config, self.params)
         self.acts = Activations[Self.dtype](ActivationSizes(config.copy(), B, T, threads))
         self.config = config^
         self.B = 0
         self.T = 0
-        self._args = _Arguments[Self.dtype](
+        self._weights_are_rounded = False
+        self._args = _Arguments(
             targets=self.acts.tokens,
             accumulate=False,
             weight=1,
@@ -110,6 +121,7 @@ struct GPT2[dtype: DType = F32](Movable):
         """Sets the parameters to GPT-2's random initialisation."""
         self._args.seed = seed
         self._run(_initialize_job[Self.dtype])
+        self._weights_are_rounded = False
 
     def forward(mut self, tokens: Tokens, B: Int, T: Int) raises:
         """Runs the blocks on tokens (B,T), up to and with the final layernorm.
@@ -127,9 +139,13 @@ struct GPT2[dtype: DType = F32](Movable):
         self.T = T
         for i in range(B * T):
             self.acts.tokens[i] = tokens[i]
+        comptime if Self.dtype != F32:
+            if not self._weights_are_rounded:
+                self._run(_round_weights_job[Self.dtype])
+                self._weights_are_rounded = True
         self._run(_forward_job[Self.dtype])
 
-    def logits(mut self, first_row: Int, rows: Int, output: Tensor[Self.dtype]) raises:
+    def logits(mut self, first_row: Int, rows: Int, output: Tensor[F32]) raises:
         """Computes the logits of positions first_row .. first_row + rows - 1 of the last forward pass.
 
         Output (rows,V): without the vocabulary's padding. Valid until `backward`, which reuses the memory.
@@ -192,6 +208,7 @@ struct GPT2[dtype: DType = F32](Movable):
         self._args.grad_scale = grad_scale
         self._args.decay_all = decay_all
         self._run(_update_job[Self.dtype])
+        self._weights_are_rounded = True
         return norm_of_blocks(self.acts.norm_blocks)
 
     def take_events(self, member: Int) -> List[Event]:
@@ -242,18 +259,20 @@ struct GPT2[dtype: DType = F32](Movable):
 
         layernorm_forward(team, acts.norm, ln1_mean, ln1_rstd, x, params.layer(LN1W, l), params.layer(LN1B, l), rows, C)
         var qkv_bias = Bias(params.layer(QKVB, l))
-        linear_forward(team, workspace, qkv, acts.norm, params.layer(QKVW, l), rows, C, 3 * C, qkv_bias)
+        linear_forward(team, workspace, qkv, acts.norm, self.weights.layer(QKVW, l), rows, C, 3 * C, qkv_bias)
         attention_forward(team, acts.attention_workspace, att, lse, qkv, self.B, self.T, C, NH)
         var attproj_residual = BiasResidual(params.layer(ATTPROJB, l), x, C)
-        linear_forward(team, workspace, x_mid, att, params.layer(ATTPROJW, l), rows, C, C, attproj_residual)
+        linear_forward(team, workspace, x_mid, att, self.weights.layer(ATTPROJW, l), rows, C, C, attproj_residual)
 
         layernorm_forward(
             team, acts.norm, ln2_mean, ln2_rstd, x_mid, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
         )
         var fc_gelu = BiasGelu(params.layer(FCB, l), fc, 4 * C)
-        linear_forward(team, workspace, acts.gelu, acts.norm, params.layer(FCW, l), rows, C, 4 * C, fc_gelu)
+        linear_forward(team, workspace, acts.gelu, acts.norm, self.weights.layer(FCW, l), rows, C, 4 * C, fc_gelu)
         var fcproj_residual = BiasResidual(params.layer(FCPROJB, l), x_mid, C)
-        linear_forward(team, workspace, x_out, acts.gelu, params.layer(FCPROJW, l), rows, 4 * C, C, fcproj_residual)
+        linear_forward(
+            team, workspace, x_out, acts.gelu, self.weights.layer(FCPROJW, l), rows, 4 * C, C, fcproj_residual
+        )
 
     def _loss(self, team: Team, targets: Tokens):
         ref acts = self.acts
@@ -273,7 +292,7 @@ struct GPT2[dtype: DType = F32](Movable):
                 Vp,
             )
 
-    def _logits(self, team: Team, first_row: Int, rows: Int, logits: Tensor[Self.dtype], stride: Int):
+    def _logits(self, team: Team, first_row: Int, rows: Int, logits: Tensor[F32], stride: Int):
         ref acts = self.acts
         var C = self.config.channels
         var norm = acts.norm.slice(first_row * C, rows * C)
@@ -284,7 +303,7 @@ struct GPT2[dtype: DType = F32](Movable):
             self.config.vocab_size,
             C,
             row_major(norm, C),
-            row_major(self.params[WTE], C).transposed(),
+            row_major(self.weights[WTE], C).transposed(),
             logits,
             stride,
             Plain(),
@@ -322,6 +341,7 @@ struct GPT2[dtype: DType = F32](Movable):
             cross_entropy_forward_backward(
                 team,
                 acts.losses.slice(first, count),
+                acts.dlogits,
                 acts.logits,
                 targets.slice(first, count),
                 count,
@@ -329,7 +349,7 @@ struct GPT2[dtype: DType = F32](Movable):
                 Vp,
                 weight / Float32(rows),
             )
-            var dlogits = row_major(acts.logits, Vp)
+            var dlogits = row_major(acts.dlogits, acts.dlogits.size // acts.logits.size * Vp)
             gemm(
                 team,
                 acts.gemm_workspace,
@@ -337,7 +357,7 @@ struct GPT2[dtype: DType = F32](Movable):
                 C,
                 V,
                 dlogits,
-                row_major(self.params[WTE], C),
+                row_major(self.weights[WTE], C),
                 acts.dnarrow.slice(first * C, count * C),
                 C,
                 Plain(),
@@ -358,6 +378,7 @@ struct GPT2[dtype: DType = F32](Movable):
         layernorm_backward[add_to_dinp=False](
             team,
             acts.dresidual,
+            acts.dresidual_rounded,
             self.grads[LNFW],
             self.grads[LNFB],
             acts.dnarrow,
@@ -388,7 +409,7 @@ struct GPT2[dtype: DType = F32](Movable):
         var ln1_rstd = self._layer(acts.ln1_rstd, l, 1)
         var ln2_mean = self._layer(acts.ln2_mean, l, 1)
         var ln2_rstd = self._layer(acts.ln2_rstd, l, 1)
-        var dx = acts.dresidual
+        var dx = acts.dresidual_rounded
         var dfc = acts.dwide
         var dqkv = acts.dwide
         var dnorm = acts.dnarrow
@@ -396,7 +417,7 @@ struct GPT2[dtype: DType = F32](Movable):
 
         # MLP
         var gelu_grad = GeluBackward(fc, acts.gelu, 4 * C)
-        linear_backward_input(team, workspace, dfc, dx, params.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
+        linear_backward_input(team, workspace, dfc, dx, self.weights.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
         linear_backward_weight(team, workspace, grads.layer(FCPROJW, l), dx, acts.gelu, rows, 4 * C, C, accumulate)
         linear_backward_bias(team, grads.layer(FCPROJB, l), dx, rows, C, accumulate)
         layernorm_recompute(
@@ -404,9 +425,10 @@ struct GPT2[dtype: DType = F32](Movable):
         )
         linear_backward_weight(team, workspace, grads.layer(FCW, l), dfc, acts.norm, rows, C, 4 * C, accumulate)
         linear_backward_bias(team, grads.layer(FCB, l), dfc, rows, 4 * C, accumulate)
-        linear_backward_input(team, workspace, dnorm, dfc, params.layer(FCW, l), rows, C, 4 * C, Plain())
+        linear_backward_input(team, workspace, dnorm, dfc, self.weights.layer(FCW, l), rows, C, 4 * C, Plain())
         layernorm_backward(
             team,
+            acts.dresidual,
             dx,
             grads.layer(LN2W, l),
             grads.layer(LN2B, l),
@@ -423,16 +445,17 @@ struct GPT2[dtype: DType = F32](Movable):
         # Attention
         linear_backward_weight(team, workspace, grads.layer(ATTPROJW, l), dx, att, rows, C, C, accumulate)
         linear_backward_bias(team, grads.layer(ATTPROJB, l), dx, rows, C, accumulate)
-        linear_backward_input(team, workspace, datt, dx, params.layer(ATTPROJW, l), rows, C, C, Plain())
+        linear_backward_input(team, workspace, datt, dx, self.weights.layer(ATTPROJW, l), rows, C, C, Plain())
         attention_backward(team, acts.attention_workspace, dqkv, datt, qkv, att, lse, self.B, self.T, C, NH)
         layernorm_recompute(
             team, acts.norm, x, ln1_mean, ln1_rstd, params.layer(LN1W, l), params.layer(LN1B, l), rows, C
         )
         linear_backward_weight(team, workspace, grads.layer(QKVW, l), dqkv, acts.norm, rows, C, 3 * C, accumulate)
         linear_backward_bias(team, grads.layer(QKVB, l), dqkv, rows, 3 * C, accumulate)
-        linear_backward_input(team, workspace, dnorm, dqkv, params.layer(QKVW, l), rows, C, 3 * C, Plain())
+        linear_backward_input(team, workspace, dnorm, dqkv, self.weights.layer(QKVW, l), rows, C, 3 * C, Plain())
         layernorm_backward(
             team,
+            acts.dresidual,
             dx,
             grads.layer(LN1W, l),
             grads.layer(LN1B, l),
@@ -461,7 +484,7 @@ struct GPT2[dtype: DType = F32](Movable):
         return tensor.slice(l * size, size)
 
     @always_inline
-    def _residual(self, l: Int) -> Tensor[Self.dtype]:
+    def _residual(self, l: Int) -> Tensor[F32]:
         return self._layer(self.acts.residual, l, self.config.channels)
 
     def _check_tokens(self, who: String, tokens: Tokens, count: Int) raises:
@@ -477,7 +500,7 @@ struct GPT2[dtype: DType = F32](Movable):
 
 
 @fieldwise_init
-struct _Arguments[dtype: DType](Movable):
+struct _Arguments(Movable):
     """Arguments of the pass under way, where every thread finds them."""
 
     var targets: Tokens
@@ -485,7 +508,7 @@ struct _Arguments[dtype: DType](Movable):
     var weight: Float32
     var first_row: Int
     var rows: Int
-    var logits: Tensor[Self.dtype]
+    var logits: Tensor[F32]
     var settings: AdamW
     var step: Int
     var grad_scale: Float32
@@ -501,6 +524,13 @@ def _model[dtype: DType](context: Int) -> ref[MutUntrackedOrigin] GPT2[dtype]:
 def _initialize_job[dtype: DType](context: Int, team: Team):
     ref model = _model[dtype](context)
     initialize_parameters(team, model.params, model.config, model._args.seed)
+
+
+def _round_weights_job[dtype: DType](context: Int, team: Team):
+    ref model = _model[dtype](context)
+    for i in range(NUM_TENSORS):
+        if is_product_weight(i):
+            round_to(team, model.weights[i], model.params[i])
 
 
 def _forward_job[dtype: DType](context: Int, team: Team):
@@ -543,6 +573,31 @@ def _update_job[dtype: DType](context: Int, team: Team):
         var settings = args.settings
         if not (args.decay_all or model.params.specs[i].is_matrix()):
             settings.weight_decay = 0
-        adamw_update(team, params, model.grads[i], model.m[i], model.v[i], sums, settings, args.step, args.grad_scale)
+        if is_product_weight(i):
+            adamw_update(
+                team,
+                params,
+                model.weights[i],
+                model.grads[i],
+                model.m[i],
+                model.v[i],
+                sums,
+                settings,
+                args.step,
+                args.grad_scale,
+            )
+        else:
+            adamw_update(
+                team,
+                params,
+                params,
+                model.grads[i],
+                model.m[i],
+                model.v[i],
+                sums,
+                settings,
+                args.step,
+                args.grad_scale,
+            )
         var used = num_norm_blocks(params.size)
         sums = sums.slice(used, sums.size - used)

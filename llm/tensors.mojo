@@ -3,6 +3,7 @@
 from llm.config import GPT2Config
 from llm.memory import Arena, Tensor, aligned_bytes
 
+comptime F32 = DType.float32
 comptime NUM_TENSORS = 16
 """Parameter tensors of a GPT-2, each holding all layers at once."""
 
@@ -115,4 +116,53 @@ def parameter_bytes[dtype: DType](config: GPT2Config) -> Int:
     var bytes = 0
     for ref spec in parameter_specs(config):
         bytes += aligned_bytes[dtype](spec.size())
+    return bytes
+
+
+struct ProductWeights[dtype: DType](Movable):
+    """The weights of the five matrix products as these read them: the parameters themselves, or rounded copies."""
+
+    var _arena: Arena
+    var _tensors: List[Tensor[Self.dtype]]
+    """By number of the tensor; those that no product reads are empty."""
+    var _layers: Int
+
+    def __init__(out self, config: GPT2Config, params: ParameterTensors[F32]) raises:
+        """Views the parameters, or reserves the copies.
+
+        Raises:
+            If the system has no room.
+        """
+        self._layers = config.num_layers
+        self._tensors = List[Tensor[Self.dtype]](capacity=NUM_TENSORS)
+        self._arena = Arena(product_weight_bytes[Self.dtype](config))
+        for i in range(NUM_TENSORS):
+            comptime if Self.dtype == F32:
+                self._tensors.append(rebind[Tensor[Self.dtype]](params[i]))
+            else:
+                self._tensors.append(self._arena.carve[Self.dtype](params[i].size if is_product_weight(i) else 0))
+
+    @always_inline
+    def __getitem__(self, tensor: Int) -> Tensor[Self.dtype]:
+        """Views one tensor, all layers."""
+        return self._tensors[tensor]
+
+    @always_inline
+    def layer(self, tensor: Int, l: Int) -> Tensor[Self.dtype]:
+        """Views layer l of one tensor of the blocks."""
+        var size = self._tensors[tensor].size // self._layers
+        return self._tensors[tensor].slice(l * size, size)
+
+
+def is_product_weight(tensor: Int) -> Bool:
+    """Tells whether a matrix product reads this tensor."""
+    return tensor == WTE or tensor == QKVW or tensor == ATTPROJW or tensor == FCW or tensor == FCPROJW
+
+
+def product_weight_bytes[dtype: DType](config: GPT2Config) -> Int:
+    """Bytes that ProductWeights reserve: none for float32."""
+    var bytes = 0
+    comptime if dtype != F32:
+        for i, ref spec in enumerate(parameter_specs(config)):
+            bytes += aligned_bytes[dtype](spec.size() if is_product_weight(i) else 0)
     return bytes

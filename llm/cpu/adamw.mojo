@@ -23,11 +23,12 @@ struct AdamW(Copyable, ImplicitlyCopyable, Movable):
 
 
 def adamw_update[
-    dtype: DType
+    dtype: DType, //
 ](
     team: Team,
-    params: Tensor[dtype],
-    grads: Tensor[dtype],
+    params: Tensor[F32],
+    rounded: Tensor[dtype],
+    grads: Tensor[F32],
     m: Tensor[F32],
     v: Tensor[F32],
     block_sums: Tensor[F32],
@@ -39,6 +40,7 @@ def adamw_update[
 
     g = grad_scale * grads; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
     params -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * params).
+    If dtype is not float32, the parameters are also written to `rounded`, for the products that read them next.
     Writes the sums of grads^2 over each block of NORM_BLOCK elements to block_sums (num_norm_blocks(size)).
     """
     var beta1 = settings.beta1
@@ -50,16 +52,18 @@ def adamw_update[
     def body(member: Int) {imm}:
         @always_inline
         def element[width: Int](i: Int) {imm} -> SIMD[F32, width]:
-            var raw = grads.load[width](i).cast[F32]()
+            var raw = grads.load[width](i)
             var g = raw * grad_scale
-            var p = params.load[width](i).cast[F32]()
+            var p = params.load[width](i)
             var m_new = m.load[width](i) * beta1 + g * (1 - beta1)
             var v_new = v.load[width](i) * beta2 + g * g * (1 - beta2)
             m.store(i, m_new)
             v.store(i, v_new)
             var direction = (m_new * m_scale) / (sqrt(v_new * v_scale) + settings.eps)
             p -= settings.learning_rate * (direction + settings.weight_decay * p)
-            params.store(i, p.cast[dtype]())
+            params.store(i, p)
+            comptime if dtype != F32:
+                rounded.store(i, p.cast[dtype]())
             return raw * raw
 
         var first, last = share(num_norm_blocks(params.size), team.size, member)

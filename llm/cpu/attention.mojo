@@ -185,7 +185,7 @@ def attention_backward[
     team: Team,
     workspace: Tensor[F32],
     dqkv: Tensor[dtype],
-    doutput: Tensor[dtype],
+    doutput: Tensor[F32],
     qkv: Tensor[dtype],
     output: Tensor[dtype],
     logsumexp: Tensor[F32],
@@ -226,7 +226,7 @@ def _backward_head[
 ](
     mut scratch: _Scratch,
     dqkv: Tensor[dtype],
-    doutput: Tensor[dtype],
+    doutput: Tensor[F32],
     qkv: Tensor[dtype],
     output: Tensor[dtype],
     logsumexp: Tensor[F32],
@@ -315,7 +315,7 @@ def _softmax_backward_row(
 
 
 @always_inline
-def _dot[dtype: DType](x: Tensor[dtype], y: Tensor[dtype]) -> Float32:
+def _dot[dtype: DType](x: Tensor[F32], y: Tensor[dtype]) -> Float32:
     var acc = SIMD[F32, W](0)
     var full = x.size - x.size % W
     for i in range(0, full, W):

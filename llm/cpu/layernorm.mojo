@@ -21,9 +21,9 @@ def layernorm_forward[
     output: Tensor[dtype],
     mean: Tensor[F32],
     rstd: Tensor[F32],
-    inp: Tensor[dtype],
-    weight: Tensor[dtype],
-    bias: Tensor[dtype],
+    inp: Tensor[F32],
+    weight: Tensor[F32],
+    bias: Tensor[F32],
     rows: Int,
     C: Int,
 ):
@@ -41,7 +41,7 @@ def layernorm_forward[
             rstd[row] = 1 / sqrt(_sum_of_squares(inp_row, mu) / Float32(C) + EPSILON)
             _normalize(output.slice(row * C, C), inp_row, mu, rstd[row], weight, bias)
 
-    team.run(body, "layernorm_forward", bytes=2 * size_of[Scalar[dtype]]() * rows * C)
+    team.run(body, "layernorm_forward", bytes=(4 + size_of[Scalar[dtype]]()) * rows * C)
 
 
 def layernorm_recompute[
@@ -49,11 +49,11 @@ def layernorm_recompute[
 ](
     team: Team,
     output: Tensor[dtype],
-    inp: Tensor[dtype],
+    inp: Tensor[F32],
     mean: Tensor[F32],
     rstd: Tensor[F32],
-    weight: Tensor[dtype],
-    bias: Tensor[dtype],
+    weight: Tensor[F32],
+    bias: Tensor[F32],
     rows: Int,
     C: Int,
 ):
@@ -64,21 +64,22 @@ def layernorm_recompute[
         for row in range(lo, hi):
             _normalize(output.slice(row * C, C), inp.slice(row * C, C), mean[row], rstd[row], weight, bias)
 
-    team.run(body, "layernorm_recompute", bytes=2 * size_of[Scalar[dtype]]() * rows * C)
+    team.run(body, "layernorm_recompute", bytes=(4 + size_of[Scalar[dtype]]()) * rows * C)
 
 
 def layernorm_backward[
     dtype: DType, //, add_to_dinp: Bool = True
 ](
     team: Team,
-    dinp: Tensor[dtype],
-    dweight: Tensor[dtype],
-    dbias: Tensor[dtype],
-    dout: Tensor[dtype],
-    inp: Tensor[dtype],
+    dinp: Tensor[F32],
+    dinp_rounded: Tensor[dtype],
+    dweight: Tensor[F32],
+    dbias: Tensor[F32],
+    dout: Tensor[F32],
+    inp: Tensor[F32],
     mean: Tensor[F32],
     rstd: Tensor[F32],
-    weight: Tensor[dtype],
+    weight: Tensor[F32],
     rows: Int,
     C: Int,
     accumulate: Bool,
@@ -89,14 +90,21 @@ def layernorm_backward[
     dinp += rstd * (dnorm - mean_c(dnorm) - norm * mean_c(dnorm * norm)),
     dweight = sum over rows of dout * norm, dbias = sum over rows of dout.
     Inside a block dinp already holds the gradient that flows past it along the residual stream; without `add_to_dinp` it
-    is set instead. dweight and dbias are set, or added to with `accumulate`.
+    is set instead. dweight and dbias are set, or added to with `accumulate`. If dtype is not float32, dinp is also
+    written to `dinp_rounded`, for the products that read it next.
     """
 
     def body(member: Int) {imm}:
         var lo, hi = share(rows, team.size, member)
         for row in range(lo, hi):
             _backward_row[add_to_dinp](
-                dinp.slice(row * C, C), dout.slice(row * C, C), inp.slice(row * C, C), mean[row], rstd[row], weight
+                dinp.slice(row * C, C),
+                dinp_rounded.slice(row * C, C),
+                dout.slice(row * C, C),
+                inp.slice(row * C, C),
+                mean[row],
+                rstd[row],
+                weight,
             )
         # Sums over rows are split over channels: each channel is summed by one thread, in the order of the rows.
         lo, hi = share(C, team.size, member, W)
@@ -109,31 +117,31 @@ def layernorm_backward[
             for c in range(full, hi):
                 _add_rows[1](dweight, dbias, dout, inp, mean, rstd, c, first, last, C, add)
 
-    team.run(body, "layernorm_backward", bytes=4 * size_of[Scalar[dtype]]() * rows * C)
+    team.run(body, "layernorm_backward", bytes=4 * size_of[Float32]() * rows * C)
 
 
 @always_inline
-def _sum[dtype: DType](x: Tensor[dtype]) -> Float32:
+def _sum(x: Tensor[F32]) -> Float32:
     var acc = SIMD[F32, W](0)
     var full = x.size - x.size % W
     for i in range(0, full, W):
-        acc += x.load[W](i).cast[F32]()
+        acc += x.load[W](i)
     var tail = Float32(0)
     for i in range(full, x.size):
-        tail += x[i].cast[F32]()
+        tail += x[i]
     return acc.reduce_add() + tail
 
 
 @always_inline
-def _sum_of_squares[dtype: DType](x: Tensor[dtype], center: Float32) -> Float32:
+def _sum_of_squares(x: Tensor[F32], center: Float32) -> Float32:
     var acc = SIMD[F32, W](0)
     var full = x.size - x.size % W
     for i in range(0, full, W):
-        var d = x.load[W](i).cast[F32]() - center
+        var d = x.load[W](i) - center
         acc = d.fma(d, acc)
     var tail = Float32(0)
     for i in range(full, x.size):
-        var d = x[i].cast[F32]() - center
+        var d = x[i] - center
         tail = d.fma(d, tail)
     return acc.reduce_add() + tail
 
@@ -141,11 +149,11 @@ def _sum_of_squares[dtype: DType](x: Tensor[dtype], center: Float32) -> Float32:
 @always_inline
 def _normalize[
     dtype: DType
-](output: Tensor[dtype], inp: Tensor[dtype], mean: Float32, rstd: Float32, weight: Tensor[dtype], bias: Tensor[dtype]):
+](output: Tensor[dtype], inp: Tensor[F32], mean: Float32, rstd: Float32, weight: Tensor[F32], bias: Tensor[F32]):
     @always_inline
     def element[width: Int](c: Int) {imm}:
-        var norm = (inp.load[width](c).cast[F32]() - mean) * rstd
-        output.store(c, norm.fma(weight.load[width](c).cast[F32](), bias.load[width](c).cast[F32]()).cast[dtype]())
+        var norm = (inp.load[width](c) - mean) * rstd
+        output.store(c, norm.fma(weight.load[width](c), bias.load[width](c)).cast[dtype]())
 
     var full = inp.size - inp.size % W
     for c in range(0, full, W):
@@ -157,33 +165,43 @@ def _normalize[
 @always_inline
 def _backward_row[
     dtype: DType, //, add_to_dinp: Bool
-](dinp: Tensor[dtype], dout: Tensor[dtype], inp: Tensor[dtype], mean: Float32, rstd: Float32, weight: Tensor[dtype],):
+](
+    dinp: Tensor[F32],
+    dinp_rounded: Tensor[dtype],
+    dout: Tensor[F32],
+    inp: Tensor[F32],
+    mean: Float32,
+    rstd: Float32,
+    weight: Tensor[F32],
+):
     var C = inp.size
     var full = C - C % W
     var dnorm_sums = SIMD[F32, W](0)
     var dnorm_norm_sums = SIMD[F32, W](0)
     for c in range(0, full, W):
-        var dnorm = dout.load[W](c).cast[F32]() * weight.load[W](c).cast[F32]()
-        var norm = (inp.load[W](c).cast[F32]() - mean) * rstd
+        var dnorm = dout.load[W](c) * weight.load[W](c)
+        var norm = (inp.load[W](c) - mean) * rstd
         dnorm_sums += dnorm
         dnorm_norm_sums = dnorm.fma(norm, dnorm_norm_sums)
     var dnorm_mean = dnorm_sums.reduce_add()
     var dnorm_norm_mean = dnorm_norm_sums.reduce_add()
     for c in range(full, C):
-        var dnorm = dout[c].cast[F32]() * weight[c].cast[F32]()
+        var dnorm = dout[c] * weight[c]
         dnorm_mean += dnorm
-        dnorm_norm_mean += dnorm * (inp[c].cast[F32]() - mean) * rstd
+        dnorm_norm_mean += dnorm * (inp[c] - mean) * rstd
     dnorm_mean /= Float32(C)
     dnorm_norm_mean /= Float32(C)
 
     @always_inline
     def element[width: Int](c: Int) {imm}:
-        var dnorm = dout.load[width](c).cast[F32]() * weight.load[width](c).cast[F32]()
-        var norm = (inp.load[width](c).cast[F32]() - mean) * rstd
+        var dnorm = dout.load[width](c) * weight.load[width](c)
+        var norm = (inp.load[width](c) - mean) * rstd
         var grad = (dnorm - dnorm_mean - norm * dnorm_norm_mean) * rstd
         comptime if add_to_dinp:
-            grad += dinp.load[width](c).cast[F32]()
-        dinp.store(c, grad.cast[dtype]())
+            grad += dinp.load[width](c)
+        dinp.store(c, grad)
+        comptime if dtype != F32:
+            dinp_rounded.store(c, grad.cast[dtype]())
 
     for c in range(0, full, W):
         element[W](c)
@@ -193,12 +211,12 @@ def _backward_row[
 
 @always_inline
 def _add_rows[
-    width: Int, dtype: DType
+    width: Int
 ](
-    dweight: Tensor[dtype],
-    dbias: Tensor[dtype],
-    dout: Tensor[dtype],
-    inp: Tensor[dtype],
+    dweight: Tensor[F32],
+    dbias: Tensor[F32],
+    dout: Tensor[F32],
+    inp: Tensor[F32],
     mean: Tensor[F32],
     rstd: Tensor[F32],
     c: Int,
@@ -207,12 +225,12 @@ def _add_rows[
     C: Int,
     add: Bool,
 ):
-    var dw = dweight.load[width](c).cast[F32]() if add else SIMD[F32, width](0)
-    var db = dbias.load[width](c).cast[F32]() if add else SIMD[F32, width](0)
+    var dw = dweight.load[width](c) if add else SIMD[F32, width](0)
+    var db = dbias.load[width](c) if add else SIMD[F32, width](0)
     for row in range(first, last):
-        var d = dout.load[width](row * C + c).cast[F32]()
-        var norm = (inp.load[width](row * C + c).cast[F32]() - mean[row]) * rstd[row]
+        var d = dout.load[width](row * C + c)
+        var norm = (inp.load[width](row * C + c) - mean[row]) * rstd[row]
         dw = d.fma(norm, dw)
         db += d
-    dweight.store(c, dw.cast[dtype]())
-    dbias.store(c, db.cast[dtype]())
+    dweight.store(c, dw)
+    dbias.store(c, db)

@@ -13,11 +13,11 @@ comptime ROWS_AT_ONCE = 8
 
 
 def linear_forward[
-    dtype: DType, E: Epilogue
+    dtype: DType, out_dtype: DType, E: Epilogue, //
 ](
     team: Team,
-    workspace: Tensor[dtype],
-    output: Tensor[dtype],
+    workspace: Tensor[F32],
+    output: Tensor[out_dtype],
     inp: Tensor[dtype],
     weight: Tensor[dtype],
     rows: Int,
@@ -30,11 +30,11 @@ def linear_forward[
 
 
 def linear_backward_input[
-    dtype: DType, E: Epilogue
+    dtype: DType, out_dtype: DType, E: Epilogue, //
 ](
     team: Team,
-    workspace: Tensor[dtype],
-    dinp: Tensor[dtype],
+    workspace: Tensor[F32],
+    dinp: Tensor[out_dtype],
     dout: Tensor[dtype],
     weight: Tensor[dtype],
     rows: Int,
@@ -50,8 +50,8 @@ def linear_backward_weight[
     dtype: DType
 ](
     team: Team,
-    workspace: Tensor[dtype],
-    dweight: Tensor[dtype],
+    workspace: Tensor[F32],
+    dweight: Tensor[F32],
     dout: Tensor[dtype],
     inp: Tensor[dtype],
     rows: Int,
@@ -77,7 +77,7 @@ def linear_backward_weight[
 
 def linear_backward_bias[
     dtype: DType
-](team: Team, dbias: Tensor[dtype], dout: Tensor[dtype], rows: Int, OC: Int, accumulate: Bool):
+](team: Team, dbias: Tensor[F32], dout: Tensor[dtype], rows: Int, OC: Int, accumulate: Bool):
     """Computes dbias = sum over rows of dout, added to what is there with `accumulate`. dbias (OC).
 
     Split over channels, so that each sum runs over the rows in order in one thread.
@@ -100,8 +100,8 @@ def linear_backward_bias[
 @always_inline
 def _add_rows[
     width: Int, dtype: DType
-](dbias: Tensor[dtype], dout: Tensor[dtype], o: Int, first: Int, last: Int, OC: Int, add: Bool):
-    var sum = dbias.load[width](o).cast[F32]() if add else SIMD[F32, width](0)
+](dbias: Tensor[F32], dout: Tensor[dtype], o: Int, first: Int, last: Int, OC: Int, add: Bool):
+    var sum = dbias.load[width](o) if add else SIMD[F32, width](0)
     for row in range(first, last):
         sum += dout.load[width](row * OC + o).cast[F32]()
-    dbias.store(o, sum.cast[dtype]())
+    dbias.store(o, sum)

@@ -41,7 +41,7 @@ struct Operands(Movable):
 
     def __init__(out self) raises:
         self.arena = Arena(400_000_000)
-        self.workspace = self.arena.carve[F32](gemm_workspace_size[F32](MAX_THREADS))
+        self.workspace = self.arena.carve[F32](gemm_workspace_size(MAX_THREADS))
         self.workspace.fill(nan[F32]())
         self.seed = 1
 

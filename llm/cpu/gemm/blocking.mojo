@@ -1,5 +1,8 @@
 """Tile and block sizes, derived from the target's vector registers and caches.
 
+Operands are counted in units, the 32 bits that one lane of a vector holds: a float32, or two bfloat16 that are
+neighbours along K, as the hardware's dot products want them. So one set of sizes serves both.
+
 The product is cut so that each level of memory holds what the loop above it reuses:
 
     registers   MR x NR of C
@@ -11,7 +14,7 @@ KC is the same on every target, because it decides the order of each sum: the bi
 machine's vector width.
 """
 
-from std.sys import CompilationTarget, simd_width_of
+from std.sys import CompilationTarget, simd_width_of, size_of
 
 comptime F32 = DType.float32
 
@@ -39,19 +42,24 @@ comptime MR = _rows_that_fit()
 """Rows of the register tile."""
 
 comptime KC = 384
-"""Products added up in registers before they go to C. Divides 768, 1536, 3072 ..; one block for K up to 384."""
+"""Units of K added up in registers before the sums go to C. Divides 768, 1536, 3072 ..; one block for K up to 384."""
 
 comptime MC = 256
-"""Rows of A in a block: MC x KC floats are 400 KB with their padding, and fit a 512 KB L2 with two panels of B."""
+"""Rows of A in a block: MC x KC units are 400 KB with their padding, and fit a 512 KB L2 with two panels of B."""
 
 comptime NC = 1536
 """Columns of B in a block."""
 
 comptime LINE = 16
-"""Floats in a cache line of 64 bytes."""
+"""Units in a cache line of 64 bytes."""
 
 comptime LDA = KC + LINE
-"""Floats from one row of a packed block of A to the next. Not a multiple of 4,096 bytes: rows would share a cache set."""
+"""Units from one row of a packed block of A to the next. Not a multiple of 4,096 bytes: rows would share a cache set."""
 
 comptime CHUNK = 8
-"""Steps of K between two requests of the micro-kernel for lines that are needed later."""
+"""Units of K between two requests of the micro-kernel for lines that are needed later."""
+
+
+def per_unit[dtype: DType]() -> Int:
+    """Counts the scalars in a unit."""
+    return size_of[DType.float32]() // size_of[dtype]()

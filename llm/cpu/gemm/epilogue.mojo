@@ -28,40 +28,40 @@ struct Plain(Epilogue):
 
 
 @fieldwise_init
-struct Bias[dtype: DType](Epilogue):
+struct Bias(Epilogue):
     """Adds a bias to each column."""
 
-    var bias: Tensor[Self.dtype]
+    var bias: Tensor[F32]
     """Shape (N)."""
 
     @always_inline
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns sum + bias."""
-        return sum + self.bias.load[width](col).cast[F32]()
+        return sum + self.bias.load[width](col)
 
 
 @fieldwise_init
-struct BiasResidual[dtype: DType](Epilogue):
+struct BiasResidual(Epilogue):
     """Adds a bias to each column and the residual stream to each element."""
 
-    var bias: Tensor[Self.dtype]
+    var bias: Tensor[F32]
     """Shape (N)."""
-    var residual: Tensor[Self.dtype]
+    var residual: Tensor[F32]
     """Shape (M, N)."""
     var N: Int
 
     @always_inline
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns residual + (sum + bias)."""
-        var biased = sum + self.bias.load[width](col).cast[F32]()
-        return self.residual.load[width](row * self.N + col).cast[F32]() + biased
+        var biased = sum + self.bias.load[width](col)
+        return self.residual.load[width](row * self.N + col) + biased
 
 
 @fieldwise_init
 struct BiasGelu[dtype: DType](Epilogue):
     """Adds a bias, keeps the result for the backward pass and applies GELU."""
 
-    var bias: Tensor[Self.dtype]
+    var bias: Tensor[F32]
     """Shape (N)."""
     var pre: Tensor[Self.dtype]
     """Written: the input of GELU, shape (M, N)."""
@@ -70,7 +70,7 @@ struct BiasGelu[dtype: DType](Epilogue):
     @always_inline
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns gelu(sum + bias)."""
-        var x = (sum + self.bias.load[width](col).cast[F32]()).cast[Self.dtype]()
+        var x = (sum + self.bias.load[width](col)).cast[Self.dtype]()
         self.pre.store(row * self.N + col, x)
         return gelu(x.cast[F32]())
 

@@ -7,7 +7,7 @@ High-Performance Matrix Multiplication", 2008) as BLIS arranges them: nothing is
 from llm.cpu.parallel import Team, share
 from llm.memory import Tensor
 
-from .blocking import CHUNK, F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W
+from .blocking import CHUNK, F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W, per_unit
 from .epilogue import Epilogue
 from .kernel import Step, update_tile
 from .matrix import Matrix
@@ -17,43 +17,41 @@ comptime _PACKED_A = MC * LDA
 comptime _PACKED_B = KC * NC
 
 
-def gemm_workspace_size[dtype: DType](threads: Int) -> Int:
-    """Scalars of scratch that `gemm` needs on this many threads."""
+def gemm_workspace_size(threads: Int) -> Int:
+    """Counts the float32 of scratch that `gemm` needs on this many threads."""
     return threads * (_PACKED_A + _PACKED_B)
 
 
 def gemm[
-    dtype: DType, E: Epilogue
+    dtype: DType, output: DType, E: Epilogue, //
 ](
     team: Team,
-    workspace: Tensor[dtype],
+    workspace: Tensor[F32],
     M: Int,
     N: Int,
     K: Int,
     a: Matrix[dtype],
     b: Matrix[dtype],
-    c: Tensor[dtype],
+    c: Tensor[output],
     ldc: Int,
     epilogue: E,
     accumulate: Bool = False,
 ):
     """Computes C = epilogue(A @ B), or epilogue(A @ B + C) with `accumulate`.
 
-    a (M,K) and b (K,N) with any strides, c (M,N) in rows ldc apart; sums in float32. M, N, K >= 1; nothing is read or
-    written outside these extents. c may not overlap a or b.
+    a (M,K) and b (K,N), float32 or bfloat16, with any strides; c (M,N) of either type in rows ldc apart; sums in
+    float32. M, N, K >= 1, and K up to 24,576 if C is bfloat16; nothing is read or written outside these extents. c may
+    not overlap a or b.
     """
-    comptime assert dtype == F32, "gemm: only float32 so far"
-    var product = _Product(
-        rebind[Matrix[F32]](a), rebind[Matrix[F32]](b), rebind[Tensor[F32]](c), ldc, K, epilogue, accumulate
-    )
-    var scratch = rebind[Tensor[F32]](workspace)
+    comptime assert dtype == F32 or dtype == DType.bfloat16, "gemm: float32 or bfloat16"
+    var product = _Product(a, b, c, ldc, K, epilogue, accumulate)
     var down, across = _grid(M, N, team.size)
 
     def rectangle(member: Int) {imm}:
         if member < down * across:
             var row0, row1 = share(M, down, member // across, MR)
             var col0, col1 = share(N, across, member % across, NR)
-            var packed_a = scratch.ptr.unsafe_offset(member * (_PACKED_A + _PACKED_B))
+            var packed_a = workspace.ptr.unsafe_offset(member * (_PACKED_A + _PACKED_B))
             product.compute(row0, row1, col0, col1, packed_a, packed_a.unsafe_offset(_PACKED_A))
 
     # Every member of a crew has to come by, also those without a share: never another team here.
@@ -86,12 +84,12 @@ def _block(n: Int, largest: Int, grain: Int) -> Int:
 
 
 @fieldwise_init
-struct _Product[E: Epilogue](TrivialRegisterPassable):
+struct _Product[dtype: DType, output: DType, E: Epilogue](TrivialRegisterPassable):
     """The operands of one product."""
 
-    var a: Matrix[F32]
-    var b: Matrix[F32]
-    var c: Tensor[F32]
+    var a: Matrix[Self.dtype]
+    var b: Matrix[Self.dtype]
+    var c: Tensor[Self.output]
     var ldc: Int
     var K: Int
     var epilogue: Self.E
@@ -101,9 +99,18 @@ struct _Product[E: Epilogue](TrivialRegisterPassable):
         """Computes rows row0 .. row1 - 1 and columns col0 .. col1 - 1 of C."""
         if row0 == row1 or col0 == col1:
             return
-        var nc = _block(col1 - col0, NC, NR)
-        var kc = _block(self.K, KC, LINE)
-        var mc = _block(row1 - row0, MC, MR)
+        comptime PER = per_unit[Self.dtype]()
+        var units = (self.K + PER - 1) // PER
+        var kc = _block(units, KC, LINE)
+        var most_rows, most_cols = MC, NC
+        comptime if Self.output != F32:
+            # Partial sums would be rounded in C: all of K is one block, and the others are smaller for it.
+            kc = units
+            most_rows = max(MC // ((units + KC - 1) // KC) // MR * MR, MR)
+            most_cols = max(min(NC, KC * NC // units // NR * NR), NR)
+        var nc = _block(col1 - col0, most_cols, NR)
+        var mc = _block(row1 - row0, most_rows, MR)
+        kc *= PER
         # Loop 5: blocks of columns.
         for j0 in range(col0, col1, nc):
             var j1 = min(j0 + nc, col1)
@@ -111,36 +118,39 @@ struct _Product[E: Epilogue](TrivialRegisterPassable):
             # Loop 4: blocks of K. They follow from K alone, and with them the order of each sum.
             for p0 in range(0, self.K, kc):
                 var p1 = min(p0 + kc, self.K)
-                var step = Step(p1 - p0, self.accumulate or p0 > 0, p1 == self.K)
+                var depth = (p1 - p0 + PER - 1) // PER
+                var step = Step(depth, mc * LDA, self.accumulate or p0 > 0, p1 == self.K)
                 # Where the next block of B starts.
                 var next_p = p1 if p1 < self.K else 0
                 var next_j = j0 if p1 < self.K else j1
-                var next_depth = min(kc, self.K - next_p)
+                var next_k = min(kc, self.K - next_p)
                 # Loop 3: blocks of rows. Packs A; the first also packs B, panel by panel.
                 for i0 in range(row0, row1, mc):
                     var i1 = min(i0 + mc, row1)
                     var tiles = (i1 - i0 + MR - 1) // MR
-                    var fetches = tiles * (step.depth // CHUNK)
-                    pack(packed_a, LDA, self.a.at(i0, p0), i1 - i0, step.depth, tiles * MR, step.depth)
-                    var next_a = Ahead(self.a.at(i1, p0), min(mc, row1 - i1), step.depth, fetches * panels)
+                    var fetches = tiles * (depth // CHUNK)
+                    for k in range(p0, p1, KC * PER):
+                        var slab = packed_a.unsafe_offset((k - p0) // (KC * PER) * step.slab)
+                        pack[False](slab, LDA, self.a.at(i0, k), i1 - i0, min(KC * PER, p1 - k), tiles * MR)
+                    var next_a = Ahead(self.a.at(i1, p0), min(mc, row1 - i1), p1 - p0, fetches * panels)
                     if i1 == row1:
                         var rows = min(mc, row1 - row0) if next_j < col1 else 0
-                        next_a = Ahead(self.a.at(row0, next_p), rows, next_depth, fetches * panels)
+                        next_a = Ahead(self.a.at(row0, next_p), rows, next_k, fetches * panels)
                     # Loop 2: panels of NR columns.
                     for j in range(j0, j1, NR):
                         var cols = min(NR, j1 - j)
                         # A panel that no later block of rows needs may be overwritten: it stays in the nearest caches.
-                        var panel = packed_b if row1 - row0 <= mc else packed_b.unsafe_offset((j - j0) * step.depth)
+                        var panel = packed_b if row1 - row0 <= mc else packed_b.unsafe_offset((j - j0) * depth)
                         if i0 == row0:
-                            pack(panel, NR, self.b.at(p0, j), step.depth, cols, step.depth, (cols + W - 1) // W * W)
+                            var columns = self.b.at(p0, j).transposed()
+                            pack[True](panel, NR, columns, cols, p1 - p0, (cols + W - 1) // W * W)
                         var next_b = Ahead(self.b, 0, 0, fetches)
                         if j + NR >= j1:
                             if i1 == row1:
-                                next_b = Ahead(
-                                    self.b.at(next_p, next_j), next_depth, max(min(NR, col1 - next_j), 0), fetches
-                                )
+                                var next_cols = max(min(NR, col1 - next_j), 0)
+                                next_b = Ahead(self.b.at(next_p, next_j), next_k, next_cols, fetches)
                         elif i0 == row0:
-                            next_b = Ahead(self.b.at(p0, j + NR), step.depth, min(NR, j1 - j - NR), fetches)
+                            next_b = Ahead(self.b.at(p0, j + NR), p1 - p0, min(NR, j1 - j - NR), fetches)
                         # Loop 1: tiles of MR rows.
                         for i in range(i0, i1, MR):
                             var tile_a = packed_a.unsafe_offset((i - i0) * LDA)
@@ -156,10 +166,10 @@ struct _Product[E: Epilogue](TrivialRegisterPassable):
         rows: Int,
         cols: Int,
         step: Step,
-        mut next_a: Ahead,
-        mut next_b: Ahead,
+        mut next_a: Ahead[Self.dtype],
+        mut next_b: Ahead[Self.dtype],
     ):
         var c = self.c.ptr.unsafe_offset(i * self.ldc + j)
         comptime for vectors in range(1, NR_VECTORS + 1):
             if (cols + W - 1) // W == vectors:
-                update_tile[Self.E, vectors](a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue, next_a, next_b)
+                update_tile[vectors](a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue, next_a, next_b)

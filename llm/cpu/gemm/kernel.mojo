@@ -1,15 +1,22 @@
 """The micro-kernel: a tile of C, MR rows by up to NR columns, held in registers over one block of K."""
 
-from std.sys import PrefetchOptions, prefetch
+from std.memory import bitcast
+from std.sys import CompilationTarget, PrefetchOptions, prefetch
+from std.sys.intrinsics import llvm_intrinsic
 
 from llm.memory import Tensor
 
-from .blocking import CHUNK, F32, LDA, MR, NR, W
+from .blocking import CHUNK, F32, KC, LDA, MR, NR, W
 from .epilogue import Epilogue
 from .pack import Ahead
 
 comptime Ptr = Tensor[F32].Ptr
 comptime V = SIMD[F32, W]
+comptime _BF16 = DType.bfloat16
+
+comptime HAS_BF16_DOT = CompilationTarget._has_feature["avx512bf16"]() and W == 16
+"""The target multiplies pairs of bfloat16 and adds both products in one instruction. Otherwise they are widened."""
+
 comptime _TO_WRITE = PrefetchOptions().for_write().high_locality().to_data_cache()
 
 
@@ -18,7 +25,9 @@ struct Step(TrivialRegisterPassable):
     """Which block of K a tile is at."""
 
     var depth: Int
-    """Products to add up."""
+    """Units to multiply and add up."""
+    var slab: Int
+    """Units from one slab of A to the next; a slab holds KC units of each row."""
     var adds_to_c: Bool
     """C holds the sums of earlier blocks, or of the caller."""
     var is_last: Bool
@@ -27,11 +36,11 @@ struct Step(TrivialRegisterPassable):
 
 @always_inline
 def update_tile[
-    E: Epilogue, vectors: Int
+    E: Epilogue, dtype: DType, output: DType, //, vectors: Int
 ](
     a: Ptr,
     b: Ptr,
-    c: Ptr,
+    c: Tensor[output].Ptr,
     ldc: Int,
     row: Int,
     col: Int,
@@ -39,27 +48,32 @@ def update_tile[
     cols: Int,
     step: Step,
     epilogue: E,
-    mut next_a: Ahead,
-    mut next_b: Ahead,
+    mut next_a: Ahead[dtype],
+    mut next_b: Ahead[dtype],
 ):
     """Computes C = A @ B or C += A @ B for the tile at (row,col) of C, and the epilogue after the last step.
 
-    a (MR,depth) in rows LDA apart, b (depth,vectors * W) in rows NR apart, both padded with zeros; c (rows,cols) with
-    rows <= MR and cols <= vectors * W, of which nothing outside is touched. Each element is one chain of fused
-    multiply-adds in the order of K, then added to C: the same bits in whichever tile it falls. Meanwhile it calls for
-    C, and depth // CHUNK times for what is packed next.
+    a (MR,depth) in slabs and rows LDA apart, b (depth,vectors * W) in rows NR apart, both units of `dtype` padded with
+    zeros; c (rows,cols) with rows <= MR and cols <= vectors * W, of which nothing outside is touched. Each element is
+    one chain of fused multiply-adds in the order of K, then added to C: the same bits in whichever tile it falls.
+    Meanwhile it calls for C, and depth // CHUNK times for what is packed next.
     """
     var sums = Array[V, MR * vectors](fill=V(0))
-    for chunk in range(step.depth // CHUNK):
-        next_a.fetch()
-        next_b.fetch()
-        if chunk < MR:
-            comptime for v in range(vectors):
-                prefetch[_TO_WRITE](c.unsafe_offset(chunk * ldc + v * W))
-        comptime for i in range(CHUNK):
-            _add_products(sums, a.unsafe_offset(chunk * CHUNK + i), b.unsafe_offset((chunk * CHUNK + i) * NR))
-    for k in range(step.depth - step.depth % CHUNK, step.depth):
-        _add_products(sums, a.unsafe_offset(k), b.unsafe_offset(k * NR))
+    for k0 in range(0, step.depth, KC):
+        var depth = min(KC, step.depth - k0)
+        var a_slab = a.unsafe_offset(k0 // KC * step.slab)
+        var b_slab = b.unsafe_offset(k0 * NR)
+        for k in range(0, depth - depth % CHUNK, CHUNK):
+            next_a.fetch()
+            next_b.fetch()
+            var chunk = (k0 + k) // CHUNK
+            if chunk < MR:
+                comptime for v in range(vectors):
+                    prefetch[_TO_WRITE](c.unsafe_offset(chunk * ldc + v * W))
+            comptime for i in range(CHUNK):
+                _add_products[dtype](sums, a_slab.unsafe_offset(k + i), b_slab.unsafe_offset((k + i) * NR))
+        for k in range(depth - depth % CHUNK, depth):
+            _add_products[dtype](sums, a_slab.unsafe_offset(k), b_slab.unsafe_offset(k * NR))
     if rows == MR and cols == vectors * W:
         _finish_whole(sums, c, ldc, row, col, step, epilogue)
     else:
@@ -67,29 +81,62 @@ def update_tile[
 
 
 @always_inline
-def _add_products[vectors: Int, //](mut sums: Array[V, MR * vectors], a: Ptr, b: Ptr):
-    # sums[r, :] += a[r] * b[:], for one k
+def _add_products[vectors: Int, //, dtype: DType](mut sums: Array[V, MR * vectors], a: Ptr, b: Ptr):
+    # sums[r, :] += a[r] * b[:], for one unit of K
     var b_row = Array[V, vectors](fill=V(0))
     comptime for v in range(vectors):
         b_row[v] = b.unsafe_offset(v * W).unsafe_load[width=W]()
     comptime for r in range(MR):
-        var a_element = V(a[unsafe_offset=r * LDA])
+        var a_unit = V(a[unsafe_offset=r * LDA])
         comptime for v in range(vectors):
-            sums[r * vectors + v] = a_element.fma(b_row[v], sums[r * vectors + v])
+            sums[r * vectors + v] = _add_product[dtype](sums[r * vectors + v], a_unit, b_row[v])
+
+
+@always_inline
+def _add_product[dtype: DType](sum: V, a: V, b: V) -> V:
+    comptime if dtype == F32:
+        return a.fma(b, sum)
+    elif HAS_BF16_DOT:
+        comptime DOT = "llvm.x86.avx512bf16.dpbf16ps.512"
+        return llvm_intrinsic[DOT, V](sum, bitcast[_BF16, 2 * W](a), bitcast[_BF16, 2 * W](b))
+    else:
+        var high = _second_of_pair(a).fma(_second_of_pair(b), sum)
+        return _first_of_pair(a).fma(_first_of_pair(b), high)
+
+
+@always_inline
+def _first_of_pair(units: V) -> V:
+    # A bfloat16 is the upper half of the float32 with the same value; the pair's first one lies in the lower half.
+    return bitcast[F32, W](bitcast[DType.uint32, W](units) << 16)
+
+
+@always_inline
+def _second_of_pair(units: V) -> V:
+    return bitcast[F32, W](bitcast[DType.uint32, W](units) & 0xFFFF0000)
 
 
 @always_inline
 def _finish_whole[
-    E: Epilogue, vectors: Int, //
-](sums: Array[V, MR * vectors], c: Ptr, ldc: Int, row: Int, col: Int, step: Step, epilogue: E):
+    E: Epilogue, output: DType, vectors: Int, //
+](sums: Array[V, MR * vectors], c: Tensor[output].Ptr, ldc: Int, row: Int, col: Int, step: Step, epilogue: E):
     comptime for r in range(MR):
         comptime for v in range(vectors):
             _finish[W](sums[r * vectors + v], c.unsafe_offset(r * ldc + v * W), row + r, col + v * W, step, epilogue)
 
 
 def _finish_part[
-    E: Epilogue, //, vectors: Int
-](sums: Array[V, MR * vectors], c: Ptr, ldc: Int, row: Int, col: Int, rows: Int, cols: Int, step: Step, epilogue: E,):
+    E: Epilogue, output: DType, //, vectors: Int
+](
+    sums: Array[V, MR * vectors],
+    c: Tensor[output].Ptr,
+    ldc: Int,
+    row: Int,
+    col: Int,
+    rows: Int,
+    cols: Int,
+    step: Step,
+    epilogue: E,
+):
     for r in range(rows):
         for v in range(vectors):
             var sum = sums[r * vectors + v]
@@ -102,10 +149,12 @@ def _finish_part[
 
 
 @always_inline
-def _finish[E: Epilogue, //, width: Int](sum: SIMD[F32, width], c: Ptr, row: Int, col: Int, step: Step, epilogue: E):
+def _finish[
+    E: Epilogue, output: DType, //, width: Int
+](sum: SIMD[F32, width], c: Tensor[output].Ptr, row: Int, col: Int, step: Step, epilogue: E):
     var value = sum
     if step.adds_to_c:
-        value += c.unsafe_load[width=width]()
+        value += c.unsafe_load[width=width]().cast[F32]()
     if step.is_last:
         value = epilogue.apply[width](row, col, value)
-    c.unsafe_store(value)
+    c.unsafe_store(value.cast[output]())

@@ -1,67 +1,128 @@
-"""Copies of blocks of A and B with rows that are contiguous and close together, whatever the strides of the source."""
+"""Copies of blocks of A and B as units with rows that are contiguous and close together, whatever the source is like.
 
-from std.sys import PrefetchOptions, prefetch
+A unit is a float32, or two bfloat16 that are neighbours along K (see blocking.mojo). Packed units are kept as float32,
+which for bfloat16 means nothing but 32 bits.
+"""
 
-from llm.cpu.transpose import transpose_block
+from std.memory import bitcast
+from std.sys import PrefetchOptions, prefetch, size_of
+
+from llm.cpu.transpose import transpose
 from llm.memory import Tensor
 
-from .blocking import F32, LINE, W
+from .blocking import F32, W, per_unit
 from .matrix import Matrix
 
 comptime Ptr = Tensor[F32].Ptr
+comptime V = SIMD[F32, W]
 comptime _INTO_L2 = PrefetchOptions().for_read().medium_locality().to_data_cache()
 
 
-def pack(target: Ptr, ld: Int, source: Matrix[F32], rows: Int, cols: Int, padded_rows: Int, padded_cols: Int):
-    """Copies source (rows,cols) into rows of `target` that lie `ld` apart, with zeros up to (padded_rows,padded_cols).
+def pack[
+    dtype: DType, //, units_down: Bool
+](target: Ptr, ld: Int, source: Matrix[dtype], rows: Int, K: Int, padded_rows: Int):
+    """Copies source (rows,K) into units (rows,U), or with `units_down` into (U,rows); U = K in units, rounded up.
+
+    The rows of the target lie `ld` apart. Zeros stand for source rows up to `padded_rows`, and for the second half of
+    a last unit that K leaves half empty.
     """
-    if source.col_stride == 1:
-        _copy(target, ld, source, rows, cols)
-    elif source.row_stride == 1:
-        _copy_transposed(target, ld, source, rows, cols)
+    comptime PER = per_unit[dtype]()
+    var units = (K + PER - 1) // PER
+    var along_k = source.col_stride == 1
+    var across = source.row_stride == 1 and not along_k
+    # What whole vectors cover; the rest goes unit by unit.
+    var full_rows = rows if along_k or across else 0
+    var full_units = K // PER
+    if across or units_down:
+        full_rows -= full_rows % W
+    if along_k or not units_down:
+        full_units -= full_units % W
+    if along_k:
+        comptime if units_down:
+            _turn[units_down, along_k=True](target, ld, source, full_rows, full_units)
+        else:
+            for r in range(full_rows):
+                for u in range(0, full_units, W):
+                    target.unsafe_offset(r * ld + u).unsafe_store(_units_along_k(source, r, u))
+    elif across:
+        comptime if units_down:
+            for u in range(full_units):
+                for r in range(0, full_rows, W):
+                    target.unsafe_offset(u * ld + r).unsafe_store(_units_across(source, r, u))
+        else:
+            _turn[units_down, along_k=False](target, ld, source, full_rows, full_units)
+    _pack_units[units_down](target, ld, source, 0, full_rows, full_units, units, K)
+    _pack_units[units_down](target, ld, source, full_rows, rows, 0, units, K)
+    comptime if units_down:
+        for u in range(units):
+            for r in range(rows, padded_rows):
+                target[unsafe_offset=u * ld + r] = 0
     else:
-        _copy_elements(target, ld, source, 0, rows, 0, cols)
-    for r in range(padded_rows):
-        var zeros_from = cols if r < rows else 0
-        for c in range(zeros_from, padded_cols):
-            target[unsafe_offset=r * ld + c] = 0
+        for r in range(rows, padded_rows):
+            for u in range(units):
+                target[unsafe_offset=r * ld + u] = 0
 
 
-def _copy(target: Ptr, ld: Int, source: Matrix[F32], rows: Int, cols: Int):
-    var full = cols - cols % W
-    for r in range(rows):
-        var from_row = source.at(r, 0).ptr
-        var to_row = target.unsafe_offset(r * ld)
-        for c in range(0, full, W):
-            to_row.unsafe_offset(c).unsafe_store(from_row.unsafe_offset(c).unsafe_load[width=W]())
-    _copy_elements(target, ld, source, 0, rows, full, cols)
-
-
-def _copy_transposed(target: Ptr, ld: Int, source: Matrix[F32], rows: Int, cols: Int):
-    # The source is contiguous along its rows' index: W x W squares are loaded by columns and turned in registers.
-    var full_rows = rows - rows % W
-    var full_cols = cols - cols % W
-    for c in range(0, full_cols, W):
+@always_inline
+def _turn[
+    dtype: DType, //, units_down: Bool, along_k: Bool
+](target: Ptr, ld: Int, source: Matrix[dtype], full_rows: Int, full_units: Int):
+    # Blocks of W x W units are loaded the way they lie in memory and turned in registers.
+    for u in range(0, full_units, W):
         for r in range(0, full_rows, W):
-            transpose_block[F32](target.unsafe_offset(r * ld + c), ld, source.at(r, c).ptr, source.col_stride)
-    _copy_elements(target, ld, source, full_rows, rows, 0, full_cols)
-    _copy_elements(target, ld, source, 0, rows, full_cols, cols)
+            var block = Array[V, W](fill=V(0))
+            comptime for i in range(W):
+                comptime if along_k:
+                    block[i] = _units_along_k(source, r + i, u)
+                else:
+                    block[i] = _units_across(source, r, u + i)
+            transpose(block)
+            var corner = target.unsafe_offset(u * ld + r if units_down else r * ld + u)
+            comptime for i in range(W):
+                corner.unsafe_offset(i * ld).unsafe_store(block[i])
 
 
-def _copy_elements(target: Ptr, ld: Int, source: Matrix[F32], row0: Int, row1: Int, col0: Int, col1: Int):
+@always_inline
+def _units_along_k[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> V:
+    """Loads units u .. u + W - 1 of row r, where K is contiguous."""
+    comptime PER = per_unit[dtype]()
+    return bitcast[F32, W](source.at(r, u * PER).ptr.unsafe_load[width=W * PER]())
+
+
+@always_inline
+def _units_across[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> V:
+    """Loads unit u of rows r .. r + W - 1, where the rows' index is contiguous."""
+    comptime if dtype == F32:
+        return rebind[V](source.at(r, u).ptr.unsafe_load[width=W]())
+    else:
+        var first = source.at(r, 2 * u).ptr.unsafe_load[width=W]()
+        var second = source.at(r, 2 * u + 1).ptr.unsafe_load[width=W]()
+        return bitcast[F32, W](first.interleave(second))
+
+
+def _pack_units[
+    dtype: DType, //, units_down: Bool
+](target: Ptr, ld: Int, source: Matrix[dtype], row0: Int, row1: Int, unit0: Int, unit1: Int, K: Int):
+    comptime PER = per_unit[dtype]()
     for r in range(row0, row1):
-        for c in range(col0, col1):
-            target[unsafe_offset=r * ld + c] = source[r, c]
+        for u in range(unit0, unit1):
+            var unit = SIMD[dtype, PER](0)
+            comptime for i in range(PER):
+                if u * PER + i < K:
+                    unit[i] = source[r, u * PER + i]
+            target[unsafe_offset=u * ld + r if units_down else r * ld + u] = bitcast[F32, 1](unit)
 
 
-struct Ahead(TrivialRegisterPassable):
+struct Ahead[dtype: DType](TrivialRegisterPassable):
     """Asks for the cache lines of a block that will be packed soon, evenly over the calls of `fetch` until then.
 
     A core can wait for only some two dozen lines at once. Asked for in one burst, lines from memory would hold up all
     others that the micro-kernel wants from L2.
     """
 
-    var _line: Ptr
+    comptime _LINE = 64 // size_of[Self.dtype]()
+
+    var _line: Tensor[Self.dtype].Ptr
     var _row_stride: Int
     var _lines_in_row: Int
     var _lines_left_in_row: Int
@@ -69,13 +130,13 @@ struct Ahead(TrivialRegisterPassable):
     var _fetches: Int
     var _credit: Int
 
-    def __init__(out self, block: Matrix[F32], rows: Int, cols: Int, fetches: Int):
+    def __init__(out self, block: Matrix[Self.dtype], rows: Int, cols: Int, fetches: Int):
         """Plans to have asked for block (rows,cols) after so many fetches; with rows or cols 0, for nothing."""
         var by_rows = block.col_stride == 1
         var length = cols if by_rows else rows
         self._line = block.ptr
         self._row_stride = block.row_stride if by_rows else block.col_stride
-        self._lines_in_row = (length + LINE - 1) // LINE
+        self._lines_in_row = (length + Self._LINE - 1) // Self._LINE
         self._lines_left_in_row = self._lines_in_row
         self._lines = self._lines_in_row * (rows if by_rows else cols)
         self._fetches = fetches
@@ -88,8 +149,8 @@ struct Ahead(TrivialRegisterPassable):
         while self._credit >= self._fetches:
             self._credit -= self._fetches
             prefetch[_INTO_L2](self._line)
-            self._line = self._line.unsafe_offset(LINE)
+            self._line = self._line.unsafe_offset(Self._LINE)
             self._lines_left_in_row -= 1
             if self._lines_left_in_row == 0:
-                self._line = self._line.unsafe_offset(self._row_stride - self._lines_in_row * LINE)
+                self._line = self._line.unsafe_offset(self._row_stride - self._lines_in_row * Self._LINE)
                 self._lines_left_in_row = self._lines_in_row

@@ -7,14 +7,14 @@ from .matrix import Matrix
 
 
 def gemm_reference[
-    dtype: DType, E: Epilogue
+    dtype: DType, output: DType, E: Epilogue, //
 ](
     M: Int,
     N: Int,
     K: Int,
     a: Matrix[dtype],
     b: Matrix[dtype],
-    c: Tensor[dtype],
+    c: Tensor[output],
     ldc: Int,
     epilogue: E,
     accumulate: Bool = False,
@@ -25,4 +25,4 @@ def gemm_reference[
             var sum = c[i * ldc + j].cast[DType.float64]() if accumulate else Float64(0)
             for p in range(K):
                 sum += a[i, p].cast[DType.float64]() * b[p, j].cast[DType.float64]()
-            c[i * ldc + j] = epilogue.apply[1](i, j, sum.cast[DType.float32]()).cast[dtype]()
+            c[i * ldc + j] = epilogue.apply[1](i, j, sum.cast[DType.float32]()).cast[output]()
