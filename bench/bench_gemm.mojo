@@ -169,7 +169,7 @@ struct Bench:
 
     def __init__(out self, rows: Int, threads: Int) raises:
         var activations = max(rows * 4 * C, min(rows, HEAD_ROWS) * V)
-        var scratch = gemm_workspace_size[F32](threads)
+        var scratch = gemm_workspace_size(threads)
         self.timings = List[Timing]()
         self._crew = Crew(threads)
         self._limits = Limits()
