@@ -9,8 +9,11 @@ from llm_mojo import Error
 COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it does
     "prepare": ("llm_mojo.prepare", "turn a data set or a text of your own into token shards"),
     "weights": ("llm_mojo.weights", "turn GPT-2 weights from Hugging Face into an llm.c checkpoint"),
+    "plot": ("llm_mojo.plot", "draw training and validation loss of one or several runs"),
+    "watch": ("llm_mojo.watch", "bring the log of a run to TensorBoard or Weights & Biases"),
     "reference": ("llm_mojo.reference", "write checkpoint, debug state and losses with the PyTorch GPT-2"),
 }
+EXTRAS = {"matplotlib": "plot", "tensorboard": "tensorboard", "wandb": "wandb"}  # of pyproject.toml; others: test
 INTERRUPTED = 130
 
 
@@ -24,8 +27,10 @@ def main(argv=None):
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llm_mojo"):
             raise
+        package = (error.name or "").partition(".")[0]
+        extra = EXTRAS.get(package, "test")
         return _complain(
-            f"this command needs the Python package {error.name}; install it with: pip install -e '.[test]'"
+            f"this command needs the Python package {package}; install it with: pip install -e '.[{extra}]'"
         )
     except (Error, OSError) as error:
         return _complain(error)

@@ -1,0 +1,171 @@
+"""Draws training and validation loss of one or several runs: the command `python -m llm_mojo plot RUN...`.
+
+A run has one colour. Its training loss is a line, smoothed, over the unsmoothed one in a paler shade; its validation
+losses are points.
+"""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llm_mojo import Error
+from llm_mojo.formats import atomic_file
+from llm_mojo.run_log import Follower, find_log
+
+AXES = {"steps": "step", "tokens": "tokens", "time": "time of training steps"}
+# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale for lines.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+DASHES = ["-", "--", ":"]  # for more runs than colours
+SMOOTHED_PART = 50  # by default the mean is taken over one part in so many of a run
+SECONDS_PER_UNIT = {"seconds": 1, "minutes": 60, "hours": 3600}
+
+
+@dataclass
+class Curves:
+    """The losses of one run. The axes hold, for each step, its number and tokens and seconds up to it."""
+
+    name: str
+    axes: dict[str, np.ndarray]
+    loss: np.ndarray
+    val_at: np.ndarray
+    """Steps done before each validation."""
+    val_loss: np.ndarray
+
+    def x_of_validations(self, axis):
+        """Where on an axis the validations are: after their step, or at the start."""
+        after = np.searchsorted(self.axes["steps"], self.val_at, side="right")
+        return self.val_at if axis == "steps" else np.concatenate([[0], self.axes[axis]])[after]
+
+
+def add_arguments(parser):
+    """Declares the options of `python -m llm_mojo plot`."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run (what --out named), or its log.jsonl")
+    parser.add_argument("--out", type=Path, default=Path("loss.png"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--axis", choices=AXES, default="steps", help="what x is (default: %(default)s)")
+    parser.add_argument(
+        "--smooth", type=_steps, metavar="N", help="draw means of N training losses (default: 2%% of the run; 1: none)"
+    )
+
+
+def _steps(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of steps, got {text}")
+    return int(text)
+
+
+def run(args):
+    """Runs `python -m llm_mojo plot`."""
+    curves = [read_curves(find_log(run), name) for run, name in zip(args.runs, names_of(args.runs), strict=True)]
+    draw(curves, args.out, args.axis, args.smooth)
+    for one in curves:
+        validations = one.val_loss[np.isfinite(one.val_loss)]
+        best = f", validation loss {validations.min():.4f} at best" if validations.size else ""
+        print(f"{one.name}: {len(one.loss):,} steps{best}")
+    print(f"wrote {args.out}")
+
+
+def names_of(runs):
+    """What the runs are called in the legend: their folders without what all paths begin with."""
+    folders = [Path(os.path.abspath(run)) for run in runs]
+    folders = [folder.parent if folder.is_file() else folder for folder in folders]
+    if len(set(folders)) == 1:
+        return [folders[0].name] * len(runs)
+    above = Path(os.path.commonpath(folders))
+    return [str(folder.relative_to(above)) if folder != above else folder.name for folder in folders]
+
+
+def read_curves(path, name):
+    """Reads a log into `Curves`. A loss that was not a number is NaN."""
+    records = Follower(path).read()
+    steps = [record for record in records if "loss" in record]
+    validations = [record for record in records if "val_loss" in record]
+    if not steps and not validations:
+        raise Error(f"{path}: no step is in the log yet; train first, or wait for the first step")
+    axes = {
+        "steps": _values(steps, "step", path),
+        "tokens": np.cumsum(_values(steps, "tokens", path)),
+        "time": np.cumsum(_values(steps, "ms", path)) / 1000,
+    }
+    loss, val_loss = _values(steps, "loss", path), _values(validations, "val_loss", path)
+    return Curves(name, axes, loss, _values(validations, "step", path), val_loss)
+
+
+def _values(records, name, path):
+    try:
+        return np.array([record[name] for record in records], dtype=float)  # None, the log's NaN, becomes NaN
+    except (KeyError, TypeError, ValueError):
+        raise Error(f"{path}: expected a number {name} in every record; the log is damaged") from None
+
+
+def smoothed(values, window):
+    """The mean of the `window` values around each, of fewer at the ends; NaN counts for nothing."""
+    good = np.isfinite(values)
+    sums = np.concatenate([[0], np.cumsum(np.where(good, values, 0))])
+    counts = np.concatenate([[0], np.cumsum(good)])
+    places = np.arange(len(values))
+    start = np.maximum(places - (window - 1) // 2, 0)
+    end = np.minimum(places + window // 2 + 1, len(values))
+    with np.errstate(invalid="ignore"):
+        return (sums[end] - sums[start]) / (counts[end] - counts[start])
+
+
+def draw(curves, out, axis="steps", window=None):
+    """Draws the chart to a file; the end of its name says which format (PNG, SVG, PDF)."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    kind = out.suffix.lstrip(".").lower()
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise Error(f"plot: {out}: expected a name that ends in .png, .svg or .pdf")
+    unit, scale = _unit_of_time(curves) if axis == "time" else ("", 1)
+    points = {"marker": "o", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.8}
+    handles = [
+        Line2D([], [], color="0.4", label="training"),
+        Line2D([], [], color="0.4", label="validation", linestyle="", **points),
+    ]
+    for i, one in enumerate(curves):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+        steps = window or max(1, len(one.loss) // SMOOTHED_PART)
+        x = one.axes[axis] / scale
+        if steps > 1:
+            axes.plot(x, one.loss, **style, linewidth=0.5, alpha=0.25)
+        axes.plot(x, smoothed(one.loss, steps), **style, linewidth=1.6)
+        axes.plot(one.x_of_validations(axis) / scale, one.val_loss, **style | {"linestyle": ""}, **points)
+        handles.append(Line2D([], [], **style, label=one.name))
+    if len(curves) == 1:
+        handles.pop()
+        axes.set_title(curves[0].name, loc="left")
+    axes.legend(handles=handles, frameon=False)
+    axes.set_ylim(*_limits(curves))
+    axes.set_xlabel(AXES[axis] + unit)
+    axes.set_ylabel("loss (nats per token)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_file(out) as file:
+        figure.savefig(file, format=kind, dpi=150)
+    plt.close(figure)
+
+
+def _unit_of_time(curves):
+    longest = max([one.axes["time"][-1] for one in curves if one.loss.size], default=0)
+    unit = [unit for unit, seconds in SECONDS_PER_UNIT.items() if seconds == 1 or longest >= 2 * seconds][-1]
+    return f" ({unit})", SECONDS_PER_UNIT[unit]
+
+
+def _limits(curves):
+    """The range of y: all losses but single spikes, which would flatten everything else."""
+    values = np.concatenate([np.concatenate([one.loss, one.val_loss]) for one in curves])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0, 1
+    low, high = values.min(), np.quantile(values, 0.995)
+    high = max([high, *(one.val_loss[np.isfinite(one.val_loss)].max(initial=high) for one in curves)])
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin

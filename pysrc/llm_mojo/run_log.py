@@ -1,0 +1,72 @@
+"""The log of a run, OUT/log.jsonl: one JSON object a line, of a step ("loss" ...) or of a validation ("val_loss")."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from llm_mojo import Error
+
+LOG = "log.jsonl"
+
+
+def find_log(run):
+    """The log of a run, which is named by its folder or by the log itself."""
+    run = Path(run)
+    if run.is_file():
+        return run
+    log = run / LOG
+    if log.is_file():
+        return log
+    if run.is_dir():
+        raise Error(f"{run}: expected {LOG} in the folder of a run, found none; give a folder that --out named")
+    raise Error(f"{run}: no such run; expected the folder that --out named, or its {LOG}")
+
+
+class Follower:
+    """Reads a log that may be growing, piece by piece; each piece is whole lines."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._offset = 0
+        self._lines = 0
+
+    def read(self):
+        """The records that have been added since the last call, in order.
+
+        A last line without its end is left for later. A resumed run cuts its log off where it goes on: when the log
+        has become shorter, it is read again from the start.
+        """
+        with open(self.path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                self._offset = self._lines = 0
+            file.seek(self._offset)
+            text = file.read()
+        text = text[: text.rfind(b"\n") + 1]
+        self._offset += len(text)
+        records = []
+        for line in text.splitlines():
+            self._lines += 1
+            records.append(self._parse(line))
+        return records
+
+    def _parse(self, line):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        step = record.get("step") if isinstance(record, dict) else None
+        if type(step) is not int or step < 0:
+            start = line[:40].decode(errors="replace")
+            raise Error(f'{self.path}, line {self._lines}: expected an object with a "step", found {start!r}')
+        return record
+
+    def is_running(self):
+        """Whether a trainer holds the log; it does so from its start to its end."""
+        with open(self.path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+

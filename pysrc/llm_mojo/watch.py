@@ -1,0 +1,168 @@
+"""Brings the log of a run to TensorBoard or Weights & Biases: the command `python -m llm_mojo watch RUN --to ...`.
+
+It follows a running run until that ends, and sends what a finished one has logged. Watching again goes on where the
+last time ended. The trainer itself knows nothing of it.
+"""
+
+import json
+import os
+import secrets
+import time
+
+from llm_mojo import Error
+from llm_mojo.download import read_json, write_json
+from llm_mojo.run_log import Follower, find_log
+
+SECONDS_BETWEEN_LOOKS = 0.5
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_NOTE = "wandb.json"
+
+
+def add_arguments(parser):
+    """Declares the options of `python -m llm_mojo watch`."""
+    parser.add_argument("run", metavar="RUN", help="folder of a run (what --out named), or its log.jsonl")
+    parser.add_argument("--to", choices=["tensorboard", "wandb"], required=True, help="where to")
+    parser.add_argument("--project", default="llm.mojo", help="W&B's project (default: %(default)s)")
+    parser.add_argument("--offline", action="store_true", help="W&B: keep it on this disk for `wandb sync`")
+
+
+def run(args):
+    """Runs `python -m llm_mojo watch`."""
+    log = find_log(args.run)
+    if args.to == "tensorboard":
+        sink = TensorBoard(log.parent)
+    else:
+        first = next((record["ms"] for record in Follower(log).read() if "ms" in record), None)
+        sink = WandB(log.parent, args.project, args.offline, first)
+    print(sink.where, flush=True)
+    try:
+        print(f"the run has ended after step {follow(log, sink)}")
+    except KeyboardInterrupt:
+        print("\nstopped watching; the run goes on")
+    finally:
+        sink.close()
+
+
+def follow(log, sink, wait=SECONDS_BETWEEN_LOOKS):
+    """Sends every record once, in order, until no trainer holds the log. Returns the last step."""
+    follower = Follower(log)
+    sent = {True: -1, False: -1}
+    last, seconds = 0, 0.0
+    while True:
+        # Whether it runs is asked before the reading: what is written in between is not missed.
+        running = follower.is_running()
+        for record in follower.read():
+            is_step = "loss" in record
+            # A run that was resumed writes its last steps again; they are the same to the bit.
+            if record["step"] <= sent[is_step]:
+                continue
+            sent[is_step] = last = record["step"]
+            seconds += record.get("ms", 0) / 1000
+            sink.send(record["step"], values_of(record), seconds)
+        sink.flush()
+        if not running:
+            return last
+        time.sleep(wait)
+
+
+def values_of(record):
+    """The numbers of a record under the names of their curves: train/loss, train/lr ..., val/loss."""
+    numbers = {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
+    if "loss" in record:
+        return {f"train/{name}": float(value) for name, value in numbers.items()}
+    return {name.replace("_", "/", 1): float(value) for name, value in numbers.items()}
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard, written anew each time: the log has everything."""
+
+    def __init__(self, folder):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._folder = folder / TENSORBOARD_FOLDER
+        self._folder.mkdir(exist_ok=True)
+        for old in self._folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = EventFileWriter(str(self._folder))
+        self._start = None
+        self.where = f"writing {self._folder}; look at it with: tensorboard --logdir {self._folder}"
+
+    def send(self, step, values, seconds):
+        """Writes the values after a step, so many seconds of training into the run."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if self._start is None:
+            self._start = time.time() - seconds
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        self._writer.add_event(Event(step=step, wall_time=self._start + seconds, summary=summary))
+
+    def flush(self):
+        """Brings to the disk what TensorBoard is to see now."""
+        self._writer.flush()
+
+    def close(self):
+        """Ends the event file."""
+        self._writer.close()
+
+
+class WandB:
+    """One W&B run for a run, however often it is watched: RUN/wandb.json has its id and what has been sent.
+
+    Runs are told apart by the time of their first step, which a resumed one keeps and a repeated one does not.
+    """
+
+    def __init__(self, folder, project, offline, first):
+        import wandb
+
+        note = read_json(folder / WANDB_NOTE) or {}
+        if first is None or note.get("first") != first:
+            note = {"id": secrets.token_hex(4), "first": first, "sent": {}}
+        self._note = note
+        self._note_file = folder / WANDB_NOTE
+        mode = "offline" if offline else os.environ.get("WANDB_MODE", "online")
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=folder.resolve().name,
+                id=note["id"],
+                resume="allow",
+                dir=str(folder),
+                mode=mode,
+                config=settings_of(folder),
+                settings=wandb.Settings(quiet=True),
+            )
+        except wandb.Error as error:
+            raise Error(f"W&B: {error}; log in with `wandb login`, or use --offline") from None
+        # W&B takes one row a step, in order, and a step and its validation are two: curves go by a step of their own.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        self.where = f"sending to the run {note['id']} of W&B's project {project} ({mode})"
+
+    def send(self, step, values, seconds):
+        """Sends the values after a step, unless an earlier watch has."""
+        kind = min(values).partition("/")[0]
+        if step <= self._note["sent"].get(kind, -1):
+            return
+        self._run.log({"step": step, "seconds": seconds, **values}, step=2 * step + (kind != "train"))
+        self._note["sent"][kind] = step
+        if self._note["first"] is None and kind == "train":
+            self._note["first"] = values["train/ms"]
+
+    def flush(self):
+        """Notes how far the run has been sent."""
+        write_json(self._note_file, self._note)
+
+    def close(self):
+        """Waits until W&B has everything."""
+        self._run.finish()
+
+
+def settings_of(folder):
+    """The settings that a run wrote to its folder."""
+    settings = {}
+    for line in (folder / "run.toml").read_text().splitlines() if (folder / "run.toml").exists() else []:
+        name, equals, value = line.partition(" = ")
+        if equals and not line.startswith("#"):
+            settings[name] = json.loads(value)  # of flat TOML as the trainer writes it
+    return settings
