@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from llm_mojo.__main__ import main
-from llm_mojo.plot import COLOURS, names_of, read_curves, smoothed
+from llm_mojo.charts import LIGHT
+from llm_mojo.plot import names_of, read_curves, smoothed
 
 
 def write_log(folder, losses, validations=(), tokens=100, ms=30_000):
@@ -83,15 +84,15 @@ def test_a_png_with_a_line_for_each_run(tmp_path, capsys):
         f"wrote {tmp_path / 'new' / 'chart.png'}",
     ]
     image = matplotlib.image.imread(tmp_path / "new" / "chart.png")[:, :, :3]
-    assert image.shape == (750, 1200, 3)
+    assert image.shape == (600, 960, 3)
     # Where the last pixels of each colour are: the run with the lower loss ends lower.
     ends = []
-    for colour in COLOURS[:2]:
+    for colour in LIGHT.series[:2]:
         rows, columns = np.where(np.abs(image - rgb(colour)).max(2) < 0.02)
         right = columns > columns.max() - 5
-        assert columns.max() > 1000
+        assert columns.max() > 800
         ends.append(rows[right].mean())
-    assert ends[0] > ends[1] + 100
+    assert ends[0] > ends[1] + 80
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "chart.png"]
 
 
@@ -111,8 +112,8 @@ def test_one_spike_does_not_flatten_the_rest(tmp_path):
     losses[250] = 1e6
     assert plot(write_log(tmp_path / "run", losses, {500: 2.5}), "--out", tmp_path / "a.png") == 0
     image = matplotlib.image.imread(tmp_path / "a.png")[:, :, :3]
-    rows, _ = np.where(np.abs(image - rgb(COLOURS[0])).max(2) < 0.02)
-    assert rows.max() - rows.min() > 300  # from the losses at the bottom up to the validation
+    rows, _ = np.where(np.abs(image - rgb(LIGHT.series[0])).max(2) < 0.02)
+    assert rows.max() - rows.min() > 240  # from the losses at the bottom up to the validation
 
 
 def test_all_losses_the_same_or_none_finite(tmp_path):
@@ -160,6 +161,8 @@ def test_wrong_names(tmp_path, capsys):
 
 
 def test_without_matplotlib(tmp_path, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("llm_mojo.charts")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = write_log(tmp_path / "run", [1.0])
     assert plot(run, "--out", tmp_path / "a.png") == 1

@@ -63,7 +63,7 @@ def save(draw, path, height, data=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = path, path.with_name(f"{path.stem}-dark{path.suffix}")
     for theme, target in zip((LIGHT, DARK), paths, strict=True):
-        with matplotlib.rc_context(_settings(theme)):
+        with matplotlib.rc_context(settings(theme)):
             figure = Figure(figsize=(WIDTH, height), layout="constrained")
             draw(figure, theme)
             with atomic_file(target) as file:
@@ -97,7 +97,8 @@ def picture(path, alternative):
     )
 
 
-def _settings(theme):
+def settings(theme):
+    """Matplotlib's settings for a theme, for `matplotlib.rc_context`."""
     return {
         "font.size": 10,
         "figure.facecolor": theme.background,

@@ -16,8 +16,7 @@ from llm_mojo.formats import atomic_file
 from llm_mojo.run_log import Follower, find_log
 
 AXES = {"steps": "step", "tokens": "tokens", "time": "time of training steps"}
-# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale for lines.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+HEIGHT = 5.0
 DASHES = ["-", "--", ":"]  # for more runs than colours
 SMOOTHED_PART = 50  # by default the mean is taken over one part in so many of a run
 SECONDS_PER_UNIT = {"seconds": 1, "minutes": 60, "hours": 3600}
@@ -115,42 +114,43 @@ def smoothed(values, window):
 def draw(curves, out, axis="steps", window=None):
     """Draws the chart to a file; the end of its name says which format (PNG, SVG, PDF)."""
     import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    from llm_mojo.charts import DPI, LIGHT, WIDTH, settings
+
+    colours = [*LIGHT.series, LIGHT.accent]
     kind = out.suffix.lstrip(".").lower()
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    if kind not in figure.canvas.get_supported_filetypes():
-        raise Error(f"plot: {out}: expected a name that ends in .png, .svg or .pdf")
-    unit, scale = _unit_of_time(curves) if axis == "time" else ("", 1)
-    points = {"marker": "o", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.8}
-    handles = [
-        Line2D([], [], color="0.4", label="training"),
-        Line2D([], [], color="0.4", label="validation", linestyle="", **points),
-    ]
-    for i, one in enumerate(curves):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
-        steps = window or max(1, len(one.loss) // SMOOTHED_PART)
-        x = one.axes[axis] / scale
-        if steps > 1:
-            axes.plot(x, one.loss, **style, linewidth=0.5, alpha=0.25)
-        axes.plot(x, smoothed(one.loss, steps), **style, linewidth=1.6)
-        axes.plot(one.x_of_validations(axis) / scale, one.val_loss, **style | {"linestyle": ""}, **points)
-        handles.append(Line2D([], [], **style, label=one.name))
-    if len(curves) == 1:
-        handles.pop()
-        axes.set_title(curves[0].name, loc="left")
-    axes.legend(handles=handles, frameon=False)
-    axes.set_ylim(*_limits(curves))
-    axes.set_xlabel(AXES[axis] + unit)
-    axes.set_ylabel("loss (nats per token)")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    with atomic_file(out) as file:
-        figure.savefig(file, format=kind, dpi=150)
-    plt.close(figure)
+    with matplotlib.rc_context(settings(LIGHT)):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        axes = figure.add_subplot()
+        if kind not in figure.canvas.get_supported_filetypes():
+            raise Error(f"plot: {out}: expected a name that ends in .png, .svg or .pdf")
+        unit, scale = _unit_of_time(curves) if axis == "time" else ("", 1)
+        points = {"marker": "o", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.8}
+        handles = [
+            Line2D([], [], color=LIGHT.text, label="training"),
+            Line2D([], [], color=LIGHT.text, label="validation", linestyle="", **points),
+        ]
+        for i, one in enumerate(curves):
+            style = {"color": colours[i % len(colours)], "linestyle": DASHES[i // len(colours) % len(DASHES)]}
+            steps = window or max(1, len(one.loss) // SMOOTHED_PART)
+            x = one.axes[axis] / scale
+            if steps > 1:
+                axes.plot(x, one.loss, **style, linewidth=0.5, alpha=0.25)
+            axes.plot(x, smoothed(one.loss, steps), **style, linewidth=1.6)
+            axes.plot(one.x_of_validations(axis) / scale, one.val_loss, **style | {"linestyle": ""}, **points)
+            handles.append(Line2D([], [], **style, label=one.name))
+        if len(curves) == 1:
+            handles.pop()
+            axes.set_title(curves[0].name)
+        axes.legend(handles=handles)
+        axes.set_ylim(*_limits(curves))
+        axes.set_xlabel(AXES[axis] + unit)
+        axes.set_ylabel("loss (nats per token)")
+        axes.grid()
+        with atomic_file(out) as file:
+            figure.savefig(file, format=kind, dpi=DPI)
 
 
 def _unit_of_time(curves):
