@@ -354,6 +354,21 @@ def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises ->
     return String(StringSlice(unsafe_from_utf8=Span(bytes)))
 
 
+def write_text(who: String, path: String, var text: String) raises:
+    """Writes a text file: the whole, or nothing.
+
+    Raises:
+        If it cannot be written; what was there before is unchanged.
+    """
+    var file = AtomicFile(who, path)
+    file.write(
+        Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length())
+    )
+    file.commit()
+    # An address keeps nothing alive: the text has to outlast the call.
+    _ = text^
+
+
 def _string_at(address: Int) -> String:
     var length = external_call["strlen", Int](address)
     var bytes = Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=address), length)

@@ -171,6 +171,26 @@ struct GPT2[dtype: DType = F32](Movable):
         self._run(_loss_job[Self.dtype])
         return self._mean_loss()
 
+    def losses(mut self, targets: Tokens) raises -> Tensor[F32]:
+        """Computes the cross entropy at each position of the last forward pass against targets (B,T).
+
+        Positions with a negative target are left out and cost nothing.
+
+        Returns:
+            (B,T), zero where a position is left out. Valid until the next pass.
+
+        Raises:
+            If a target is not in the vocabulary.
+        """
+        var losses = self.acts.losses.slice(0, self.B * self.T)
+        for i in range(losses.size):
+            if targets[i] >= 0:
+                self._check_tokens("losses", targets.slice(i, 1), 1)
+        losses.fill(0)
+        self._args.targets = targets
+        self._run(_loss_job[Self.dtype])
+        return losses
+
     def backward(mut self, targets: Tokens, accumulate: Bool = False, weight: Float32 = 1) raises -> Float32:
         """Computes the gradients of weight * mean cross entropy against targets (B,T), after `forward`.
 
@@ -279,8 +299,12 @@ struct GPT2[dtype: DType = F32](Movable):
         var rows = self.B * self.T
         var Vp = self.config.padded_vocab_size
         var chunk = min(rows, acts.logits.size // Vp)
-        for first in range(0, rows, chunk):
-            var count = min(chunk, rows - first)
+        var first = 0
+        while first < rows:
+            var count = _leading_targets(targets.slice(first, min(chunk, rows - first)))
+            if count == 0:
+                first += 1
+                continue
             self._logits(team, first, count, acts.logits, Vp)
             cross_entropy_forward(
                 team,
@@ -291,6 +315,7 @@ struct GPT2[dtype: DType = F32](Movable):
                 self.config.vocab_size,
                 Vp,
             )
+            first += count
 
     def _logits(self, team: Team, first_row: Int, rows: Int, logits: Tensor[F32], stride: Int):
         ref acts = self.acts
@@ -494,6 +519,14 @@ struct GPT2[dtype: DType = F32](Movable):
                     t"{who}: token {tokens[i]} at position {i} of the batch is not in this model's vocabulary of"
                     t" {self.config.vocab_size}; use data made with the model's own tokenizer"
                 )
+
+
+def _leading_targets(targets: Tokens) -> Int:
+    """Counts the targets before the first negative one, which stands for a position that is left out."""
+    for i in range(targets.size):
+        if targets[i] < 0:
+            return i
+    return targets.size
 
 
 # ----- jobs: what each thread of the crew runs for a pass

@@ -13,6 +13,7 @@ comptime CHECKPOINT_MAGIC = 20240326
 comptime DEBUG_STATE_MAGIC = 20240327
 comptime TOKENIZER_MAGIC = 20240328
 comptime TOKENS_MAGIC = 20240520
+comptime CHOICES_MAGIC = 20240522
 comptime STATE_MAGIC = 20240527
 
 
@@ -102,7 +103,7 @@ def _kind(magic: Int) -> String:
         return "a token shard"
     if magic == 20240801:
         return "a token shard of Llama 3"
-    if magic == 20240522:
+    if magic == CHOICES_MAGIC:
         return "a multiple-choice evaluation"
     if magic == STATE_MAGIC:
         return "a training state"

@@ -107,6 +107,15 @@ def json_numbers(values: List[Float64]) -> String:
     return text + "]"
 
 
+def json_text(text: String) -> String:
+    """Writes a text in quotes."""
+    var quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    for control in range(0x20):
+        var digits = "0123456789abcdef"
+        quoted = quoted.replace(chr(control), String(t"\\u00{control // 16}{digits[byte=control % 16]}"))
+    return '"' + quoted + '"'
+
+
 def formatted(value: Float64, var format: String) -> String:
     """Writes a number in one of the formats of C's strfromd: a precision and a letter, no flags."""
     var buffer = List[UInt8](length=512, fill=0)

@@ -4,10 +4,7 @@ from std.os.path import dirname, exists
 from std.ffi import external_call
 
 from llm.arguments import Arguments
-from llm.files import AtomicFile, read_text
-from llm.memory import Tensor
-
-comptime U8 = DType.uint8
+from llm.files import read_text, write_text
 
 
 def read_settings(mut args: Arguments, path: String) raises:
@@ -69,10 +66,7 @@ def write_settings(args: Arguments, path: String, heading: String, without: List
         elif not _is_toml_number(value):
             value = _quoted(value)
         text += String(t"{option.name} = {value}\n")
-    var file = AtomicFile("settings", path)
-    file.write(Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length()))
-    file.commit()
-    _ = text^
+    write_text("settings", path, text^)
 
 
 def _value(text: String) raises -> String:

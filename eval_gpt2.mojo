@@ -1,0 +1,163 @@
+"""Evaluates a GPT-2: loss and perplexity on token shards, accuracy on HellaSwag. `--help` lists the flags."""
+
+from std.math import exp
+from std.sys import exit, stderr
+
+from llm.arguments import Arguments, Option, parse_arguments
+from llm.checkpoint import read_config, read_parameters
+from llm.config import GPT2Config
+from llm.cpu.parallel import available_threads
+from llm.evaluate import LossEstimate, SlidingWindow, evaluate_shards
+from llm.files import write_text
+from llm.gpt2 import GPT2
+from llm.hellaswag import NUM_ENDINGS, Accuracy, HellaSwag, Judgement, judge_all, wilson_interval
+from llm.json import json_number, json_numbers, json_text
+from llm.report import fixed, grouped
+from llm.screen import Screen
+from llm.setup import initial_checkpoint
+from llm.signals import signal_name, stop_signal, watch_for_signals
+
+comptime F32 = DType.float32
+comptime POSITIONS = 1024
+"""Positions that a pass over shards has at least: fewer would not keep the processor busy."""
+
+
+def options() -> List[Option]:
+    return [
+        Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, or gpt2..gpt2-xl"),
+        Option("val-data", "j", "GLOB", "", "token shards: prints loss and perplexity"),
+        Option("seq-len", "t", "N", "0", "tokens that a window over the shards shows (0: the model's context)"),
+        Option("stride", "", "N", "0", "tokens from one window to the next (0: as --seq-len)"),
+        Option("hellaswag", "", "FILE", "", "llm.c's evaluation file: prints acc and acc_norm"),
+        Option("limit", "", "N", "0", "examples of HellaSwag to evaluate, from the first on (0: all)"),
+        Option("json", "", "FILE", "", "where to write the results too, example by example"),
+        Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+    ]
+
+
+def main():
+    try:
+        exit(evaluate())
+    except error:
+        print(t"eval_gpt2: {error}", file=stderr)
+        exit(1)
+
+
+def evaluate() raises -> Int:
+    """Evaluates and returns the exit status: 0, or 128 and the signal that stopped it."""
+    var args = parse_arguments("eval_gpt2", "Evaluates a GPT-2 on the CPU.", options())
+    if not args.given("val-data") and not args.given("hellaswag"):
+        args.fail("expected --val-data or --hellaswag: there is nothing to evaluate")
+    var path = initial_checkpoint(args)
+    var config = read_config(path)
+    var windows = Optional[SlidingWindow](None)
+    var questions = Optional[HellaSwag](None)
+    var T = 1
+    var rows = 1
+    if args.given("val-data"):
+        windows = sliding_window(args, config)
+        T = windows.value().T
+        rows = max(T, POSITIONS)
+    if args.given("hellaswag"):
+        questions = HellaSwag(args.string("hellaswag"), vocab_size=config.vocab_size, context=config.max_seq_len)
+        T = max(T, questions.value().longest)
+        rows = max(rows, NUM_ENDINGS * questions.value().longest)
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var model = GPT2[F32](config.copy(), threads, (rows + T - 1) // T, T)
+    read_parameters(path, model.params)
+    watch_for_signals()
+    var screen = Screen()
+    screen.line(String(t"{path}: {grouped(config.num_parameters())} parameters, context {grouped(config.max_seq_len)}"))
+
+    var results = String(t'{{"model": {json_text(path)}')
+    if windows:
+        ref window = windows.value()
+        var data = args.string("val-data")
+        screen.line(
+            String(
+                t"{data}: {grouped(window.num_targets)} targets in {grouped(window.num_windows)} windows of"
+                t" {grouped(window.T)}, stride {grouped(window.stride)}"
+            )
+        )
+        var estimate = evaluate_shards(model, window, screen)
+        if estimate.windows > 0:
+            screen.line(loss_line(estimate))
+        results += String(t', "data": {loss_json(data, window, estimate)}')
+    if questions and stop_signal() == 0:
+        var judgements = judge_all(questions.value(), model, args.int("limit"), screen)
+        if len(judgements) > 0:
+            screen.line(hellaswag_lines(Accuracy(judgements)))
+        results += String(t', "hellaswag": {hellaswag_json(args.string("hellaswag"), judgements)}')
+    if stop_signal() != 0:
+        screen.line(String(t"stopped by {signal_name(stop_signal())}; the figures are those of what was done until then"))
+        return 128 + stop_signal()
+    if args.given("json"):
+        write_text("eval_gpt2", args.string("json"), results + "}\n")
+    return 0
+
+
+def sliding_window(args: Arguments, config: GPT2Config) raises -> SlidingWindow:
+    """Opens the shards with the window that the flags give; one that the model cannot have ends the program."""
+    var context = config.max_seq_len
+    var T = args.int("seq-len", maximum=context) if args.int("seq-len") > 0 else context
+    var stride = args.int("stride", minimum=1, maximum=T) if args.given("stride") else T
+    return SlidingWindow(args.string("val-data"), T, stride)
+
+
+def loss_line(estimate: LossEstimate) -> String:
+    """Writes what came out for the screen."""
+    var line = String(t"loss {fixed(estimate.mean(), 6)} | perplexity {fixed(exp(estimate.mean()), 3)}")
+    if estimate.windows > 1:
+        var low, high = estimate.interval()
+        line += String(
+            t" | 95% interval {fixed(low, 4)} to {fixed(high, 4)}, {fixed(exp(low), 2)} to {fixed(exp(high), 2)}"
+            t" (windows taken as independent)"
+        )
+    return line^
+
+
+def loss_json(data: String, window: SlidingWindow, estimate: LossEstimate) -> String:
+    """Writes what came out for `--json`."""
+    return String(
+        t'{{"path": {json_text(data)}, "seq_len": {window.T}, "stride": {window.stride}, "windows": {estimate.windows},'
+        t' "targets": {estimate.targets}, "loss": {json_number(estimate.mean())}, "perplexity":'
+        t' {json_number(exp(estimate.mean()))}, "standard_error": {json_number(estimate.standard_error())}}}'
+    )
+
+
+def hellaswag_lines(accuracy: Accuracy) -> String:
+    """Writes what came out for the screen."""
+    return (
+        _share("acc     ", accuracy.right, accuracy.examples)
+        + "\n"
+        + _share("acc_norm", accuracy.right_per_token, accuracy.examples)
+    )
+
+
+def _share(name: String, right: Int, examples: Int) -> String:
+    var low, high = wilson_interval(right, examples)
+    return String(
+        t"{name} {fixed(Float64(right) / Float64(examples), 4)} ({grouped(right)} of {grouped(examples)}) | 95%"
+        t" interval {fixed(low, 4)} to {fixed(high, 4)} (Wilson)"
+    )
+
+
+def hellaswag_json(path: String, judgements: List[Judgement]) -> String:
+    """Writes what came out for `--json`, example by example: the label, and loss and length of each ending."""
+    var accuracy = Accuracy(judgements)
+    var text = String(
+        t'{{"path": {json_text(path)}, "examples": {accuracy.examples}, "acc": {json_number(accuracy.acc())},'
+        t' "acc_norm": {json_number(accuracy.acc_norm())}, "judgements": ['
+    )
+    for i in range(len(judgements)):
+        ref judgement = judgements[i]
+        var lengths = List[Float64]()
+        for length in judgement.lengths:
+            lengths.append(Float64(length))
+        text += ",\n  " if i > 0 else "\n  "
+        text += String(
+            t'{{"label": {judgement.label}, "likeliest": {judgement.likeliest()}, "likeliest_per_token":'
+            t' {judgement.likeliest_per_token()}, "losses": {json_numbers(judgement.losses)}, "lengths":'
+            t" {json_numbers(lengths)}}}"
+        )
+    return text + "\n]}"

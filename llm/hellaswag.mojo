@@ -1,0 +1,292 @@
+"""HellaSwag, and other questions with four endings, from llm.c's evaluation file.
+
+The file is a header and a stream of uint16, for each example: 65535, its size in bytes, its index, the label, 4, and then
+the context and the four endings, their tokens preceded by how many there are.
+"""
+
+from std.math import isfinite, sqrt
+from std.sys import size_of
+
+from llm.evaluate import Z_95
+from llm.files import InputFile, MappedFile
+from llm.gpt2 import GPT2
+from llm.header import CHOICES_MAGIC, HEADER_BYTES, read_header
+from llm.memory import Arena, Tensor, aligned_bytes
+from llm.screen import Screen
+from llm.signals import stop_signal
+from llm.ticker import Ticker
+
+comptime U16 = DType.uint16
+comptime I32 = DType.int32
+comptime NUM_ENDINGS = 4
+comptime CHOICES_VERSION = 1
+comptime _START = 65535
+comptime _FIELDS = 5
+"""Numbers of an example before its context."""
+comptime _NO_TARGET = Int32(-1)
+
+
+struct HellaSwag(Movable):
+    """The examples of a file, mapped, all of them checked beforehand."""
+
+    var path: String
+    var num_examples: Int
+    var longest: Int
+    """Positions of the longest context with an ending."""
+    var _file: MappedFile
+    var _stream: Tensor[U16]
+    var _starts: List[Int]
+    """Where in the stream each example begins."""
+    var _inputs: Tensor[I32]
+    var _targets: Tensor[I32]
+    var _arena: Arena
+
+    def __init__(out self, path: String, *, vocab_size: Int, context: Int) raises:
+        """Opens a file for models of this vocabulary and context.
+
+        Raises:
+            If there is no such file, it is damaged, has a token beyond the vocabulary or an example that is too long.
+        """
+        var file = InputFile("hellaswag", path)
+        var header = read_header(file, CHOICES_MAGIC, [CHOICES_VERSION])
+        self.path = path
+        self.num_examples = header[2]
+        if self.num_examples < 1:
+            raise file.error(
+                String(t"expected at least 1 example, found {self.num_examples} in the header; make the file again")
+            )
+        self._file = MappedFile(file)
+        var size = (file.size - HEADER_BYTES) // size_of[UInt16]()
+        self._stream = self._file.view[U16](HEADER_BYTES, size)
+        self._starts = List[Int]()
+        self.longest = 0
+        var position = 0
+        for i in range(self.num_examples):
+            var positions: Int
+            try:
+                var end = _check_example(self._stream, position, i)
+                positions = _check_tokens(self._stream, position, vocab_size)
+                self._starts.append(position)
+                position = end
+            except error:
+                raise file.error(String(t"example {i} of {self.num_examples}: {error}"))
+            if positions > context:
+                raise file.error(
+                    String(
+                        t"example {i} takes {positions} positions, the context has {context}; use a model with a longer"
+                        t" context (in training, a larger --seq-len)"
+                    )
+                )
+            self.longest = max(self.longest, positions)
+        file.expect_size(
+            HEADER_BYTES + position * size_of[UInt16](), String(t"{self.num_examples} examples after the header")
+        )
+        self._arena = Arena(2 * aligned_bytes[I32](NUM_ENDINGS * self.longest))
+        self._inputs = self._arena.carve[I32](NUM_ENDINGS * self.longest)
+        self._targets = self._arena.carve[I32](NUM_ENDINGS * self.longest)
+
+    def judge[dtype: DType](mut self, mut model: GPT2[dtype], example: Int) raises -> Judgement:
+        """Has a model judge how likely each ending is after the context.
+
+        Raises:
+            If a loss is not a number.
+        """
+        var start = self._starts[example]
+        var context = self._tokens(start + _FIELDS)
+        var endings = List[Tensor[U16]]()
+        var T = 0
+        var position = start + _FIELDS + 1 + context.size
+        for _ in range(NUM_ENDINGS):
+            var ending = self._tokens(position)
+            endings.append(ending)
+            position += 1 + ending.size
+            T = max(T, context.size + ending.size - 1)
+
+        var judgement = Judgement(Int(self._stream[start + 3]))
+        # As many endings side by side as the model has room for.
+        var most = min(NUM_ENDINGS, model.acts.rows // T)
+        for first in range(0, NUM_ENDINGS, most):
+            var B = min(most, NUM_ENDINGS - first)
+            for b in range(B):
+                self._fill(b * T, T, context, endings[first + b])
+            model.forward(self._inputs, B, T)
+            var losses = model.losses(self._targets)
+            for b in range(B):
+                ref ending = endings[first + b]
+                var sum = Float64(0)
+                for i in range(ending.size):
+                    sum += losses[b * T + context.size - 1 + i].cast[DType.float64]()
+                if not isfinite(sum):
+                    raise Error(
+                        t"hellaswag: {self.path}: example {example}: the loss is {sum}: the model's parameters are not"
+                        t" finite or have diverged; use an earlier checkpoint"
+                    )
+                judgement.losses.append(sum)
+                judgement.lengths.append(ending.size)
+        return judgement^
+
+    def _fill(self, start: Int, T: Int, context: Tensor[U16], ending: Tensor[U16]):
+        """Lays out one sequence; only the tokens of the ending are targets."""
+        for t in range(T):
+            self._inputs[start + t] = 0
+            self._targets[start + t] = _NO_TARGET
+        for t in range(context.size):
+            self._inputs[start + t] = context[t].cast[I32]()
+        for i in range(ending.size):
+            if context.size + i < T:
+                self._inputs[start + context.size + i] = ending[i].cast[I32]()
+            self._targets[start + context.size + i - 1] = ending[i].cast[I32]()
+
+    def _tokens(self, position: Int) -> Tensor[U16]:
+        """Views the tokens that follow their number."""
+        return self._stream.slice(position + 1, Int(self._stream[position]))
+
+
+struct Judgement(Copyable, Movable):
+    """What a model thinks of one example."""
+
+    var label: Int
+    """The ending that is right."""
+    var losses: List[Float64]
+    """Cross entropy of each ending given the context, summed over its tokens."""
+    var lengths: List[Int]
+    """Tokens of each ending."""
+
+    def __init__(out self, label: Int):
+        """Starts without endings."""
+        self.label = label
+        self.losses = List[Float64]()
+        self.lengths = List[Int]()
+
+    def likeliest(self) -> Int:
+        """Returns the ending of the highest probability."""
+        return self._lowest(per_token=False)
+
+    def likeliest_per_token(self) -> Int:
+        """Returns the ending of the highest probability per token, the geometric mean."""
+        return self._lowest(per_token=True)
+
+    def _lowest(self, *, per_token: Bool) -> Int:
+        var best = 0
+        for i in range(1, len(self.losses)):
+            var loss, lowest = self.losses[i], self.losses[best]
+            if per_token:
+                loss /= Float64(self.lengths[i])
+                lowest /= Float64(self.lengths[best])
+            if loss < lowest:
+                best = i
+        return best
+
+
+@fieldwise_init
+struct Accuracy(Copyable, Movable):
+    """How many examples a model got right."""
+
+    var examples: Int
+    var right: Int
+    """By the probability of the whole ending: acc."""
+    var right_per_token: Int
+    """By the probability per token: acc_norm, which is what llm.c reports."""
+
+    def __init__(out self, judgements: List[Judgement]):
+        """Counts."""
+        self.examples = len(judgements)
+        self.right = 0
+        self.right_per_token = 0
+        for ref judgement in judgements:
+            self.right += Int(judgement.likeliest() == judgement.label)
+            self.right_per_token += Int(judgement.likeliest_per_token() == judgement.label)
+
+    def acc(self) -> Float64:
+        """Returns the share of right answers."""
+        return Float64(self.right) / Float64(self.examples)
+
+    def acc_norm(self) -> Float64:
+        """Returns the share of right answers by the probability per token."""
+        return Float64(self.right_per_token) / Float64(self.examples)
+
+
+def judge_all[
+    dtype: DType
+](mut questions: HellaSwag, mut model: GPT2[dtype], limit: Int, mut screen: Screen) raises -> List[Judgement]:
+    """Has a model judge the first `limit` examples (0: all), and shows how far it is; a signal to stop ends it early.
+
+    Raises:
+        If a loss is not a number.
+    """
+    var count = questions.num_examples if limit == 0 else min(limit, questions.num_examples)
+    var judgements = List[Judgement](capacity=count)
+    var ticker = Ticker("hellaswag", count, screen)
+    for i in range(count):
+        if stop_signal() != 0:
+            break
+        judgements.append(questions.judge(model, i))
+        if ticker.is_due():
+            var accuracy = Accuracy(judgements)
+            ticker.show(screen, i + 1, String(t"acc_norm {accuracy.right_per_token}/{accuracy.examples}"))
+    return judgements^
+
+
+def wilson_interval(right: Int, examples: Int) -> Tuple[Float64, Float64]:
+    """Returns the 95% confidence interval of a share: Wilson's score interval, good for small numbers and near 0 and 1.
+    """
+    comptime z = Z_95
+    var n = Float64(examples)
+    var p = Float64(right) / n
+    var middle = p + z * z / (2 * n)
+    var half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    var scale = 1 + z * z / n
+    return (max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0))
+
+
+def _check_example(stream: Tensor[U16], start: Int, index: Int) raises -> Int:
+    """Checks the numbers of an example against each other and returns where the next one begins."""
+    var left = stream.size - start
+    var size = Int(stream[start + 1]) // size_of[UInt16]() if left >= _FIELDS else 0
+    if size < _FIELDS or size > left:
+        raise Error("expected an example, found the end of the file; it is cut off or damaged: make it again")
+    if Int(stream[start]) != _START or Int(stream[start + 2]) != index:
+        raise Error(
+            t"expected 65535 and the index, found {stream[start]} and {stream[start + 2]}; the file is damaged: make it"
+            t" again"
+        )
+    if Int(stream[start + 3]) >= NUM_ENDINGS or Int(stream[start + 4]) != NUM_ENDINGS:
+        raise Error(
+            t"expected {NUM_ENDINGS} endings and a label below, found {stream[start + 4]} and label"
+            t" {stream[start + 3]}; this evaluation takes questions with four answers"
+        )
+    var position = start + _FIELDS
+    var end = start + size
+    for _ in range(1 + NUM_ENDINGS):
+        var count = Int(stream[position]) if position < end else 0
+        if count < 1 or position + 1 + count > end:
+            raise Error(
+                t"expected a context and {NUM_ENDINGS} endings of at least 1 token in its {2 * size} bytes, found"
+                t" otherwise; the file is damaged: make it again"
+            )
+        position += 1 + count
+    if position != end:
+        raise Error(t"expected {2 * (position - start)} bytes, found {2 * size}; the file is damaged: make it again")
+    return end
+
+
+def _check_tokens(stream: Tensor[U16], start: Int, vocab_size: Int) raises -> Int:
+    """Checks the tokens of a good example and returns the positions that its longest sequence takes.
+
+    The last token of an ending is only ever a target.
+    """
+    var position = start + _FIELDS
+    var context = Int(stream[position])
+    var longest = 0
+    for part in range(1 + NUM_ENDINGS):
+        var count = Int(stream[position])
+        if part > 0:
+            longest = max(longest, context + count - 1)
+        for i in range(position + 1, position + 1 + count):
+            if Int(stream[i]) >= vocab_size:
+                raise Error(
+                    t"expected tokens below {vocab_size}, the model's vocabulary, found {stream[i]}; make the file with"
+                    t" the model's own tokenizer"
+                )
+        position += 1 + count
+    return longest
