@@ -10,11 +10,11 @@ from llm.cpu.parallel import available_threads
 from llm.evaluate import LossEstimate, SlidingWindow, evaluate_shards
 from llm.files import write_text
 from llm.gpt2 import GPT2
-from llm.hellaswag import NUM_ENDINGS, Accuracy, HellaSwag, Judgement, judge_all, wilson_interval
+from llm.hellaswag import NUM_ENDINGS, Accuracy, Judgement, judge_all, wilson_interval
 from llm.json import json_number, json_numbers, json_text
 from llm.report import fixed, grouped
 from llm.screen import Screen
-from llm.setup import initial_checkpoint
+from llm.setup import initial_checkpoint, open_hellaswag
 from llm.signals import signal_name, stop_signal, watch_for_signals
 
 comptime F32 = DType.float32
@@ -28,7 +28,7 @@ def options() -> List[Option]:
         Option("val-data", "j", "GLOB", "", "token shards: prints loss and perplexity"),
         Option("seq-len", "t", "N", "0", "tokens that a window over the shards shows (0: the model's context)"),
         Option("stride", "", "N", "0", "tokens from one window to the next (0: as --seq-len)"),
-        Option("hellaswag", "", "FILE", "", "llm.c's evaluation file: prints acc and acc_norm"),
+        Option("hellaswag", "h", "FILE", "", "llm.c's evaluation file (1: the prepared one): prints acc and acc_norm"),
         Option("limit", "", "N", "0", "examples of HellaSwag to evaluate, from the first on (0: all)"),
         Option("json", "", "FILE", "", "where to write the results too, example by example"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
@@ -51,15 +51,14 @@ def evaluate() raises -> Int:
     var path = initial_checkpoint(args)
     var config = read_config(path)
     var windows = Optional[SlidingWindow](None)
-    var questions = Optional[HellaSwag](None)
+    var questions = open_hellaswag(args, config, config.max_seq_len)
     var T = 1
     var rows = 1
     if args.given("val-data"):
         windows = sliding_window(args, config)
         T = windows.value().T
         rows = max(T, POSITIONS)
-    if args.given("hellaswag"):
-        questions = HellaSwag(args.string("hellaswag"), vocab_size=config.vocab_size, context=config.max_seq_len)
+    if questions:
         T = max(T, questions.value().longest)
         rows = max(rows, NUM_ENDINGS * questions.value().longest)
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
@@ -87,9 +86,11 @@ def evaluate() raises -> Int:
         var judgements = judge_all(questions.value(), model, args.int("limit"), screen)
         if len(judgements) > 0:
             screen.line(hellaswag_lines(Accuracy(judgements)))
-        results += String(t', "hellaswag": {hellaswag_json(args.string("hellaswag"), judgements)}')
+        results += String(t', "hellaswag": {hellaswag_json(questions.value().path, judgements)}')
     if stop_signal() != 0:
-        screen.line(String(t"stopped by {signal_name(stop_signal())}; the figures are those of what was done until then"))
+        screen.line(
+            String(t"stopped by {signal_name(stop_signal())}; the figures are those of what was done until then")
+        )
         return 128 + stop_signal()
     if args.given("json"):
         write_text("eval_gpt2", args.string("json"), results + "}\n")

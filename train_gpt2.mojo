@@ -9,6 +9,7 @@ from llm.cpu.parallel import available_threads
 from llm.cpu.peak import measured_peak
 from llm.generate import generate
 from llm.gpt2 import GPT2
+from llm.hellaswag import Accuracy, HellaSwag, Judgement, judge_all
 from llm.logs import LogEnd
 from llm.options import save_settings, trainer_arguments
 from llm.plan import describe, plan
@@ -22,6 +23,7 @@ from llm.setup import (
     find_tokenizer,
     initial_checkpoint,
     model_config,
+    open_hellaswag,
     starts_at_random,
     training_data,
     validation_data,
@@ -62,6 +64,7 @@ def train() raises -> Int:
     print(aligned(args.settings()))
     var model = GPT2[F32](config.copy(), threads, train_data.B, train_data.T)
     print(describe(model, train_data, val_data, threads), flush=True)
+    var questions = open_hellaswag(args, config, train_data.T)
     var run = Trainer(args, model^, train_data^, val_data^)
     var progress = Progress()
     var sampler = Sampler(seed=args.int("seed"))
@@ -87,13 +90,14 @@ def train() raises -> Int:
     while True:
         var last = progress.step >= run.steps
         if not progress.evaluated and stop_signal() == 0:
+            var complete = True
             if is_due(progress.step, args.int("val-every"), last):
-                validate(run, progress, report, args)
-            if tokenizer and progress.step > 0 and is_due(progress.step, args.int("sample-every"), last):
+                complete = validate(run, questions, progress, report, args)
+            if complete and tokenizer and progress.step > 0 and is_due(progress.step, args.int("sample-every"), last):
                 report.screen.line("--- sample")
                 generate(run.model, sampler, tokenizer.value(), args.int("gen-len"))
                 report.screen.line("---")
-            progress.evaluated = True
+            progress.evaluated = complete
         var ends = last or stop_signal() != 0 or out_of_patience(progress, args)
         var due = ends or is_due(progress.step, args.int("checkpoint-every"), False)
         if args.given("out") and due and progress.step > saved:
@@ -116,14 +120,29 @@ def is_due(step: Int, every: Int, last: Bool) -> Bool:
     return every > 0 and (step % every == 0 or last)
 
 
-def validate(mut run: Trainer, mut progress: Progress, mut report: Report, args: Arguments) raises:
-    """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps checkpoints."""
+def validate(
+    mut run: Trainer, mut questions: Optional[HellaSwag], mut progress: Progress, mut report: Report, args: Arguments
+) raises -> Bool:
+    """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps checkpoints.
+
+    Returns:
+        False if a signal to stop came during HellaSwag, which may take long: then all of it is left to the resumed run.
+    """
+    var judgements = List[Judgement]()
+    if questions:
+        judgements = judge_all(questions.value(), run.model, args.int("hellaswag-limit"), report.screen)
+        if stop_signal() != 0:
+            return False
     var loss = run.validate()
     var best = progress.validated(loss)
     report.validation(Validation(progress.step, loss, best))
+    if questions:
+        var accuracy = Accuracy(judgements)
+        report.hellaswag(progress.step, accuracy.acc(), accuracy.acc_norm())
     var wanted = args.int("checkpoint-every") > 0 or args.int("patience") > 0
     if best and wanted and progress.step > 0 and args.given("out"):
         write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params)
+    return True
 
 
 def out_of_patience(progress: Progress, args: Arguments) raises -> Bool:

@@ -217,6 +217,14 @@ struct Arguments(Movable):
         ref file = self._files[self._index(name)]
         return String(t"{file}: {name}") if file.byte_length() > 0 else "--" + name
 
+    def _asks_for_help(self, words: List[String]) -> Bool:
+        var is_letter = self._find("-h") >= 0
+        for i in range(len(words)):
+            var has_value = i + 1 < len(words) and not words[i + 1].startswith("-")
+            if words[i] == "--help" or (words[i] == "-h" and not (is_letter and has_value)):
+                return True
+        return False
+
     def _find(self, word: String) -> Int:
         """Looks a word like `-b` or `--batch-size` up; -1 if it is no flag of this program."""
         for i in range(len(self.options)):
@@ -242,11 +250,12 @@ struct Arguments(Movable):
 def parse_arguments(program: String, summary: String, var options: List[Option]) -> Arguments:
     """Parses what the program was called with.
 
-    `-h` and `--help` print the help and end the program with status 0, a mistake ends it with status 2.
+    `-h` and `--help` print the help and end the program with status 0, a mistake ends it with status 2. Where `-h` is
+    also the letter of an option, it asks for help only without a value.
     """
     var args = Arguments(program, summary, options^)
     var words = command_line()
-    if "-h" in words or "--help" in words:
+    if args._asks_for_help(words):
         print(args.help(), end="", flush=True)
         exit(0)
     try:

@@ -252,7 +252,7 @@ def _check_example(stream: Tensor[U16], start: Int, index: Int) raises -> Int:
         )
     if Int(stream[start + 3]) >= NUM_ENDINGS or Int(stream[start + 4]) != NUM_ENDINGS:
         raise Error(
-            t"expected {NUM_ENDINGS} endings and a label below, found {stream[start + 4]} and label"
+            t"expected {NUM_ENDINGS} endings and a label below, found {stream[start + 4]} endings and label"
             t" {stream[start + 3]}; this evaluation takes questions with four answers"
         )
     var position = start + _FIELDS

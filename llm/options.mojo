@@ -104,6 +104,8 @@ def options() -> List[Option]:
         Option("val-every", "v", "N", "10", "steps between validations (0: never)"),
         Option("val-batches", "m", "N", "5", "batches of a validation (-1: all)"),
         Option("patience", "", "N", "0", "stop after so many validations without a lower loss (0: never)"),
+        Option("hellaswag", "h", "FILE", "", "HellaSwag file to evaluate at every validation (1: the prepared one)"),
+        Option("hellaswag-limit", "", "N", "0", "its examples to evaluate, from the first on (0: all)"),
         Option("sample-every", "s", "N", "20", "steps between samples (0: never)"),
         Option("gen-len", "g", "N", "64", "tokens of a sample"),
         # machine

@@ -190,6 +190,22 @@ struct Report(Movable):
             self._log.value().write(validation.json() + "\n")
             self._main_log.value().write(String(t"s:{validation.step} tel:{fixed(Float64(validation.loss), 4)}\n"))
 
+    def hellaswag(mut self, step: Int, acc: Float64, acc_norm: Float64) raises:
+        """Reports the accuracy on HellaSwag after so many steps; llm.c logs the one by the probability per token.
+
+        Raises:
+            If a log cannot be written.
+        """
+        self.screen.line(String(t"hellaswag acc {fixed(acc, 4)} | acc_norm {fixed(acc_norm, 4)}"))
+        if self._log:
+            self._log.value().write(
+                String(
+                    t'{{"step": {step}, "hellaswag_acc": {json_number(acc)}, "hellaswag_acc_norm":'
+                    t" {json_number(acc_norm)}}}\n"
+                )
+            )
+            self._main_log.value().write(String(t"s:{step} eval:{fixed(acc_norm, 4)}\n"))
+
     def waiting(mut self, step: Int, steps: Int, val_every: Int):
         """Shows on a terminal how far the run is, until the next line."""
         if not self.screen.is_terminal:

@@ -8,9 +8,12 @@ from llm.config import GPT2Config, named_config
 from llm.cpu.adamw import AdamW
 from llm.dataloader import IN_ORDER, RANDOM_WINDOWS, DataLoader
 from llm.files import glob_files
+from llm.hellaswag import HellaSwag
 from llm.run_folder import complete_checkpoints
 from llm.schedule import Schedule
 from llm.tokenizer import Tokenizer
+
+comptime PREPARED_HELLASWAG = "data/hellaswag/hellaswag_val.bin"
 
 
 def checkpoint_to_resume(args: Arguments) raises -> Optional[Int]:
@@ -136,6 +139,22 @@ def _open_data(args: Arguments, name: String, config: GPT2Config, order: Int) ra
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
     var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
     return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))
+
+
+def open_hellaswag(args: Arguments, config: GPT2Config, context: Int) raises -> Optional[HellaSwag]:
+    """Opens the file that --hellaswag names, if it does; llm.c's `-h 1` stands for the one that `prepare` makes.
+
+    Raises:
+        If it is not such a file, or an example does not fit into the context.
+    """
+    var path = args.string("hellaswag")
+    if not args.given("hellaswag") or path == "0":
+        return None
+    if path == "1":
+        path = PREPARED_HELLASWAG
+        if not exists(path):
+            raise Error(t"{path} is not here; `python -m llm_mojo prepare hellaswag` makes it")
+    return HellaSwag(path, vocab_size=config.vocab_size, context=context)
 
 
 def passes_per_step(args: Arguments) raises -> Int:

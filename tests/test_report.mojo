@@ -120,6 +120,10 @@ def test_a_validation_that_is_made_again_is_logged_once() raises:
     var steps = '{"step": 0, "val_loss": 3.5}\n{"step": 1, "loss": 3}\n'
     assert_equal(lines_to_keep(steps + '{"step": 1, "val_loss": 3.25}\n', 1, False), steps.byte_length())
     assert_equal(lines_to_keep("s:0 tel:1\ns:0 trl:1\ns:1 tel:1\ns:1 trl:1\n", 1, False), 20)
+    var hellaswag = '{"step": 1, "hellaswag_acc": 0.25, "hellaswag_acc_norm": 0.5}\n'
+    assert_equal(lines_to_keep(steps + hellaswag, 1, False), steps.byte_length())
+    assert_equal(lines_to_keep(steps + hellaswag, 1, True), (steps + hellaswag).byte_length())
+    assert_equal(lines_to_keep("s:0 trl:1\ns:1 tel:1\ns:1 eval:0.5\ns:1 trl:1\n", 1, False), 10)
     assert_equal(lines_to_keep("", 1, True), 0)
     assert_equal(lines_to_keep("no end", 1, True), 0)
     assert_equal(lines_to_keep("other\n", 1, True), 6)
