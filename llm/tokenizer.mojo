@@ -1,8 +1,15 @@
-"""Tokens to text: llm.c's tokenizer file, which holds the bytes of every token, and a stream of whole characters."""
+"""Text to tokens and back: llm.c's tokenizer file, which holds the bytes of every token.
 
+Three kinds of vocabulary: byte-level BPE (GPT-2's and one's own), which has a token for every byte; the bytes alone; and
+single characters. `TextStream` makes whole characters of tokens that end within one.
+"""
+
+from llm.bpe import Merges, Workspace
 from llm.files import InputFile
 from llm.header import HEADER_BYTES, TOKENIZER_MAGIC, read_header
 from llm.memory import Tensor
+from llm.split import Splitter
+from llm.utf8 import character_at, continues, sequence_length
 
 comptime U8 = DType.uint8
 comptime REPLACEMENT = "\uFFFD"
@@ -10,7 +17,7 @@ comptime REPLACEMENT = "\uFFFD"
 
 
 struct Tokenizer(Movable):
-    """The bytes of every token of a vocabulary. Tokens may end within a character: see `TextStream`."""
+    """A vocabulary. Tokens may end within a character: see `TextStream`."""
 
     var vocab_size: Int
     """Number of tokens."""
@@ -18,6 +25,11 @@ struct Tokenizer(Movable):
     """The token between documents, or -1 if the vocabulary has none."""
     var _bytes: List[UInt8]
     var _starts: List[Int]
+    var _splitter: Splitter
+    var _merges: Optional[Merges]
+    """Of a vocabulary that has every byte."""
+    var _characters: List[Int32]
+    """Of a vocabulary of characters: the token of each code point, or -1."""
 
     def __init__(out self, path: String) raises:
         """Reads a tokenizer file, version 1 (GPT-2's vocabulary only) or 2.
@@ -61,6 +73,119 @@ struct Tokenizer(Movable):
                     t" {min(position, size)}; the file is damaged: make it again"
                 )
             )
+        self._splitter = Splitter()
+        self._merges = None
+        self._characters = List[Int32]()
+        self._learn_merges()
+        if not self._merges:
+            self._learn_characters()
+
+    def _learn_merges(mut self):
+        """Finds out what makes which token, if there is a token for every byte."""
+        var byte_tokens = List[Int32](length=256, fill=-1)
+        for token in range(self.vocab_size):
+            var bytes = self._token(token)
+            if bytes.size == 1:
+                byte_tokens[Int(bytes[0])] = Int32(token)
+        if -1 in byte_tokens:
+            return
+        var merges = Merges(byte_tokens, self.vocab_size)
+        var work = Workspace()
+        for token in range(self.vocab_size):
+            if token != self.end_of_text:
+                merges.add(self._token(token), token, work)
+        self._merges = merges^
+
+    def _learn_characters(mut self):
+        """Looks up which character each token is, if all are one."""
+        var characters = List[Int32]()
+        for token in range(self.vocab_size):
+            if token != self.end_of_text:
+                var bytes = self._token(token)
+                var character = character_at(bytes, 0)
+                if character.code < 0 or character.length != bytes.size:
+                    return
+                if character.code >= len(characters):
+                    characters.resize(character.code + 1, -1)
+                characters[character.code] = Int32(token)
+        self._characters = characters^
+
+    def _token(self, token: Int) -> Tensor[U8]:
+        var start = self._starts[token]
+        return _view(Span(self._bytes)[start : start + Int(self._bytes[start - 1])])
+
+    def encode(self, text: Span[Byte, _], *, allow_special: Bool = False) raises -> List[Int32]:
+        """Returns the tokens of a text, which may be any bytes if the vocabulary has every byte.
+
+        With GPT-2's vocabulary these are tiktoken's `encode_ordinary`. With `allow_special` the characters of the
+        end-of-text token, `<|endoftext|>`, become that token, and what is between them is encoded by itself.
+
+        Raises:
+            If the vocabulary has only some characters and the text another one, or it has no way to encode.
+        """
+        var tokens = List[Int32]()
+        var work = Workspace()
+        var bytes = _view(text)
+        if not allow_special or self.end_of_text < 0:
+            self._encode(bytes, 0, tokens, work)
+            return tokens^
+        var special = self._token(self.end_of_text)
+        var start = 0
+        while True:
+            var at = _find(bytes, special, start)
+            self._encode(bytes.slice(0, at), start, tokens, work)
+            if at == bytes.size:
+                return tokens^
+            tokens.append(Int32(self.end_of_text))
+            start = at + special.size
+
+    def _encode(self, text: Tensor[U8], start: Int, mut tokens: List[Int32], mut work: Workspace) raises:
+        """Appends the tokens of the text from byte `start` on."""
+        if not self._merges:
+            self._encode_characters(text, start, tokens)
+            return
+        ref merges = self._merges.value()
+        var at = start
+        while at < text.size:
+            var end = self._splitter.piece_end(text, at)
+            merges.encode_piece(text, at, end, tokens, work)
+            at = end
+
+    def _encode_characters(self, text: Tensor[U8], start: Int, mut tokens: List[Int32]) raises:
+        if len(self._characters) == 0:
+            raise Error(
+                "tokenizer: expected a vocabulary with every byte or of single characters, found another one; it can"
+                " only decode: encode with the tool that made it"
+            )
+        var at = start
+        while at < text.size:
+            var character = character_at(text, at)
+            var token = Int32(-1)
+            if 0 <= character.code < len(self._characters):
+                token = self._characters[character.code]
+            if token < 0:
+                raise Error(self._unknown(text, at))
+            tokens.append(token)
+            at += character.length
+
+    def _unknown(self, text: Tensor[U8], at: Int) -> String:
+        """Names the first character that the vocabulary does not have, and its place."""
+        var position = 0
+        var line = 1
+        var before = 0
+        while before < at:
+            position += 1
+            line += 1 if text[before] == UInt8(ord("\n")) else 0
+            before += character_at(text, before).length
+        var character = character_at(text, at)
+        var name = String(t"byte 0x{_hexadecimal(Int(text[at]), 2)}, which is not UTF-8,")
+        if character.code >= 0:
+            var spelled = StringSlice(unsafe_from_utf8=text.slice(at, character.length).span())
+            name = String(t"character '{spelled}' (U+{_hexadecimal(character.code, 4)})")
+        return String(
+            t"tokenizer: {name} at position {position} (line {line}) is not among the {self.vocab_size} characters of"
+            t" the vocabulary; remove it, or use a vocabulary of bytes or GPT-2's"
+        )
 
     def decode(self, token: Int) raises -> Span[UInt8, origin_of(self._bytes)]:
         """Returns the bytes of a token.
@@ -95,11 +220,11 @@ struct TextStream(Movable):
         """Takes more bytes and returns the text that is complete."""
         var text = String()
         for byte in bytes:
-            if len(self._held) > 0 and not _continues(self._held, byte):
+            if len(self._held) > 0 and not continues(self._held[0], len(self._held), byte):
                 text += REPLACEMENT
                 self._held.clear()
             self._held.append(byte)
-            var length = _sequence_length(self._held[0])
+            var length = sequence_length(self._held[0])
             if length == 0:
                 text += REPLACEMENT
                 self._held.clear()
@@ -116,40 +241,28 @@ struct TextStream(Movable):
         return text^
 
 
-def _sequence_length(first: UInt8) -> Int:
-    """Tells from its first byte how many bytes a character has; 0 if none begins so."""
-    if first < 0x80:
-        return 1
-    if first < 0xC2:
-        return 0
-    if first < 0xE0:
-        return 2
-    if first < 0xF0:
-        return 3
-    return 4 if first < 0xF5 else 0
-
-
-def _continues(held: List[UInt8], byte: UInt8) -> Bool:
-    """Tells whether a byte may follow those of an incomplete character.
-
-    The second byte is what rules out overlong forms, surrogates and what lies beyond U+10FFFF.
-    """
-    var lowest = UInt8(0x80)
-    var highest = UInt8(0xBF)
-    if len(held) == 1:
-        if held[0] == 0xE0:
-            lowest = 0xA0
-        elif held[0] == 0xED:
-            highest = 0x9F
-        elif held[0] == 0xF0:
-            lowest = 0x90
-        elif held[0] == 0xF4:
-            highest = 0x8F
-    return lowest <= byte <= highest
-
-
 def _is_control(character: List[UInt8]) -> Bool:
     var first = character[0]
     if len(character) == 1:
         return (first < 0x20 and first != 0x09 and first != 0x0A and first != 0x0D) or first == 0x7F
     return first == 0xC2 and character[1] < 0xA0
+
+
+def _view(bytes: Span[Byte, _]) -> Tensor[U8]:
+    """Views bytes that the caller keeps alive."""
+    return Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), len(bytes))
+
+
+def _find(text: Tensor[U8], wanted: Tensor[U8], start: Int) -> Int:
+    """Returns where some bytes are first found at or after `start`; the end of the text if they are not."""
+    for at in range(start, text.size - wanted.size + 1):
+        var i = 0
+        while i < wanted.size and text[at + i] == wanted[i]:
+            i += 1
+        if i == wanted.size:
+            return at
+    return text.size
+
+
+def _hexadecimal(value: Int, digits: Int) -> String:
+    return hex(value, prefix="").upper().ascii_rjust(digits, "0")
