@@ -11,6 +11,7 @@ COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it d
     "weights": ("llm_mojo.weights", "turn GPT-2 weights from Hugging Face into an llm.c checkpoint"),
     "plot": ("llm_mojo.plot", "draw training and validation loss of one or several runs"),
     "watch": ("llm_mojo.watch", "bring the log of a run to TensorBoard or Weights & Biases"),
+    "export": ("llm_mojo.export", "turn a checkpoint into a folder that Hugging Face loads"),
     "reference": ("llm_mojo.reference", "write checkpoint, debug state and losses with the PyTorch GPT-2"),
 }
 EXTRAS = {"matplotlib": "plot", "tensorboard": "tensorboard", "wandb": "wandb"}  # of pyproject.toml; others: test

@@ -309,6 +309,14 @@ def _rows(block):
 
 def read_checkpoint(path):
     """Returns (ModelConfig, name -> float32 array). fp32 tensors are read-only memory maps; bf16 are widened copies."""
+    config, dtype, tensors = map_checkpoint(path)
+    if dtype == "bfloat16":
+        tensors = {name: bfloat16_to_float32(bits) for name, bits in tensors.items()}
+    return config, tensors
+
+
+def map_checkpoint(path):
+    """Returns (ModelConfig, "float32" or "bfloat16", name -> read-only memory map; bf16 as uint16 bit patterns)."""
     who = "read_checkpoint"
     with _open(who, path) as file:
         header, dtype = _read_header(who, path, file, {CHECKPOINT_MAGIC: CHECKPOINT_VERSIONS})
@@ -319,12 +327,9 @@ def read_checkpoint(path):
     _check_size(who, path, HEADER_BYTES + num_parameters(config) * item, because)
     tensors, offset = {}, HEADER_BYTES
     for name, shape in parameter_shapes(config).items():
-        if dtype == "bfloat16":
-            tensors[name] = bfloat16_to_float32(_map(path, "<u2", offset, shape))
-        else:
-            tensors[name] = _map(path, "<f4", offset, shape)
+        tensors[name] = _map(path, "<u2" if dtype == "bfloat16" else "<f4", offset, shape)
         offset += _count(shape) * item
-    return config, tensors
+    return config, dtype, tensors
 
 
 def _check_config(who, path, config):
