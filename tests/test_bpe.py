@@ -7,7 +7,7 @@ from conftest import ROOT
 from llm_mojo import formats, pydocs, unicode_table
 from llm_mojo.datasets import TINYSHAKESPEARE_SHA256, TINYSHAKESPEARE_URL
 from llm_mojo.download import fetch
-from llm_mojo.tokenize import Gpt2Tokenizer
+from llm_mojo.tokenize import gpt2_tokenizer
 
 CODES = np.array([code for code in range(0x110000) if not 0xD800 <= code < 0xE000], dtype="<u4")
 END_OF_TEXT = "<|endoftext|>"
@@ -20,7 +20,7 @@ def program(mojo_program):
 
 @pytest.fixture(scope="session")
 def gpt2():
-    return Gpt2Tokenizer()
+    return gpt2_tokenizer()
 
 
 @pytest.fixture(scope="session")

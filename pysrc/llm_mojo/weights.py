@@ -21,7 +21,7 @@ from llm_mojo.formats import (
     write_tokenizer,
 )
 from llm_mojo.safetensors import Safetensors
-from llm_mojo.tokenize import END_OF_TEXT, Gpt2Tokenizer, token_bytes
+from llm_mojo.tokenize import END_OF_TEXT, gpt2_tokenizer, token_bytes
 
 HUB_URL = "https://huggingface.co/openai-community/{name}/resolve/main/model.safetensors"
 MODEL_FILE = "model.safetensors"
@@ -91,7 +91,7 @@ def run(args):
     if args.model in PUBLISHED:
         *sizes, file_name = PUBLISHED[args.model]
         config = ModelConfig(1024, 50257, *sizes)
-        tokenizer = Gpt2Tokenizer()
+        tokenizer = gpt2_tokenizer()
         tensors = Safetensors([fetch(args.model, MODEL_FILE, HUB_URL.format(name=args.model))])
         out = args.out or Path(file_name)
         convert(tensors, config, out, args.dtype)
