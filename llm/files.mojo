@@ -344,14 +344,17 @@ def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises ->
     """Reads a text file.
 
     Raises:
-        If there is none under this name, or it has more than `largest` bytes.
+        If there is none under this name, or it has more than `largest` bytes, or they are no text.
     """
     var file = InputFile(who, path)
     if file.size > largest:
         raise file.error(String(t"expected a short text, found {file.size} bytes; give the right file"))
     var bytes = List[UInt8](length=file.size, fill=0)
     file.read(0, Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), file.size))
-    return String(StringSlice(unsafe_from_utf8=Span(bytes)))
+    try:
+        return String(from_utf8=Span(bytes))
+    except:
+        raise file.error("expected a text in UTF-8, found other bytes; give the right file")
 
 
 def write_text(who: String, path: String, var text: String) raises:
