@@ -1,6 +1,6 @@
 """Turns text files into token shards, in threads. `--help` lists the flags."""
 
-from std.os.path import basename
+from std.os.path import basename, exists
 from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
@@ -20,6 +20,8 @@ comptime GROUP_BYTES = 1 << 22
 """Text that each thread gets at a time."""
 comptime MIN_TOKENS = 2
 """A token and the one after it."""
+comptime SHORT_REST = 100
+"""What is left for a last shard is short if it is less than this part of one."""
 
 
 def options() -> List[Option]:
@@ -51,6 +53,8 @@ def tokenize() raises -> Int:
     var name = args.string("name") if args.given("name") else basename(args.string("out").rstrip("/"))
     if name in ["", ".", ".."]:
         args.fail(String(t"expected --name: '{args.string('out')}' gives none"))
+    if exists(args.string("out") + "/manifest.json"):
+        raise Error(t"{args.string('out')} has a data set that `python -m llm_mojo prepare` made; use another --out")
     var val_fraction = args.float("val-fraction", maximum=1)
     var shard_tokens = args.int("shard-tokens")
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
@@ -110,13 +114,19 @@ def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, team: Team, mut spool: 
 def write_split(
     spool: TokenSpool, start: Int, count: Int, stem: String, shard_tokens: Int, mut files: List[AtomicFile]
 ) raises:
-    """Writes the shards of a split: STEM.bin, or STEM_000000.bin and on if they are cut."""
+    """Writes the shards of a split as `prepare` does: STEM.bin, or STEM_000000.bin and on if they are cut."""
     if shard_tokens == 0:
         files.append(spool.shard(stem + ".bin", start, count))
         return
-    for i in range((count + shard_tokens - 1) // shard_tokens):
+    var shards = (count + shard_tokens - 1) // shard_tokens
+    # A short rest goes to the last whole shard.
+    if shards > 1 and (count - (shards - 1) * shard_tokens) * SHORT_REST < shard_tokens:
+        shards -= 1
+    for i in range(shards):
+        var first = i * shard_tokens
+        var last = count if i + 1 == shards else first + shard_tokens
         var path = String(t"{stem}_{String(i).ascii_rjust(6, '0')}.bin")
-        files.append(spool.shard(path, start + i * shard_tokens, min(shard_tokens, count - i * shard_tokens)))
+        files.append(spool.shard(path, start + first, last - first))
 
 
 def copy_tokenizer(source: String, target: String, mut files: List[AtomicFile]) raises:

@@ -31,10 +31,14 @@ def prepared(tmp_path_factory):
     for name, text in TEXTS.items():
         (folder / "texts" / name).write_text(text, encoding="utf-8", newline="")
     for tokenizer in ("gpt2", "byte"):
-        command = ["prepare", folder / "texts", "--tokenizer", tokenizer, "--out", folder / tokenizer, "--name", "own"]
-        environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT / "pysrc")}
-        subprocess.run([sys.executable, "-m", "llm_mojo", *command], check=True, env=environment)
+        prepare(folder, folder / tokenizer, tokenizer, "--name", "own")
     return folder
+
+
+def prepare(folder, out, tokenizer, *flags):
+    command = ["prepare", folder / "texts", "--out", out, "--tokenizer", tokenizer, *map(str, flags)]
+    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT / "pysrc")}
+    subprocess.run([sys.executable, "-m", "llm_mojo", *command], check=True, env=environment)
 
 
 def tokenize(program, prepared, out, *flags, tokenizer="gpt2"):
@@ -51,15 +55,15 @@ def test_the_bytes_that_prepare_makes(threads, tokenizer, program, prepared, tmp
     assert f"5 files, {sum(len(text.encode()) for text in TEXTS.values()):,} bytes: {count:,} tokens" in output
 
 
-def test_shards_of_a_size(program, prepared, tmp_path):
-    tokenize(program, prepared, tmp_path, "--name", "x", "--shard-tokens", 100_003, "--val-fraction", 0.25)
-    whole = np.concatenate([formats.read_tokens(prepared / "gpt2" / f"own_{split}.bin") for split in ("train", "val")])
-    middle = int(len(whole) * 0.75)
-    for split, tokens in {"train": whole[:middle], "val": whole[middle:]}.items():
-        shards = [formats.read_tokens(path) for path in sorted(tmp_path.glob(f"x_{split}_*.bin"))]
-        assert [len(shard) for shard in shards[:-1]] == [100_003] * (len(tokens) // 100_003)
-        assert np.array_equal(np.concatenate(shards), tokens)
-    assert (tmp_path / "x_train_000001.bin").exists() and not list(tmp_path.glob("*.tmp"))
+@pytest.mark.parametrize("shard_tokens", [100_003, 423_000])
+def test_shards_of_a_size(shard_tokens, program, prepared, tmp_path):
+    """The second leaves a rest that is too short for a shard of its own."""
+    shape = ["--name", "own", "--shard-tokens", shard_tokens, "--val-fraction", "0.25"]
+    prepare(prepared, tmp_path / "theirs", "gpt2", *shape)
+    tokenize(program, prepared, tmp_path / "ours", *shape)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "theirs").glob("*.bin")}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == expected
+    assert sum("train" in name for name in expected) == {100_003: 9, 423_000: 2}[shard_tokens]
 
 
 def test_vocabularies_beyond_uint16(program, prepared, tmp_path):
@@ -104,6 +108,8 @@ def test_what_is_wrong_is_said(program, prepared, tmp_path):
     assert "expected --out" in program.error("-i", tmp_path / "short.txt", status=2)
     assert "expected --name" in program.error("-i", tmp_path / "short.txt", "-o", ".", status=2)
     assert not list((tmp_path / "out").iterdir())
+    (tmp_path / "out" / "manifest.json").touch()
+    assert "has a data set that" in program.error("-i", tmp_path / "short.txt", *flags)
 
 
 def test_shards_of_another_text_are_pointed_out(program, prepared, tmp_path):
