@@ -1,6 +1,6 @@
 """Trains a few steps and prints a hash of all bits that come out. Run by tests/test_threads.py.
 
-    CHECKPOINT TOKENS THREADS B T PIECES STEPS [GRADIENTS]
+    CHECKPOINT TOKENS THREADS B T PIECES STEPS [GRADIENTS [bf16]]
 
 Batches come from a token shard in order; each goes through the model in PIECES parts of B / PIECES sequences, whose
 gradients are accumulated. GRADIENTS is a file for the gradients of the first batch, laid out as a checkpoint.
@@ -21,11 +21,18 @@ comptime I32 = DType.int32
 
 
 def main() raises:
+    if len(argv()) > 9:
+        run[DType.bfloat16]()
+    else:
+        run[F32]()
+
+
+def run[dtype: DType]() raises:
     var path = String(argv()[1])
     var config = read_config(path)
     var V = config.vocab_size
     var B, T, pieces = number(4), number(5), number(6)
-    var model = GPT2[F32](config.copy(), number(3), B // pieces, T)
+    var model = GPT2[dtype](config.copy(), number(3), B // pieces, T)
     read_parameters(path, model.params)
     var data = DataLoader(String(argv()[2]), B, T, vocab_size=V)
     var rows = B // pieces * T
