@@ -31,16 +31,16 @@ RESUME ?= 0
 
 MOJO_SOURCES := $(shell find llm -name '*.mojo')
 
-.PHONY: help setup train finetune test test-long format clean
+.PHONY: help setup train finetune test test-long bench bench-quick format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.ready ## Install what training needs into .venv (train and test do it by themselves)
 
 train: $(VENV)/.ready build/train_gpt2 ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
 	@$(BIN)/python -m llm_mojo prepare "$(SOURCE)" --out "$(DATA)"
-	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train*.bin' -j '$(DATA)/*_val*.bin' --tokenizer "$(DATA)/tokenizer.bin" \
+	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train.bin' -j '$(DATA)/*_val.bin' --tokenizer "$(DATA)/tokenizer.bin" \
 		-o "$(OUT)" -y $(RESUME) $(TRAIN_FLAGS) $(FLAGS)
 
 finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakespeare, llm.c's job (downloads 0.5 GB)
@@ -53,6 +53,12 @@ test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (instal
 
 test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs
 	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)
+
+bench: $(VENV)/.ready-bench ## Time training beside C, OpenMP and PyTorch; writes bench/results, the README's tables, imgs
+	@$(RUN) $(BIN)/python -m llm_mojo bench $(FLAGS)
+
+bench-quick: $(VENV)/.ready-bench ## The same in two minutes, without the slowest parts; writes build/bench/quick.json only
+	@$(RUN) $(BIN)/python -m llm_mojo bench --quick $(FLAGS)
 
 format: $(VENV)/.ready ## Format the Mojo sources
 	@$(RUN) mojo format -q -l 120 $(MOJO_SOURCES) $(wildcard *.mojo tests/*.mojo tests/*/*.mojo bench/*.mojo)
@@ -82,6 +88,11 @@ $(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.ready-test: pyproject.toml $(VENV)/.ready
 	@echo "Installing PyTorch, transformers and pytest for the tests (1 to 6 GB on disk, by PyTorch's build) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.ready-bench: pyproject.toml $(VENV)/.ready
+	@echo "Installing PyTorch, transformers and matplotlib for the bench (1 to 6 GB on disk, by PyTorch's build) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@touch $@
 
 define NO_PACKAGES

@@ -15,7 +15,6 @@ comptime TOKENIZER_MAGIC = 20240328
 comptime TOKENS_MAGIC = 20240520
 comptime CHOICES_MAGIC = 20240522
 comptime STATE_MAGIC = 20240527
-comptime WIDE_TOKENS_MAGIC = 20240801
 
 
 struct Header(Movable):
@@ -102,7 +101,7 @@ def _kind(magic: Int) -> String:
         return "a tokenizer file"
     if magic == TOKENS_MAGIC:
         return "a token shard"
-    if magic == WIDE_TOKENS_MAGIC:
+    if magic == 20240801:
         return "a token shard of Llama 3"
     if magic == CHOICES_MAGIC:
         return "a multiple-choice evaluation"

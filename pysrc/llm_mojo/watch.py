@@ -46,18 +46,17 @@ def run(args):
 def follow(log, sink, wait=SECONDS_BETWEEN_LOOKS):
     """Sends every record once, in order, until no trainer holds the log. Returns the last step."""
     follower = Follower(log)
-    sent = {}  # the last step of each kind of record: "loss", "val_loss" ...
+    sent = {True: -1, False: -1}
     last, seconds = 0, 0.0
     while True:
         # Whether it runs is asked before the reading: what is written in between is not missed.
         running = follower.is_running()
         for record in follower.read():
-            kind = next((name for name in record if name != "step"), "")
+            is_step = "loss" in record
             # A run that was resumed writes its last steps again; they are the same to the bit.
-            if record["step"] <= sent.get(kind, -1):
+            if record["step"] <= sent[is_step]:
                 continue
-            sent[kind] = record["step"]
-            last = max(last, record["step"])
+            sent[is_step] = last = record["step"]
             seconds += record.get("ms", 0) / 1000
             sink.send(record["step"], values_of(record), seconds)
         sink.flush()

@@ -1,0 +1,30 @@
+"""What the machine can do at best, as one JSON object: for `python -m llm_mojo bench`, before each of its rounds.
+
+    mojo run -I . bench/bench_limits.mojo
+"""
+
+from std.sys import exit, stderr
+from std.time import perf_counter_ns
+
+from limits import Limits
+from llm.cpu.parallel import Crew, available_threads
+from llm.report import fixed
+
+comptime NANOSECONDS = 1_000_000_000
+
+
+def main():
+    try:
+        var threads = available_threads()
+        var crew = Crew(threads)
+        var limits = Limits()
+        var start = perf_counter_ns()
+        while perf_counter_ns() - start < NANOSECONDS:
+            limits.measure(crew)
+        print(
+            t'{{"threads": {threads}, "gflops": {fixed(limits.flops, 1)}, "copy_gbs": {fixed(limits.copy, 2)},'
+            t' "adamw_gbs": {fixed(limits.adamw, 2)}}}'
+        )
+    except error:
+        print(t"bench_limits: {error}", file=stderr)
+        exit(1)

@@ -1,0 +1,93 @@
+"""`python -m llm_mojo bench`: honest comparisons that anyone can rerun, and the charts made of them."""
+
+import shlex
+from pathlib import Path
+
+from llm_mojo import Error
+
+EXTRAS = {"kernels": "matrix products, attention, AdamW and layernorms", "scaling": "our step over T and model size"}
+
+
+def add_arguments(parser):
+    """Declares the options of `python -m llm_mojo bench`."""
+    from llm_mojo.bench.contestants import CONTESTANTS
+    from llm_mojo.bench.sizes import SIZES
+
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="run",
+        choices=["run", "compare", "report"],
+        help="run (default); compare OLD.json NEW.json; report FILE.json: table and charts from a file",
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE.json", help="for compare and report")
+    run = parser.add_argument_group("run")
+    parts = [size.name for size in SIZES] + list(EXTRAS)
+    run.add_argument("--size", action="append", choices=parts, help="only this part (repeat for several)")
+    run.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        choices=[contestant.name for contestant in CONTESTANTS],
+        help=f"only this contestant (repeat for several): {', '.join(c.name for c in CONTESTANTS)}",
+    )
+    run.add_argument("--quick", action="store_true", help="about two minutes: one round, without the slowest parts")
+    run.add_argument("--rounds", type=int, metavar="N", help="rounds of all contestants (default 5)")
+    run.add_argument("--llmc", type=Path, metavar="DIR", help="llm.c's folder with its train_gpt2 built")
+    run.add_argument("--prefix", default="", metavar="COMMAND", help='what to time under, as in "chrt -f 10"')
+    run.add_argument("--out", type=Path, metavar="FILE.json", help="default: bench/results/MACHINE-DATE.json")
+    compare = parser.add_argument_group("compare")
+    compare.add_argument(
+        "--threshold", type=float, default=5.0, metavar="PERCENT", help="what counts as a regression (default 5)"
+    )
+
+
+def run(args):
+    """Runs `python -m llm_mojo bench`."""
+    if args.action == "compare":
+        if len(args.files) != 2:
+            raise Error("bench compare: expected two files of results, the older first")
+        from llm_mojo.bench.compare import compare
+
+        compare(*args.files, args.threshold)
+    elif args.action == "report":
+        if len(args.files) != 1:
+            raise Error("bench report: expected one file of results")
+        from llm_mojo.bench.report import report
+
+        report(args.files[0])
+    elif args.files:
+        raise Error(f"bench run: expected no files, found {' '.join(args.files)}")
+    else:
+        _measure(args)
+
+
+def _measure(args):
+    from llm_mojo.bench import machine
+    from llm_mojo.bench.measure import Bench
+    from llm_mojo.bench.report import report
+    from llm_mojo.bench.runner import Pace
+    from llm_mojo.bench.sizes import SIZES
+    from llm_mojo.bench.workshop import ROOT, Workshop
+
+    whole = not (args.size or args.only or args.quick)
+    rounds = args.rounds or (1 if args.quick else 5)
+    pace = Pace(seconds=2, most=10) if args.quick else Pace()
+    workshop = Workshop(llmc=args.llmc.resolve() if args.llmc else None)
+    out = args.out or workshop.folder / "quick.json"
+    bench = Bench(workshop, out, pace, rounds, shlex.split(args.prefix), args.quick)
+    if whole and not args.out:
+        name = f"{machine.short_name(bench.results['machine'])}-{bench.results['date'][:10]}.json"
+        bench.path = ROOT / "bench" / "results" / name
+    for size in SIZES:
+        if size.name in (args.size or [size.name]) and not (args.quick and not args.size and size.T > 64):
+            bench.steps(size, args.only)
+    if not args.only:
+        if "kernels" in (args.size or ["kernels"]):
+            bench.kernels()
+        if "scaling" in (args.size or ([] if args.quick else ["scaling"])):
+            bench.scaling()
+    bench.save()
+    print(f"\nwrote {bench.path}")
+    if whole:
+        report(bench.path)

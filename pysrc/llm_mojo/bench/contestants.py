@@ -1,0 +1,129 @@
+"""Who takes part: each trains the same checkpoint on the same tokens and prints a line with loss and time per step."""
+
+import importlib.util
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import Callable
+
+from llm_mojo.bench.workshop import Command, Missing
+
+STEPS = 1000
+"""More steps than the bench ever waits for."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One row of the tables."""
+
+    name: str
+    label: str
+    command: Callable
+    """command(workshop, size) builds what is needed and returns a Command, or raises Missing."""
+    precision: str = "fp32"
+    flags: str = ""
+    """How it is built or run, as far as that decides its speed."""
+    ours: bool = False
+    """Whether it is our product: `compare` watches these for regressions."""
+    quick: bool = True
+    """Whether `--quick` includes it."""
+    reports_start: bool = True
+    """Whether its time to the first step says something: not if it validates before."""
+
+
+def _data_flags(workshop, size):
+    shard = workshop.shard(size)
+    flags = ["-e", workshop.checkpoint(size), "-i", shard, "-j", shard, "-b", size.B, "-t", size.T]
+    return [*flags, "-v", 0, "-x", STEPS]
+
+
+def train_gpt2(workshop, size):
+    return Command([workshop.mojo("train_gpt2.mojo"), *_data_flags(workshop, size), "-s", 0])
+
+
+def train_gpt2_bf16(workshop, size):
+    return Command([workshop.mojo("train_gpt2.mojo"), *_data_flags(workshop, size), "-s", 0, "--dtype", "bf16"])
+
+
+def with_max_linalg(workshop, size):
+    replaced = {"llm/cpu/gemm/gemm.mojo": "bench/max_linalg/gemm.mojo"}
+    return Command([workshop.mojo("train_gpt2.mojo", replaced), *_data_flags(workshop, size), "-s", 0])
+
+
+def train_gpt2_basic(workshop, size):
+    return Command([workshop.mojo("train_gpt2_basic.mojo"), *_data_flags(workshop, size), "-s", 0])
+
+
+def c_one_thread(workshop, size):
+    return Command([workshop.c("train_gpt2_c"), *_data_flags(workshop, size)])
+
+
+def c_openmp(workshop, size):
+    return Command([workshop.c("train_gpt2_omp", "-fopenmp"), *_data_flags(workshop, size)])
+
+
+def llmc(workshop, size):
+    if not workshop.llmc:
+        raise Missing("not given; build it elsewhere and point --llmc at its folder")
+    program = (workshop.llmc / "train_gpt2").resolve()
+    if not program.exists():
+        raise Missing(f"{program} does not exist; build it there: make train_gpt2")
+    if size.name != "124m":
+        raise Missing("its program has GPT-2 124M, B=4 and T=64 built in")
+    if not shutil.which("stdbuf"):
+        raise Missing("it writes to a pipe only with the help of stdbuf, which is not there")
+    folder = workshop.folder / "llmc"
+    data = folder / "dev" / "data" / "tinyshakespeare"
+    data.mkdir(parents=True, exist_ok=True)
+    links = {folder / "gpt2_124M.bin": workshop.checkpoint(size)}
+    links |= {data / f"tiny_shakespeare_{split}.bin": workshop.shard(size) for split in ("train", "val")}
+    for link, target in links.items():
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return Command(["stdbuf", "-oL", program], cwd=folder)
+
+
+def _torch(workshop, size, *flags):
+    if not importlib.util.find_spec("torch"):
+        raise Missing("PyTorch is not installed: pip install -e '.[bench]'")
+    data = ["--init", workshop.checkpoint(size), "--data", workshop.shard(size), "-b", size.B, "-t", size.T]
+    return Command([sys.executable, "-m", "llm_mojo.bench.torch_step", *data, "-x", STEPS, *flags])
+
+
+def torch_eager(workshop, size):
+    return _torch(workshop, size)
+
+
+def torch_compiled(workshop, size):
+    return _torch(workshop, size, "--compile")
+
+
+def torch_eager_bf16(workshop, size):
+    return _torch(workshop, size, "--bf16")
+
+
+def torch_compiled_bf16(workshop, size):
+    return _torch(workshop, size, "--bf16", "--compile")
+
+
+GCC = "gcc -Ofast -march=native"
+CONTESTANTS = [
+    Contestant("mojo", "train_gpt2.mojo", train_gpt2, ours=True),
+    Contestant("mojo-bf16", "train_gpt2.mojo, bf16", train_gpt2_bf16, "bf16", "--dtype bf16", ours=True),
+    Contestant("max", "train_gpt2.mojo on MAX's matmul", with_max_linalg),
+    Contestant("basic", "train_gpt2_basic.mojo, one thread", train_gpt2_basic, ours=True),
+    Contestant("c", "C, one thread", c_one_thread, flags=GCC),
+    Contestant("c-omp", "C, OpenMP", c_openmp, flags=f"{GCC} -fopenmp"),
+    Contestant("llm.c", "llm.c, OpenMP", llmc, flags="as built", reports_start=False),
+    Contestant("torch", "PyTorch", torch_eager),
+    Contestant("torch-compile", "PyTorch, compiled", torch_compiled, flags="torch.compile", quick=False),
+    Contestant("torch-bf16", "PyTorch, bf16", torch_eager_bf16, "bf16", "autocast"),
+    Contestant(
+        "torch-compile-bf16",
+        "PyTorch, compiled, bf16",
+        torch_compiled_bf16,
+        "bf16",
+        "torch.compile, autocast",
+        quick=False,
+    ),
+]

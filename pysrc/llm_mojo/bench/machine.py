@@ -1,0 +1,69 @@
+"""What the bench ran on and with: so that figures are compared with their like."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from llm_mojo.bench.workshop import ROOT
+
+
+def machine():
+    """The processor, the cores that may be used, the memory."""
+    fields = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    flags = fields.get("flags", "").split()
+    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    return {
+        "cpu": fields.get("model name", platform.machine()),
+        "family": f"{fields.get('cpu family', '?')}/{fields.get('model', '?')}",
+        "vectors": vectors,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def short_name(machine):
+    """A name for files: amd-epyc-2-cores."""
+    words = re.sub(r"\([^)]*\)|@.*|\b(CPU|Processor)\b", " ", machine["cpu"])
+    return "-".join(re.findall(r"[a-z0-9]+", words.lower())) + f"-{machine['cores']}-cores"
+
+
+def versions():
+    """The versions of what builds and runs the contestants; null for what is not there."""
+    packages = ("mojo-compiler", "max-core", "torch", "transformers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "gcc": _first_line("gcc", "--version"),
+        "mojo": _first_line(shutil.which("mojo") or Path(sys.executable).with_name("mojo"), "--version"),
+    } | {package: _package(package) for package in packages}
+
+
+def commit():
+    """The commit of the checkout, with a + if there are changes on top of it; null outside of git."""
+    head = _first_line("git", "-C", ROOT, "rev-parse", "--short=12", "HEAD")
+    if head and _first_line("git", "-C", ROOT, "status", "--porcelain", "-uno", "--", "llm", "bench", "*.mojo"):
+        head += "+"
+    return head
+
+
+def _first_line(*command):
+    try:
+        output = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.splitlines()[0].strip() if output.strip() else None
+
+
+def _package(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,215 @@
+"""The bench itself: checks the losses, then times all contestants in turn, round after round, and the kernels."""
+
+import json
+import subprocess
+from datetime import datetime, timezone
+
+from llm_mojo import Error
+from llm_mojo.bench import machine, results
+from llm_mojo.bench.contestants import CONTESTANTS, STEPS
+from llm_mojo.bench.runner import CHECK, Pace, watch
+from llm_mojo.bench.sizes import scaling_sizes
+from llm_mojo.bench.workshop import Command, Missing
+
+TOO_SLOW_S = 60
+"""Seconds for a step beyond which a contestant is left out."""
+TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
+"""How far apart losses may be."""
+
+
+class Bench:
+    """One run and its file, which is written after every process: what was measured is not lost."""
+
+    def __init__(self, workshop, path, pace, rounds, prefix=(), quick=False):
+        self.workshop = workshop
+        self.path = path
+        self.pace = pace
+        self.rounds = rounds
+        self.prefix = tuple(prefix)
+        self.quick = quick
+        self.results = {
+            "format": results.FORMAT,
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            "commit": machine.commit(),
+            "machine": machine.machine(),
+            "versions": machine.versions(),
+            "limits": [],
+            "steps": [],
+            "missing": [],
+            "gemm": [],
+            "attention": [],
+            "memory": [],
+            "scaling": [],
+            "generation": [],
+        }
+
+    def save(self):
+        results.write(self.path, self.results)
+
+    def measure_limits(self):
+        """Measures the machine's limits once more."""
+        program = self.workshop.mojo("bench/bench_limits.mojo")
+        self.results["limits"] += self._json_lines(program)
+
+    def steps(self, size, names):
+        """Times the steps of all contestants, or of the named ones, at one size."""
+        print(f"\n{size.title}", flush=True)
+        entries = {}
+        for contestant in CONTESTANTS:
+            if names and contestant.name not in names:
+                continue
+            try:
+                if self.quick and not contestant.quick:
+                    raise Missing("left out by --quick")
+                self._refuse_if_slow(contestant, size)
+                entries[contestant.name] = self._entry(contestant, size)
+            except Missing as reason:
+                self._missing(contestant, size, reason)
+        commands = {c.name: c for c in CONTESTANTS if c.name in entries}
+        if not self.quick:
+            self._round(commands, entries, size, CHECK, keep=False)
+            _check_losses(entries)
+        for number in range(self.rounds):
+            print(f"round {number + 1} of {self.rounds}", flush=True)
+            self.measure_limits()
+            self._round(commands, entries, size, self.pace, keep=True)
+            _check_losses(entries)
+            self.results["steps"] = [entry for entry in self.results["steps"] if entry["size"] != size.name]
+            self.results["steps"] += [entry for entry in entries.values() if entry["rounds"]]
+            self.save()
+
+    def _entry(self, contestant, size):
+        contestant.command(self.workshop, size)
+        return {
+            "size": size.name,
+            "title": size.title,
+            "B": size.B,
+            "T": size.T,
+            "gflop": round(size.flops / 1e9, 6),
+            "floor_mb": round(size.bytes / 1e6, 6),
+            "contestant": contestant.name,
+            "label": contestant.label,
+            "precision": contestant.precision,
+            "flags": contestant.flags,
+            "ours": contestant.ours,
+            "losses": [],
+            "rounds": [],
+        }
+
+    def _round(self, contestants, entries, size, pace, keep):
+        for name, contestant in list(contestants.items()):
+            try:
+                seen = watch(contestant.command(self.workshop, size), pace, self.prefix)
+            except Missing as reason:
+                self._missing(contestant, size, reason)
+                del contestants[name], entries[name]
+                continue
+            entry = entries[name]
+            if len(seen.losses) > len(entry["losses"]):
+                entry["losses"] = seen.losses
+            if not keep:
+                print(f"  {contestant.label:34} losses {seen.losses}", flush=True)
+                continue
+            entry["rounds"].append(
+                {
+                    "ms": seen.ms,
+                    "warm_up": seen.warm_up,
+                    "first_step_s": seen.first_step_s if contestant.reports_start else None,
+                    "peak_mb": seen.peak_mb,
+                }
+            )
+            short = results.Summary.of(seen.timed)
+            print(
+                f"  {contestant.label:34} {short.median:9.1f} ms  ({short.low:.1f} to {short.high:.1f}, "
+                f"{short.count} steps)  {seen.peak_mb:.0f} MB",
+                flush=True,
+            )
+
+    def _refuse_if_slow(self, contestant, size):
+        """Expects time to grow with the arithmetic, from what smaller sizes of this run have shown."""
+        for entry in self.results["steps"]:
+            if entry["contestant"] == contestant.name and entry["gflop"] < size.flops / 1e9:
+                seconds = results.summary(entry).median / 1000 * size.flops / 1e9 / entry["gflop"]
+                if seconds > TOO_SLOW_S:
+                    raise Missing(f"a step would take about {seconds:.0f} s; over {TOO_SLOW_S} s is left out")
+
+    def _missing(self, contestant, size, reason):
+        print(f"  {contestant.label:34} missing: {reason}", flush=True)
+        self.results["missing"].append(
+            {"size": size.name, "contestant": contestant.name, "label": contestant.label, "reason": str(reason)}
+        )
+
+    def kernels(self):
+        """Times the kernels beside their limits."""
+        print("\nkernels", flush=True)
+        rounds = 2 if self.quick else 5
+        for key, source, *flags in [
+            ("gemm", "bench/bench_gemm.mojo", "--rows", 256),
+            ("gemm", "bench/bench_gemm.mojo", "--rows", 4096),
+            ("attention", "bench/bench_attention.mojo"),
+            ("memory", "bench/bench_memory.mojo"),
+        ]:
+            try:
+                program = self.workshop.mojo(source)
+                entries = self._json_lines(program, *flags, "--rounds", rounds, "--json")
+            except Missing as reason:
+                self.results["missing"].append(
+                    {"size": "kernels", "contestant": key, "label": source, "reason": str(reason)}
+                )
+                print(f"  {source} missing: {reason}", flush=True)
+                continue
+            self.results[key] += [dict(zip(flags[::2], flags[1::2])) | entry for entry in entries]
+            print(f"  {source} {' '.join(map(str, flags))}: {len(entries)} timed", flush=True)
+            self.save()
+
+    def scaling(self):
+        """Times our steps over contexts and over model sizes, against their arithmetic."""
+        print("\nscaling of train_gpt2.mojo", flush=True)
+        program = self.workshop.mojo("train_gpt2.mojo")
+        self.measure_limits()
+        for size in scaling_sizes():
+            c = size.config
+            model = ["--n-layer", c.num_layers, "--n-head", c.num_heads, "--n-embd", c.channels]
+            shard = self.workshop.shard(size)
+            data = ["-i", shard, "-j", shard, "-b", size.B, "-t", size.T, "-v", 0, "-s", 0, "-x", STEPS]
+            pace = Pace(least=2, most=5, seconds=1 if self.quick else 3)
+            try:
+                seen = watch(Command([program, *model, "--vocab-size", c.vocab_size, *data]), pace, self.prefix)
+            except Missing as reason:
+                self.results["missing"].append(
+                    {"size": "scaling", "contestant": size.name, "label": size.title, "reason": str(reason)}
+                )
+                print(f"  {size.title} missing: {reason}", flush=True)
+                continue
+            entry = {"name": size.name, "title": size.title, "B": size.B, "T": size.T, "layers": c.num_layers}
+            entry |= {"channels": c.channels, "gflop": round(size.flops / 1e9, 6)}
+            entry |= {"floor_mb": round(size.bytes / 1e6, 6), "peak_mb": seen.peak_mb, "ms": seen.timed}
+            self.results["scaling"].append(entry)
+            short = results.Summary.of(seen.timed)
+            per_token = 1e3 * short.median / size.tokens
+            print(
+                f"  {size.title:28} {short.median:9.1f} ms, {per_token:.0f} us a token, "
+                f"{entry['gflop'] / short.median * 1000:.0f} GFLOP/s",
+                flush=True,
+            )
+            self.save()
+
+    def _json_lines(self, *command):
+        """Runs a program of ours that prints JSON objects. Raises Missing if it fails."""
+        argv = [*self.prefix, *(str(word) for word in command)]
+        result = subprocess.run(argv, capture_output=True, text=True)
+        if result.returncode:
+            raise Missing((result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1][:200])
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def _check_losses(entries):
+    """Raises Error unless all contestants have the same losses, as far as their precision allows."""
+    ranked = sorted(entries.values(), key=lambda entry: (entry["precision"] != "fp32", not entry["ours"]))
+    for entry in ranked[1:]:
+        for step, (found, expected) in enumerate(zip(entry["losses"], ranked[0]["losses"]), 1):
+            if abs(found - expected) > TOLERANCE[entry["precision"]]:
+                raise Error(
+                    f"bench: {entry['label']} has loss {found} in step {step} where {ranked[0]['label']} has "
+                    f"{expected}: they do not train the same model on the same tokens; no times are reported"
+                )

@@ -1,0 +1,220 @@
+"""The bench: the C port trains as the Mojo programs do, and every published figure comes from a committed file."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from llm_mojo import Error, charts, formats, reference
+from llm_mojo.__main__ import main
+from llm_mojo.bench import charts as bench_charts
+from llm_mojo.bench import report, results
+from llm_mojo.bench.compare import changes
+from llm_mojo.bench.contestants import CONTESTANTS
+from llm_mojo.bench.measure import _check_losses
+from llm_mojo.bench.runner import Pace, watch
+from llm_mojo.bench.sizes import SIZES
+from llm_mojo.bench.workshop import Command, Missing
+
+# ----- the contestants train the same model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Flags for a tiny ragged model and two shards of several samples each."""
+    folder = tmp_path_factory.mktemp("bench")
+    config = formats.ModelConfig(max_seq_len=13, vocab_size=61, num_layers=2, num_heads=3, channels=12)
+    formats.write_checkpoint(folder / "tiny.bin", config, reference.init_tensors(config, seed=1, spread=True))
+    random = np.random.default_rng(2)
+    for i in range(2):
+        tokens = random.integers(61, size=200 + 50 * i, dtype=np.uint16)
+        formats.write_tokens(folder / f"shard_{i}.bin", tokens)
+    formats.write_tokens(folder / "batch.bin", random.integers(61, size=3 * 11 + 1, dtype=np.uint16))
+    return folder
+
+
+def losses(program, tiny, data, steps, *flags):
+    command = [program, "-e", tiny / "tiny.bin", "-i", tiny / data, "-j", tiny / data, "-b", 3, "-t", 11]
+    command += ["-x", steps, "-v", 4, "-m", 3, *flags]
+    output = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout
+    return [float(loss) for loss in re.findall(r"loss +([\d.]+)", output)]
+
+
+@pytest.fixture(scope="module", params=["one thread", "OpenMP"])
+def c_program(request, tmp_path_factory):
+    if not shutil.which("gcc"):
+        pytest.skip("there is no gcc")
+    openmp = ["-fopenmp"] if request.param == "OpenMP" else []
+    program = tmp_path_factory.mktemp("c") / "train_gpt2"
+    flags = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror", "-Ofast", "-march=native", *openmp]
+    command = ["gcc", *flags, ROOT / "bench" / "train_gpt2.c", "-o", program, "-lm"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if openmp and "libgomp" in result.stderr:
+        pytest.skip("gcc has no libgomp")
+    assert result.returncode == 0, result.stderr
+    return program
+
+
+def test_c_trains_as_mojo(c_program, tiny, mojo_program):
+    """Ten shuffled steps over two epochs and three validations."""
+    c = losses(c_program, tiny, "shard_*.bin", 10)
+    assert len(c) == 13
+    for source in ("train_gpt2_basic.mojo", "train_gpt2.mojo"):
+        mojo = losses(mojo_program(source).path, tiny, "shard_*.bin", 10, "-s", 0)
+        # train_gpt2.mojo validates after the last step too.
+        assert c == pytest.approx(mojo[: len(c)], rel=2e-5)
+
+
+def test_c_trains_as_pytorch(c_program, tiny):
+    command = [sys.executable, "-m", "llm_mojo.bench.torch_step", "--init", tiny / "tiny.bin"]
+    command += ["--data", tiny / "batch.bin", "-b", 3, "-t", 11, "-x", 4]
+    output = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout
+    torch = [float(loss) for loss in re.findall(r"loss +([\d.]+)", output)]
+    assert losses(c_program, tiny, "batch.bin", 4, "-v", 0) == pytest.approx(torch, rel=2e-5)
+
+
+def test_c_explains_mistakes(c_program, tiny):
+    for flags, status, words in [
+        (["-q", "1"], 2, "unknown"),
+        (["-e", "nowhere.bin"], 1, "nowhere.bin"),
+        (["-e", tiny / "tiny.bin", "-t", "14"], 1, "takes no such"),
+        (["-e", tiny / "batch.bin"], 1, "another kind of file"),
+    ]:
+        result = subprocess.run([c_program, *flags], capture_output=True, text=True)
+        assert result.returncode == status and words in result.stderr
+
+
+# ----- the runner
+
+
+def script(text):
+    return Command(["sh", "-c", text])
+
+
+def test_watch_counts_and_stops():
+    """It stops a program that would go on for ever, and leaves the first steps out."""
+    endless = script('i=0; while true; do i=$((i+1)); echo "step $i: train loss 2.5 (took $i.0 ms)"; sleep 0.01; done')
+    seen = watch(endless, Pace(warm_up=2, least=2, most=5, seconds=100))
+    assert seen.ms == [1, 2, 3, 4, 5, 6, 7] and seen.timed == [3, 4, 5, 6, 7]
+    assert seen.losses == [2.5] * 7
+    assert 0 < seen.first_step_s < 10 and seen.peak_mb > 0
+
+
+def test_watch_tells_why_there_is_nothing():
+    with pytest.raises(Missing, match="no such model"):
+        watch(script("echo 'error: no such model' >&2; exit 1"), Pace())
+    with pytest.raises(Missing, match="unknown flag"):
+        watch(script("echo 'unknown flag' >&2; echo 'see --help' >&2; exit 2"), Pace())
+    with pytest.raises(Missing, match="no step within"):
+        watch(script("exec sleep 100"), Pace(patience=0.2))
+
+
+def test_different_losses_are_refused():
+    entry = {"precision": "fp32", "ours": True, "label": "a", "losses": [4.0, 3.0]}
+    other = entry | {"label": "b", "ours": False}
+    _check_losses({"a": entry, "b": other | {"losses": [4.0, 3.0005]}})
+    with pytest.raises(Error, match="b has loss 3.01 in step 2 where a has 3.0"):
+        _check_losses({"a": entry, "b": other | {"losses": [4.0, 3.01]}})
+
+
+def test_names_are_unique():
+    assert len({contestant.name for contestant in CONTESTANTS}) == len(CONTESTANTS)
+
+
+def test_flops_of_a_step():
+    """The published figure: 189.7 GFLOP of products at B=4, T=64; a step of the character model is 3.81 GFLOP."""
+    sizes = {size.name: size for size in SIZES}
+    attention = 6 * 12 * 768 * 64**2 * 4
+    assert (sizes["124m"].flops - attention) / 1e9 == pytest.approx(189.7, abs=0.05)
+    assert sizes["characters"].flops / 1e9 == pytest.approx(3.81, abs=0.005)
+
+
+# ----- compare
+
+
+@pytest.fixture
+def measured():
+    """A small file of results."""
+    entry = {"size": "124m", "title": "124M", "B": 4, "T": 64, "gflop": 190.0, "floor_mb": 3500.0, "flags": ""}
+    entry |= {"contestant": "mojo", "label": "train_gpt2.mojo", "precision": "fp32", "ours": True, "losses": [1.0]}
+    rounds = [{"ms": [900.0, *(500.0 + i for i in range(10))], "warm_up": 1, "first_step_s": 2.0, "peak_mb": 2500.0}]
+    other = entry | {"contestant": "torch", "label": "PyTorch", "ours": False}
+    empty = {key: [] for key in ("missing", "gemm", "attention", "memory", "scaling", "generation")}
+    return {
+        "format": 1,
+        "date": "2026-11-21 12:00 UTC",
+        "commit": "abc",
+        "machine": {"cpu": "x", "family": "1/2", "vectors": [], "cores": 2, "memory_gb": 8},
+        "versions": {"mojo-compiler": "1", "torch": "2", "gcc": "gcc 12"},
+        "limits": [{"threads": 2, "gflops": 500.0, "copy_gbs": 70.0, "adamw_gbs": 130.0}],
+        "steps": [entry | {"rounds": rounds}, other | {"rounds": copy.deepcopy(rounds)}],
+    } | empty
+
+
+def slowed(measured, contestant, factor):
+    changed = copy.deepcopy(measured)
+    for entry in changed["steps"]:
+        if entry["contestant"] == contestant:
+            entry["rounds"][0]["ms"] = [ms * factor for ms in entry["rounds"][0]["ms"]]
+    return changed
+
+
+@pytest.mark.parametrize(
+    "contestant, factor, status, verdict",
+    [
+        ("mojo", 1.1, 1, "slower"),
+        ("mojo", 0.9, 0, "FASTER"),
+        ("mojo", 1.03, 0, "same"),
+        ("torch", 1.5, 0, "slower"),
+    ],
+)
+def test_compare(contestant, factor, status, verdict, measured, tmp_path, capsys):
+    results.write(tmp_path / "old.json", measured)
+    results.write(tmp_path / "new.json", slowed(measured, contestant, factor))
+    assert main(["bench", "compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == status
+    output = capsys.readouterr()
+    assert verdict in output.out
+    assert ("train_gpt2.mojo (124M)" in output.err) == (status == 1)
+
+
+def test_noise_is_no_regression(measured):
+    """A median that is 8% higher, of timings that scatter as widely."""
+    measured["steps"][0]["rounds"][0]["ms"] = [0, 400, 450, 500, 550, 600, 650]
+    noisy = slowed(measured, "mojo", 1.08)
+    change = changes(measured, noisy)[0]
+    assert change.percent == pytest.approx(8) and not change.beyond_noise and change.verdict(5) == "same"
+
+
+def test_compare_refuses_other_files(tmp_path, capsys):
+    (tmp_path / "x.json").write_text("{}")
+    assert main(["bench", "compare", str(tmp_path / "x.json"), str(tmp_path / "y.json")]) == 1
+    assert "expected format 1" in capsys.readouterr().err
+
+
+# ----- what is published
+
+
+def test_results_survive_the_file(measured, tmp_path):
+    results.write(tmp_path / "x.json", measured)
+    assert results.read(tmp_path / "x.json") == measured == json.loads((tmp_path / "x.json").read_text())
+
+
+def test_warm_up_does_not_count(measured):
+    s = results.summary(measured["steps"][0])
+    assert (s.low, s.high, s.count, s.median) == (500, 509, 10, 504.5)
+    floor = 190 / 500 * 1000 + 3500 / 130
+    assert results.floor_ms(measured["steps"][0], measured) == pytest.approx(floor)
+
+
+def test_charts_keep_their_data(measured, tmp_path):
+    paths = bench_charts.draw_all(measured, tmp_path)
+    assert {path.name for path in paths} >= {"training_loop_times_chart.png", "training_loop_times_chart-dark.png"}
+    for path in paths:
+        name = path.stem.removesuffix("-dark")
+        assert charts.read_data(path) == bench_charts.CHARTS[name][0](measured)
