@@ -40,7 +40,7 @@ setup: $(VENV)/.ready ## Install what training needs into .venv (train and test 
 
 train: $(VENV)/.ready build/train_gpt2 ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
 	@$(BIN)/python -m llm_mojo prepare "$(SOURCE)" --out "$(DATA)"
-	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train.bin' -j '$(DATA)/*_val.bin' --tokenizer "$(DATA)/tokenizer.bin" \
+	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train*.bin' -j '$(DATA)/*_val*.bin' --tokenizer "$(DATA)/tokenizer.bin" \
 		-o "$(OUT)" -y $(RESUME) $(TRAIN_FLAGS) $(FLAGS)
 
 finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakespeare, llm.c's job (downloads 0.5 GB)

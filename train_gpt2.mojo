@@ -12,12 +12,13 @@ from llm.gpt2 import GPT2
 from llm.hellaswag import Accuracy, HellaSwag, Judgement, judge_all
 from llm.logs import LogEnd
 from llm.options import save_settings, trainer_arguments
-from llm.plan import describe, plan
+from llm.plan import check_memory, describe, plan
 from llm.progress import Progress
 from llm.report import Report, Validation, aligned
 from llm.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint
 from llm.sampler import Sampler
 from llm.setup import (
+    check_flags,
     check_tokenizer,
     checkpoint_to_resume,
     find_tokenizer,
@@ -45,6 +46,7 @@ def main():
 def train() raises -> Int:
     """Trains and returns the exit status: 0, or 128 and the signal that stopped the run."""
     var args = trainer_arguments()
+    check_flags(args)
     var out = args.string("out")
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var tokenizer = find_tokenizer(args)
@@ -61,9 +63,10 @@ def train() raises -> Int:
         print(plan(args, config, train_data, threads), end="")
         return 0
 
+    check_memory(config, train_data.B, train_data.T, threads)
     print(aligned(args.settings()))
     var model = GPT2[F32](config.copy(), threads, train_data.B, train_data.T)
-    print(describe(model, train_data, val_data, threads), flush=True)
+    print(describe(args, model, train_data, val_data, threads), flush=True)
     var questions = open_hellaswag(args, config, train_data.T)
     var run = Trainer(args, model^, train_data^, val_data^)
     var progress = Progress()
@@ -80,11 +83,11 @@ def train() raises -> Int:
     else:
         read_parameters(initial_checkpoint(args), run.model.params)
 
+    watch_for_signals()
     var report = Report(out, LogEnd(progress.step, progress.evaluated) if resumed else Optional[LogEnd](None))
     if args.given("out"):
         clear_folder(out, keep_checkpoints=Bool(resumed))
         save_settings(args)
-    watch_for_signals()
     var peak = measured_peak(threads) if report.screen.is_terminal else 0
     var saved = progress.step
     while True:

@@ -122,6 +122,11 @@ struct Arguments(Movable):
         """Tells whether an option has been given a value."""
         return self._given[self._index(name)]
 
+    def given_as_flag(self, name: String) raises -> Bool:
+        """Tells whether an option has been given a value by a flag, not by a file."""
+        var index = self._index(name)
+        return self._given[index] and self._files[index].byte_length() == 0
+
     def string(self, name: String) raises -> String:
         """Returns the value of an option as it was written."""
         return self._values[self._index(name)]
@@ -189,7 +194,8 @@ struct Arguments(Movable):
             if option.default.byte_length() > 0:
                 note = String(t" (default: {option.default})")
             text += String(t"  {option.flags().ascii_ljust(width)}  {option.meaning}{note}\n")
-        text += String(t"  {String(" -h --help").ascii_ljust(width)}  this text\n")
+        var own = String("    --help") if self._find("-h") >= 0 else String(" -h --help")
+        text += String(t"  {own.ascii_ljust(width)}  this text\n")
         return text^
 
     def settings(self) -> List[Tuple[String, String]]:

@@ -2,7 +2,7 @@
 
 from std.sys import size_of
 
-from llm.config import GPT2Config
+from llm.config import MAX_CHANNELS, MAX_LAYERS, MAX_LENGTH, GPT2Config
 from llm.files import AtomicFile, InputFile
 from llm.header import CHECKPOINT_MAGIC, HEADER_BYTES, Header, read_header
 from llm.memory import Tensor
@@ -12,11 +12,6 @@ comptime F32 = DType.float32
 comptime BF16 = DType.bfloat16
 comptime FP32_VERSION = 3
 comptime BF16_VERSION = 5
-
-# No GPT-2 is larger; within these limits the number of parameters cannot overflow.
-comptime _MAX_LENGTH = 1 << 24
-comptime _MAX_CHANNELS = 1 << 17
-comptime _MAX_LAYERS = 1 << 14
 
 
 def read_config(path: String) raises -> GPT2Config:
@@ -91,12 +86,12 @@ def checkpoint_file(path: String, config: GPT2Config, params: ParameterTensors[F
 
 def _checked_config(file: InputFile, header: Header) raises -> GPT2Config:
     """Takes the sizes from a header; they are those of a GPT-2 and agree with the length of the file."""
-    _check_limit(file, "max sequence length", header[2], _MAX_LENGTH)
-    _check_limit(file, "vocabulary", header[3], _MAX_LENGTH)
-    _check_limit(file, "number of layers", header[4], _MAX_LAYERS)
-    _check_limit(file, "number of heads", header[5], _MAX_CHANNELS)
-    _check_limit(file, "number of channels", header[6], _MAX_CHANNELS)
-    _check_limit(file, "padded vocabulary", header[7], _MAX_LENGTH)
+    _check_limit(file, "max sequence length", header[2], MAX_LENGTH)
+    _check_limit(file, "vocabulary", header[3], MAX_LENGTH)
+    _check_limit(file, "number of layers", header[4], MAX_LAYERS)
+    _check_limit(file, "number of heads", header[5], MAX_CHANNELS)
+    _check_limit(file, "number of channels", header[6], MAX_CHANNELS)
+    _check_limit(file, "padded vocabulary", header[7], MAX_LENGTH)
     var config = GPT2Config(header[2], header[3], header[7], header[4], header[5], header[6])
     try:
         config.validate()

@@ -4,6 +4,11 @@
 comptime VOCAB_ALIGNMENT = 128
 """The vocabulary is padded to a multiple of this in every llm.c file."""
 
+# No GPT-2 is larger; within these limits the number of parameters cannot overflow.
+comptime MAX_LENGTH = 1 << 24
+comptime MAX_CHANNELS = 1 << 17
+comptime MAX_LAYERS = 1 << 14
+
 
 @fieldwise_init
 struct GPT2Config(Copyable, Equatable, Movable, Writable):
@@ -38,11 +43,11 @@ struct GPT2Config(Copyable, Equatable, Movable, Writable):
 
     def validate(self) raises:
         """Raises if no GPT-2 can have these sizes."""
-        _require_positive("max sequence length", self.max_seq_len)
-        _require_positive("vocabulary size", self.vocab_size)
-        _require_positive("number of layers", self.num_layers)
-        _require_positive("number of heads", self.num_heads)
-        _require_positive("number of channels", self.channels)
+        _require("max sequence length", self.max_seq_len, MAX_LENGTH)
+        _require("vocabulary size", self.vocab_size, MAX_LENGTH)
+        _require("number of layers", self.num_layers, MAX_LAYERS)
+        _require("number of heads", self.num_heads, MAX_CHANNELS)
+        _require("number of channels", self.channels, MAX_CHANNELS)
         if self.padded_vocab_size < self.vocab_size:
             raise Error(
                 t"config: padded vocabulary {self.padded_vocab_size} is smaller than the vocabulary {self.vocab_size}"
@@ -78,9 +83,11 @@ def pad_vocab(vocab_size: Int) -> Int:
     return (vocab_size + VOCAB_ALIGNMENT - 1) // VOCAB_ALIGNMENT * VOCAB_ALIGNMENT
 
 
-def _require_positive(what: String, value: Int) raises:
+def _require(what: String, value: Int, limit: Int) raises:
     if value < 1:
         raise Error(t"config: {what} must be at least 1, got {value}")
+    if value > limit:
+        raise Error(t"config: {what} must be at most {limit}, got {value}")
 
 
 def named_config(name: String) raises -> GPT2Config:

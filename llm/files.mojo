@@ -19,6 +19,7 @@ comptime _OPEN_APPEND = Int32(0o2101) | _CLOSE_ON_EXEC
 comptime _TRUNCATE = Int32(0o1000)
 comptime _PROT_READ = Int32(1)
 comptime _MAP_PRIVATE = Int32(2)
+comptime _MADV_DONTNEED = Int32(4)
 comptime _SEEK_END = Int32(2)
 comptime _LARGEST_TEXT = 1 << 20
 comptime _GLOB_NO_MATCH = 3
@@ -73,18 +74,14 @@ struct InputFile(Movable):
         Raises:
             If the file ends before, or the disk fails.
         """
-        var address = Int(target.ptr)
         var wanted = target.size * size_of[Scalar[dtype]]()
-        var done = 0
-        while done < wanted:
-            var count = external_call["pread", Int](self._fd, address + done, wanted - done, offset + done)
-            if count < 0:
-                raise self.error(String(t"cannot read: {get_errno()}; check the disk"))
-            if count == 0:
-                raise self.error(
-                    String(t"expected {wanted} bytes at {offset}, found {done}; the file is cut off: make it again")
-                )
-            done += count
+        var found = _read_at(self._fd, offset, target)
+        if found < 0:
+            raise self.error(String(t"cannot read: {get_errno()}; check the disk"))
+        if found < wanted:
+            raise self.error(
+                String(t"expected {wanted} bytes at {offset}, found {found}; the file is cut off: make it again")
+            )
 
     def expect_size(self, expected: Int, because: String) raises:
         """Raises unless the file has exactly this many bytes."""
@@ -134,6 +131,10 @@ struct MappedFile(Movable):
     def view[dtype: DType](self, offset: Int, count: Int) -> Tensor[dtype]:
         """Views `count` scalars from byte `offset` on, which the caller has checked to lie in the file. Never write."""
         return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=self._address + offset), count)
+
+    def release(self, size: Int):
+        """Gives back the memory of the first `size` bytes; touched again, they are read again."""
+        _ = external_call["madvise", Int32](self._address, size, _MADV_DONTNEED)
 
 
 struct AtomicFile(Movable):
@@ -197,6 +198,15 @@ struct AtomicFile(Movable):
                 raise self._error()
             done += count
             self._written += count
+
+    def read[dtype: DType](self, offset: Int, target: Tensor[dtype]) raises:
+        """Fills `target` with the bytes from `offset` on, which have been written.
+
+        Raises:
+            If the disk fails.
+        """
+        if _read_at(self._fd, offset, target) < target.size * size_of[Scalar[dtype]]():
+            raise Error(t"{self.who}: cannot read back {self._temporary}: {get_errno()}; check the disk")
 
     def flush(mut self) raises:
         """Brings what was written to the disk; the file is still under its temporary name.
@@ -344,14 +354,17 @@ def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises ->
     """Reads a text file.
 
     Raises:
-        If there is none under this name, or it has more than `largest` bytes.
+        If there is none under this name, or it has more than `largest` bytes, or they are no text.
     """
     var file = InputFile(who, path)
     if file.size > largest:
         raise file.error(String(t"expected a short text, found {file.size} bytes; give the right file"))
     var bytes = List[UInt8](length=file.size, fill=0)
     file.read(0, Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), file.size))
-    return String(StringSlice(unsafe_from_utf8=Span(bytes)))
+    try:
+        return String(from_utf8=Span(bytes))
+    except:
+        raise file.error("expected a text in UTF-8, found other bytes; give the right file")
 
 
 def write_text(who: String, path: String, var text: String) raises:
@@ -378,6 +391,20 @@ def _string_at(address: Int) -> String:
 def _open(path: String, flags: Int32) -> Int32:
     var name = path
     return external_call["openat", Int32](_AT_FDCWD, name.as_c_string_span().ptr(), flags, Int32(0o666))
+
+
+def _read_at[dtype: DType](fd: Int32, offset: Int, target: Tensor[dtype]) -> Int:
+    """Returns how many bytes could be read before the file's end; -1 if the disk fails."""
+    var wanted = target.size * size_of[Scalar[dtype]]()
+    var done = 0
+    while done < wanted:
+        var count = external_call["pread", Int](fd, Int(target.ptr) + done, wanted - done, offset + done)
+        if count < 0:
+            return -1
+        if count == 0:
+            break
+        done += count
+    return done
 
 
 def _sync_folder(path: String):

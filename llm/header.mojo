@@ -15,6 +15,7 @@ comptime TOKENIZER_MAGIC = 20240328
 comptime TOKENS_MAGIC = 20240520
 comptime CHOICES_MAGIC = 20240522
 comptime STATE_MAGIC = 20240527
+comptime WIDE_TOKENS_MAGIC = 20240801
 
 
 struct Header(Movable):
@@ -101,7 +102,7 @@ def _kind(magic: Int) -> String:
         return "a tokenizer file"
     if magic == TOKENS_MAGIC:
         return "a token shard"
-    if magic == 20240801:
+    if magic == WIDE_TOKENS_MAGIC:
         return "a token shard of Llama 3"
     if magic == CHOICES_MAGIC:
         return "a multiple-choice evaluation"

@@ -6,6 +6,7 @@ from llm.config import GPT2Config
 from llm.cpu.peak import measured_peak
 from llm.dataloader import DataLoader
 from llm.gpt2 import GPT2
+from llm.memory import physical_memory
 from llm.report import aligned, duration, fixed, grouped
 from llm.setup import number_of_steps, passes_per_step
 from llm.tensors import parameter_bytes
@@ -24,11 +25,7 @@ def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) ra
     var B, T = data.B, data.T
     var passes = passes_per_step(args)
     var steps = number_of_steps(args, data, passes)
-    if T > config.max_seq_len:
-        raise Error(
-            t"model: T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
-            t" use --seq-len {config.max_seq_len} or less"
-        )
+    _check_context(config, T)
     var arena = parameter_bytes[F32](config)
     var activations = activation_bytes[F32](ActivationSizes(config.copy(), B, T, threads))
     var tokens = passes * B * T
@@ -46,6 +43,7 @@ def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) ra
                 String(
                     t"{megabytes(4 * arena + activations)}: parameters {megabytes(arena)}, gradients"
                     t" {megabytes(arena)}, AdamW {megabytes(2 * arena)}, activations {megabytes(activations)}"
+                    t" (this machine has {megabytes(physical_memory())})"
                 ),
             ),
             (String("checkpoint"), String(t"{megabytes(12 * config.num_parameters())} on the disk")),
@@ -61,14 +59,38 @@ def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) ra
     )
 
 
-def describe(model: GPT2[F32], train_data: DataLoader, val_data: DataLoader, threads: Int) raises -> String:
+def check_memory(config: GPT2Config, B: Int, T: Int, threads: Int) raises:
+    """Raises if a run needs more memory than there is, which would bring the machine to a halt before it failed."""
+    _check_context(config, T)
+    var needed = 4 * parameter_bytes[F32](config) + activation_bytes[F32](ActivationSizes(config.copy(), B, T, threads))
+    if needed > physical_memory():
+        raise Error(
+            t"memory: the run needs {megabytes(needed)}, this machine has {megabytes(physical_memory())}; use a smaller"
+            t" --batch-size, --seq-len or model (--dry-run shows what each takes)"
+        )
+
+
+def _check_context(config: GPT2Config, T: Int) raises:
+    if T > config.max_seq_len:
+        raise Error(
+            t"model: T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
+            t" use --seq-len {config.max_seq_len} or less"
+        )
+
+
+def describe(
+    args: Arguments, model: GPT2[F32], train_data: DataLoader, val_data: DataLoader, threads: Int
+) raises -> String:
     """Describes what a run has reserved and opened."""
     ref config = model.config
+    var validation = "no validation"
+    if args.int("val-every") > 0:
+        validation = grouped(val_data.num_tokens) + " for validation"
     return String(
         t"model       {_sizes(config)}: {grouped(config.num_parameters())} parameters\n"
         t"memory      {megabytes(4 * parameter_bytes[F32](config))} for parameters, gradients and AdamW,"
         t" {megabytes(model.acts.num_bytes)} for activations\n"
-        t"data        {grouped(train_data.num_tokens)} training tokens, {grouped(val_data.num_tokens)} for validation\n"
+        t"data        {grouped(train_data.num_tokens)} training tokens, {validation}\n"
         t"threads     {threads}\n"
     )
 

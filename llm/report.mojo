@@ -104,7 +104,8 @@ struct Step(Copyable, Movable):
             extra += ', "skipped": true'
         return String(
             t'{{"step": {self.step}, "loss": {json_number(self.loss)}, "norm": {json_number(self.norm)}, "lr":'
-            t' {json_number(self.learning_rate)}, "ms": {fixed(self.milliseconds, 3)}, "tokens": {self.tokens}, "tokens_per_second":'
+            t' {json_number(self.learning_rate)}, "ms": {fixed(self.milliseconds, 3)}, "tokens": {self.tokens},'
+            t' "tokens_per_second":'
             t' {self.tokens_per_second()}, "shard": {self.shard}, "sample": {self.sample}, "epoch":'
             t" {self.epoch}{extra}}}"
         )

@@ -16,6 +16,37 @@ from llm.tokenizer import Tokenizer
 comptime PREPARED_HELLASWAG = "data/hellaswag/hellaswag_val.bin"
 
 
+def check_flags(args: Arguments) raises:
+    """Reads every value once, so that a wrong one ends the program before any file is opened."""
+    for ref option in args.options:
+        if option.value_name == "N":
+            _ = args.int(option.name, minimum=_minimum(option.name))
+        elif option.value_name == "X":
+            _ = args.float(option.name)
+        elif option.value_name == "0|1" and args.given(option.name):
+            _ = args.bool(option.name)
+    for size in ["n-layer", "n-head", "n-embd", "block-size", "vocab-size"]:
+        if args.given_as_flag(size) and args.given_as_flag("init") and not _is_depth(args.string("init")):
+            args.fail(String(t"--{size}: the checkpoint {args.string('init')} has its own; leave one of the two out"))
+    _ = _data_order(args)
+    _ = passes_per_step(args)
+    _ = learning_rate_schedule(args, 0)
+    _ = optimizer_settings(args)
+    if args.int("val-batches", minimum=-1) == 0 and args.int("val-every") > 0:
+        args.fail("--val-batches: expected -1 (all) or at least 1, got '0'; --val-every 0 turns validation off")
+
+
+def _minimum(name: String) -> Int:
+    if name == "batch-size" or name == "seq-len":
+        return 1
+    # -1 stands for all there is.
+    return -1 if name == "max-steps" or name == "val-batches" else 0
+
+
+def _data_order(args: Arguments) raises -> Int:
+    return args.int("shuffle", maximum=RANDOM_WINDOWS)
+
+
 def checkpoint_to_resume(args: Arguments) raises -> Optional[Int]:
     """Returns the steps of the checkpoint that the run goes on from, if it does.
 
@@ -104,7 +135,8 @@ def find_tokenizer(args: Arguments) raises -> Optional[Tokenizer]:
             return None
         return Tokenizer(args.string("tokenizer"))
     for shard in glob_files(args.string("train-data")):
-        var beside = dirname(shard) + "/tokenizer.bin"
+        var folder = dirname(shard)
+        var beside = (folder + "/" if folder.byte_length() > 0 else "") + "tokenizer.bin"
         if exists(beside):
             return Tokenizer(beside)
     if exists("gpt2_tokenizer.bin"):
@@ -125,7 +157,7 @@ def training_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
     """Opens the training shards; to overfit, the validation shards in order."""
     if args.bool("overfit"):
         return _open_data(args, "val-data", config, IN_ORDER)
-    return _open_data(args, "train-data", config, args.int("shuffle", maximum=RANDOM_WINDOWS))
+    return _open_data(args, "train-data", config, _data_order(args))
 
 
 def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:

@@ -76,6 +76,22 @@ struct Splitter(Movable):
             return self._white_space_end(text, start, start + length)
         return self._run_end(text, start + length, kind)
 
+    def next_cut(self, text: Tensor[U8], start: Int) -> Int:
+        """Returns a place at or after byte `start` > 0 where a piece always ends, whatever follows; or the text's end.
+
+        That is before white space after something else: what comes before and what comes after can be encoded apart.
+        """
+        for at in range(start, text.size):
+            if self._class_at(text, at)[0] == _SPACE:
+                # The character before begins up to four bytes earlier; where none fits, a stray byte is before.
+                var before = at - 1
+                while before > max(at - 4, 0) and text[before] & 0xC0 == 0x80:
+                    before -= 1
+                var kind, length = self._class_at(text, before)
+                if kind != _SPACE or before + length != at:
+                    return at
+        return text.size
+
     @always_inline
     def _class_at(self, text: Tensor[U8], at: Int) -> Tuple[UInt8, Int]:
         """Returns the class of the character at byte `at`, and its bytes."""

@@ -127,37 +127,45 @@ struct Tokenizer(Movable):
         var work = Workspace()
         var bytes = _view(text)
         if not allow_special or self.end_of_text < 0:
-            self._encode(bytes, 0, tokens, work)
+            self.encode_ordinary(bytes, tokens, work)
             return tokens^
         var special = self._token(self.end_of_text)
         var start = 0
         while True:
             var at = _find(bytes, special, start)
-            self._encode(bytes.slice(0, at), start, tokens, work)
+            self.encode_ordinary(bytes.slice(start, at - start), tokens, work)
             if at == bytes.size:
                 return tokens^
             tokens.append(Int32(self.end_of_text))
             start = at + special.size
 
-    def _encode(self, text: Tensor[U8], start: Int, mut tokens: List[Int32], mut work: Workspace) raises:
-        """Appends the tokens of the text from byte `start` on."""
+    def encode_ordinary(self, text: Tensor[U8], mut tokens: List[Int32], mut work: Workspace) raises:
+        """Appends the tokens of a text, in which nothing is special.
+
+        Raises:
+            As `encode` does: never with a vocabulary that has every byte.
+        """
         if not self._merges:
-            self._encode_characters(text, start, tokens)
+            self._encode_characters(text, tokens)
             return
         ref merges = self._merges.value()
-        var at = start
+        var at = 0
         while at < text.size:
             var end = self._splitter.piece_end(text, at)
             merges.encode_piece(text, at, end, tokens, work)
             at = end
 
-    def _encode_characters(self, text: Tensor[U8], start: Int, mut tokens: List[Int32]) raises:
+    def next_cut(self, text: Tensor[U8], start: Int) -> Int:
+        """Returns a place at or after byte `start` > 0 where a text can be cut without changing its tokens."""
+        return self._splitter.next_cut(text, start)
+
+    def _encode_characters(self, text: Tensor[U8], mut tokens: List[Int32]) raises:
         if len(self._characters) == 0:
             raise Error(
                 "tokenizer: expected a vocabulary with every byte or of single characters, found another one; it can"
                 " only decode: encode with the tool that made it"
             )
-        var at = start
+        var at = 0
         while at < text.size:
             var character = character_at(text, at)
             var token = Int32(-1)

@@ -57,8 +57,6 @@ struct Trainer(Movable):
         self.val_batches = args.int("val-batches", minimum=-1)
         if self.val_batches < 0:
             self.val_batches = val_data.num_batches
-        if self.val_batches == 0 and args.int("val-every") > 0:
-            args.fail("--val-batches: expected -1 (all) or at least 1, got '0'; --val-every 0 turns validation off")
         self._arena = Arena(2 * aligned_bytes[I32](train_data.B * train_data.T))
         self._inputs = self._arena.carve[I32](train_data.B * train_data.T)
         self._targets = self._arena.carve[I32](train_data.B * train_data.T)

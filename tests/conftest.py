@@ -127,3 +127,14 @@ def mojo_program():
         return Program(binary)
 
     return built
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For models so small that PyTorch's threads would only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

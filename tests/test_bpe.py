@@ -1,16 +1,19 @@
 """llm/tokenizer.mojo's encoder against tiktoken (GPT-2's vocabulary) and Hugging Face tokenizers (one's own)."""
 
+import itertools
+
 import numpy as np
 import pytest
+import tiktoken
 from conftest import ROOT
+from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm_mojo import formats, pydocs, unicode_table
-from llm_mojo.datasets import TINYSHAKESPEARE_SHA256, TINYSHAKESPEARE_URL
 from llm_mojo.download import fetch
-from llm_mojo.tokenize import Gpt2Tokenizer
+from llm_mojo.tokenize import END_OF_TEXT, GPT2_SHA256, GPT2_URL, ByteTokenizer, read_bpe, token_bytes
 
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 CODES = np.array([code for code in range(0x110000) if not 0xD800 <= code < 0xE000], dtype="<u4")
-END_OF_TEXT = "<|endoftext|>"
 
 
 @pytest.fixture(scope="session")
@@ -20,14 +23,22 @@ def program(mojo_program):
 
 @pytest.fixture(scope="session")
 def gpt2():
-    return Gpt2Tokenizer()
+    ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
+    special = {END_OF_TEXT: len(ranks)}
+    return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
 
 
 @pytest.fixture(scope="session")
 def gpt2_file(gpt2, tmp_path_factory):
     path = tmp_path_factory.mktemp("gpt2") / "tokenizer.bin"
-    formats.write_tokenizer(path, gpt2.tokens, gpt2.eot)
+    tokens = [gpt2.decode_single_token_bytes(token) for token in range(gpt2.n_vocab)]
+    formats.write_tokenizer(path, tokens, gpt2.eot_token)
     return path
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return pydocs.documents()
 
 
 @pytest.fixture
@@ -41,52 +52,55 @@ def encode(program, tmp_path):
         program.output(tokenizer, tmp_path / "texts", tmp_path / "tokens", mode)
         output = (tmp_path / "tokens").read_bytes()
         places = np.frombuffer(output, dtype="<i8", count=len(raw) + 1)
-        tokens = np.frombuffer(output, dtype="<i4", offset=places.nbytes).tolist()
-        return [tokens[begin:end] for begin, end in zip(places[:-1].tolist(), places[1:].tolist())]
+        return np.diff(places), np.frombuffer(output, dtype="<i4", offset=places.nbytes)
 
     return encoded
 
 
-def assert_equal_lists(texts, ours, theirs):
-    wrong = [i for i in range(len(texts)) if ours[i] != theirs[i]]
-    assert not wrong, f"{len(wrong)} texts, first {texts[wrong[0]][:200]!r}: {ours[wrong[0]]} != {theirs[wrong[0]]}"
+def assert_equal(texts, ours, theirs):
+    """Compares (number of tokens of each text, all tokens) with a list or array of tokens for each text."""
+    counts, tokens = ours
+    expected_counts = np.array([len(each) for each in theirs])
+    expected = np.fromiter(itertools.chain.from_iterable(theirs), dtype=np.int32)
+    if np.array_equal(counts, expected_counts) and np.array_equal(tokens, expected):
+        return
+    length = min(len(tokens), len(expected))
+    first = next(iter(np.flatnonzero(tokens[:length] != expected[:length])), length)
+    i = int(np.searchsorted(np.cumsum(expected_counts), first, side="right"))
+    start = int(expected_counts[:i].sum())
+    pytest.fail(f"text {i}, {texts[i][:200]!r}, from token {first - start} on: {tokens[start:][:50]} != {theirs[i][:50]}")
 
 
 def assert_as_tiktoken(encode, gpt2, gpt2_file, texts):
-    assert_equal_lists(texts, encode(gpt2_file, texts), [gpt2._engine.encode_ordinary(text) for text in texts])
+    assert_equal(texts, encode(gpt2_file, texts), [gpt2.encode_ordinary(text) for text in texts])
 
 
 def test_tiny_shakespeare(encode, gpt2, gpt2_file):
-    path = fetch("tinyshakespeare", "input.txt", TINYSHAKESPEARE_URL, TINYSHAKESPEARE_SHA256)
-    assert_as_tiktoken(encode, gpt2, gpt2_file, [path.read_text(encoding="utf-8")])
+    text = fetch("tinyshakespeare", "input.txt", SHAKESPEARE_URL).read_text(encoding="utf-8")
+    assert_as_tiktoken(encode, gpt2, gpt2_file, [text])
 
 
-def test_two_megabytes_of_pydocs(encode, gpt2, gpt2_file):
-    assert_as_tiktoken(encode, gpt2, gpt2_file, ["".join(pydocs.documents())[:2_000_000]])
+def test_two_megabytes_of_pydocs(documents, encode, gpt2, gpt2_file):
+    text = "".join(documents)
+    assert_as_tiktoken(encode, gpt2, gpt2_file, [(text + text[::-1])[:2_000_000]])
 
 
 def test_every_character(encode, gpt2, gpt2_file):
     assert_as_tiktoken(encode, gpt2, gpt2_file, list(map(chr, CODES.tolist())))
 
 
-def pairs(codes):
-    """Every code with a letter, a space, a digit and an apostrophe before and after it."""
-    for code in codes:
-        for other in "a 1'":
-            yield other + chr(code)
-            yield chr(code) + other
-
-
 def test_every_character_in_pairs(encode, gpt2, gpt2_file):
-    """A line for each pair; what is at the end of a text is in the tests of single characters and of random strings."""
-    lines = ["\n".join(pairs(block)) for block in np.array_split(CODES, 256)]
-    assert_as_tiktoken(encode, gpt2, gpt2_file, lines)
+    """With a letter, a space, a digit and an apostrophe before and after it, a line each."""
+    blocks = np.array_split(CODES, 64)
+    texts = ["".join(f"a{c}a\n {c} \n1{c}1\n'{c}'\n" for c in map(chr, block)) for block in blocks]
+    assert_equal(texts, encode(gpt2_file, texts), [gpt2.encode_to_numpy(text) for text in texts])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(16))
 def test_every_pair_by_itself(part, encode, gpt2, gpt2_file):
-    assert_as_tiktoken(encode, gpt2, gpt2_file, list(pairs(CODES[part::16])))
+    texts = [pair for c in map(chr, CODES[part::16]) for other in "a 1'" for pair in (other + c, c + other)]
+    assert_as_tiktoken(encode, gpt2, gpt2_file, texts)
 
 
 ALPHABETS = [
@@ -165,10 +179,84 @@ SPECIAL = [
 
 
 def test_special_tokens(encode, gpt2, gpt2_file):
-    ordinary = [gpt2._engine.encode_ordinary(text) for text in SPECIAL]
-    special = [gpt2._engine.encode(text, allowed_special={END_OF_TEXT}) for text in SPECIAL]
-    assert_equal_lists(SPECIAL, encode(gpt2_file, SPECIAL), ordinary)
-    assert_equal_lists(SPECIAL, encode(gpt2_file, SPECIAL, "special"), special)
+    ordinary = [gpt2.encode_ordinary(text) for text in SPECIAL]
+    special = [gpt2.encode(text, allowed_special={END_OF_TEXT}) for text in SPECIAL]
+    assert_equal(SPECIAL, encode(gpt2_file, SPECIAL), ordinary)
+    assert_equal(SPECIAL, encode(gpt2_file, SPECIAL, "special"), special)
+
+
+@pytest.fixture(scope="module")
+def own(documents, tmp_path_factory):
+    """A vocabulary of 4,096 learnt from pydocs, for Hugging Face and in a file."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4095, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(documents[::4], trainer)
+    tokens = [token_bytes(tokenizer.id_to_token(id)) for id in range(4095)] + [END_OF_TEXT.encode()]
+    path = tmp_path_factory.mktemp("own") / "tokenizer.bin"
+    formats.write_tokenizer(path, tokens, 4095)
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer, path
+
+
+def test_a_vocabulary_of_one_s_own(own, documents, encode):
+    tokenizer, path = own
+    random = np.random.default_rng(5)
+    words = ["the", "def", "self", " ", "  ", "\n", "\n    ", "'s", "''", "12", "0.5", "é", "日本", "😀", "_", "(x)", "\t"]
+    texts = ["".join(random.choice(words, size=30)) for _ in range(3000)]
+    texts += ["".join(documents), "a" * 5000, "x=" * 3000, "".join(random.choice(list("etaoinsr"), size=5000))]
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    assert_equal(texts, encode(path, texts), [encoding.ids for encoding in encodings])
+    texts = [text for text in SPECIAL if text]
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    assert_equal(texts, encode(path, texts, "special"), [encoding.ids for encoding in encodings])
+
+
+def test_bytes(encode, tmp_path):
+    formats.write_tokenizer(tmp_path / "tokenizer.bin", ByteTokenizer.tokens, ByteTokenizer.eot)
+    texts = [bytes(range(256)), "a  été😀".encode(), END_OF_TEXT.encode(), b""]
+    assert_equal(texts, encode(tmp_path / "tokenizer.bin", texts), texts)
+    assert_equal(texts, encode(tmp_path / "tokenizer.bin", texts, "special"), [*texts[:2], [256], []])
+
+
+def test_characters(encode, tmp_path):
+    characters = sorted("\n !abcdeé日😀", reverse=True)
+    formats.write_tokenizer(tmp_path / "tokenizer.bin", [character.encode() for character in characters], None)
+    texts = ["abc de\n", "é日😀!", "", "日" * 100]
+    for mode in ("ordinary", "special"):
+        tokens = [list(map(characters.index, text)) for text in texts]
+        assert_equal(texts, encode(tmp_path / "tokenizer.bin", texts, mode), tokens)
+
+
+UNKNOWN = {
+    "x": "character 'x' (U+0078) at position 0 (line 1)",
+    "ab\nc\nde日X日": "character 'X' (U+0058) at position 8 (line 3)",
+    "日日f": "character 'f' (U+0066) at position 2 (line 1)",
+    "a\u1234": "character '\u1234' (U+1234) at position 1 (line 1)",
+    "a\U0010ffff": "character '\U0010ffff' (U+10FFFF) at position 1 (line 1)",
+    b"ab\xe9": "byte 0xE9, which is not UTF-8, at position 2 (line 1)",
+    b"\x8a": "byte 0x8A, which is not UTF-8, at position 0 (line 1)",
+}
+
+
+@pytest.mark.parametrize("text", UNKNOWN, ids=repr)
+def test_an_unknown_character_is_named(text, program, tmp_path):
+    formats.write_tokenizer(tmp_path / "tokenizer.bin", [c.encode() for c in "abcde\n日"], None)
+    raw = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "texts").write_bytes(np.array([1, 0, len(raw)], dtype="<i8").tobytes() + raw)
+    error = program.error(tmp_path / "tokenizer.bin", tmp_path / "texts", tmp_path / "tokens", "ordinary")
+    assert f"tokenizer: {UNKNOWN[text]} is not among the 7 characters of the vocabulary; remove it" in error
+
+
+def test_other_vocabularies_only_decode(program, tmp_path):
+    formats.write_tokenizer(tmp_path / "tokenizer.bin", [b"a", b"bc", b"\xff"], None)
+    (tmp_path / "texts").write_bytes(np.array([1, 0, 1], dtype="<i8").tobytes() + b"a")
+    error = program.error(tmp_path / "tokenizer.bin", tmp_path / "texts", tmp_path / "tokens", "ordinary")
+    assert "expected a vocabulary with every byte or of single characters, found another one" in error
 
 
 def test_the_tables_are_those_of_the_installed_tiktoken():

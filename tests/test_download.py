@@ -278,7 +278,7 @@ def test_ctrl_c_keeps_the_part(server, tmp_path):
     script = f"""
 import sys
 from llm_mojo import __main__, datasets
-datasets.TINYSHAKESPEARE_URL = {server.url!r}
+datasets.GITHUB = {server.url!r}
 sys.exit(__main__.main(["prepare", "tinyshakespeare", "--tokenizer", "byte"]))
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -18,6 +18,7 @@ from llm_mojo import formats, reference
 
 CONFIG = formats.ModelConfig(max_seq_len=64, vocab_size=60, num_layers=2, num_heads=2, channels=32)
 LONGEST = 49  # context and ending
+pytestmark = pytest.mark.usefixtures("one_thread")
 Z = 1.959963984540054
 
 

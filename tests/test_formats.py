@@ -149,7 +149,12 @@ def test_debug_state(tmp_path):
     assert path.read_bytes()[1024:] == b"".join(part.tobytes() for part in parts)
     state = formats.read_debug_state(path, CONFIG)
     assert state.loss == 1.25
-    for found, expected in [(state.x, x), (state.y, y), (state.logits, logits), *zip(state.grads.values(), grads.values())]:
+    for found, expected in [
+        (state.x, x),
+        (state.y, y),
+        (state.logits, logits),
+        *zip(state.grads.values(), grads.values()),
+    ]:
         np.testing.assert_array_equal(found, expected)
 
 
@@ -163,13 +168,9 @@ def test_debug_state_of_another_model(tmp_path):
         formats.write_debug_state(path, tokens, tokens, np.zeros((1, 1, 256)), 0.0, random_tensors(CONFIG), CONFIG)
 
 
-def test_tokens_in_pieces(tmp_path):
+def test_tokens(tmp_path):
     path = tmp_path / "t.bin"
-    with formats.token_writer(path) as writer:
-        writer.write([1, 2])
-        writer.write(np.array([], dtype=np.uint32))
-        writer.write(np.array([65535], dtype=np.uint32))
-        assert not path.exists()
+    formats.write_tokens(path, np.array([1, 2, 65535], dtype=np.uint32))
     assert header_of(path)[:4] == (20240520, 1, 3, 0)
     assert path.read_bytes()[1024:] == struct.pack("<3H", 1, 2, 65535)
     tokens = formats.read_tokens(path)
@@ -183,8 +184,30 @@ def test_no_tokens(tmp_path):
 
 def test_tokens_of_llama_3(tmp_path):
     path = tmp_path / "t.bin"
-    path.write_bytes(struct.pack("<256i", 20240801, 7, 2, *[0] * 253) + struct.pack("<2I", 128000, 5))
+    expected = struct.pack("<256i", 20240801, 7, 2, *[0] * 253) + struct.pack("<2I", 128000, 5)
+    path.write_bytes(expected)
     assert formats.read_tokens(path).tolist() == [128000, 5]
+    formats.write_tokens(path, [128000, 5], formats.token_dtype(128256))
+    assert path.read_bytes() == expected
+    assert [formats.token_dtype(size) for size in (50257, 65536, 65537)] == ["<u2", "<u2", "<u4"]
+
+
+def test_tokens_of_nanogpt_and_build_nanogpt(tmp_path):
+    ids = np.arange(5, 305, dtype=np.uint16)
+    ids.tofile(tmp_path / "train.bin")
+    np.save(tmp_path / "edufineweb_train_000001.npy", ids)
+    np.save(tmp_path / "large.npy", ids.astype(np.uint32))
+    for path in tmp_path.iterdir():
+        assert formats.read_tokens(path).tolist() == ids.tolist()
+    (tmp_path / "train.bin").write_bytes(b"x" * 7)
+    with pytest.raises(FormatError, match="llm.c's header, or nanoGPT's uint16 ids without one, found 7 bytes"):
+        formats.read_tokens(tmp_path / "train.bin")
+    np.save(tmp_path / "large.npy", ids.astype(np.float32))
+    with pytest.raises(FormatError, match="expected one row of uint16 or uint32, found float32"):
+        formats.read_tokens(tmp_path / "large.npy")
+    (tmp_path / "large.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    with pytest.raises(FormatError, match="not a whole .npy file"):
+        formats.read_tokens(tmp_path / "large.npy")
 
 
 @pytest.mark.parametrize("tokens", [[65536], [-1], np.array([70000], dtype=np.uint32)])

@@ -181,51 +181,6 @@ def test_missing_files_are_named_with_the_command_that_makes_them(program, tmp_p
     assert "gpt2_124M_losses.txt is not here" in error()
 
 
-def truncate(path, size):
-    path.write_bytes(path.read_bytes()[:size])
-
-
-def state_of_another_model(folder):
-    config = formats.ModelConfig(20, 131, 2, 3, 48)
-    tensors = reference.init_tensors(config)
-    reference.write_reference(folder / "model", config, tensors, *reference.random_batch(config, 3, 17))
-
-
-def state_of_a_longer_context(folder):
-    """As if wpe had 21 rows: the file is as long as one of this model could be, but T is beyond the model's context."""
-    config = formats.ModelConfig(20, 131, 2, 3, 36)
-    grads = {name: np.zeros(shape) for name, shape in formats.parameter_shapes(config).items()}
-    tokens = np.zeros((1, 21), int)
-    formats.write_debug_state(folder / "model_debug_state.bin", tokens, tokens, np.zeros((1, 21, 131)), 1, grads, config)
-
-
-def token_outside_the_vocabulary(folder):
-    rewrite_debug_state(folder, lambda state: state._replace(x=np.full_like(state.x, 131)))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda f: (f / "model.bin").unlink(), "model.bin: No such file"),
-        (lambda f: (f / "model_debug_state.bin").unlink(), "model_debug_state.bin: No such file"),
-        (lambda f: (f / "model_losses.txt").unlink(), "model_losses.txt: No such file"),
-        (lambda f: truncate(f / "model.bin", 5000), "model.bin: expected .* found 5000 bytes; the file is cut off"),
-        (lambda f: truncate(f / "model_debug_state.bin", 0), "state.bin: expected a debug state.*found 0 bytes"),
-        (lambda f: truncate(f / "model_debug_state.bin", 9999), "state.bin: expected .*B=3, T=17.* found 9999 bytes"),
-        (lambda f: shutil.copy(f / "model.bin", f / "model_debug_state.bin"), "expected a debug state.*a model check"),
-        (lambda f: shutil.copy(f / "model_debug_state.bin", f / "model.bin"), "expected a model check.*a debug state"),
-        (state_of_another_model, "state.bin: expected .*a model like the checkpoint's.* the file is too long"),
-        (state_of_a_longer_context, "T=21 but this model takes T from 1 to 20"),
-        (token_outside_the_vocabulary, "token 131 at position 0 .*vocabulary of 131"),
-        (lambda f: (f / "model_losses.txt").write_text("1\n2\n"), "losses.txt: expected 10 losses.* found 2"),
-        (lambda f: (f / "model_losses.txt").write_text("one\n" * 10), "losses.txt: expected a number.* found one"),
-    ],
-)
-def test_wrong_files_are_explained(spoil, message, files, program):
-    spoil(files)
-    assert re.search(message, program.error(*arguments(files)), re.I | re.S)
-
-
 def test_transformers_gives_the_same_numbers(program, tmp_path, monkeypatch):
     """A GPT2LMHeadModel with random weights, saved, converted by our command: the debug state is transformers' own."""
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import random
 from pathlib import Path
 
@@ -10,9 +11,8 @@ import numpy as np
 import pytest
 import regex
 
-from llm_mojo import Error, tokenize
-from llm_mojo.datasets import cut_at_words
-from llm_mojo.tokenize import ByteTokenizer, CharTokenizer, Gpt2Tokenizer
+from llm_mojo import Error, formats, tokenize
+from llm_mojo.tokenize import BpeTokenizer, ByteTokenizer, CharTokenizer, UnknownCharacter, gpt2_tokenizer
 
 EOT_TEXT = "<|endoftext|>"
 TRICKY = [
@@ -38,7 +38,7 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenize, "GPT2_SHA256", hashes)
     monkeypatch.setenv("LLM_MOJO_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return Gpt2Tokenizer()
+    return gpt2_tokenizer()
 
 
 def decode(tokenizer, ids):
@@ -80,17 +80,6 @@ def test_vocabulary_files_that_do_not_belong_together(tmp_path):
         tokenize.read_bpe(folder / "vocab.bpe", other / "encoder.json")
 
 
-def test_cuts_do_not_change_tokens():
-    """GPT-2's pattern splits the pieces of a cut text exactly as it splits the whole."""
-    rng, pattern = random.Random(0), regex.compile(tokenize.GPT2_PATTERN)
-    alphabet = [*("a", "Z", "7", "'", "'s", "!", " ", "  ", "\n", "\t", "\r\n"), *"é東\u00a0\u3000\x1c\x85"]
-    for _ in range(2000):
-        blocks = ["".join(rng.choices(alphabet, k=rng.randint(0, 12))) for _ in range(rng.randint(1, 6))]
-        pieces = list(cut_at_words(blocks))
-        assert "".join(pieces) == "".join(blocks)
-        assert [match for piece in pieces for match in pattern.findall(piece)] == pattern.findall("".join(blocks))
-
-
 def test_pattern_is_that_of_the_gpt2_release():
     rng = random.Random(1)
     released = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -102,14 +91,20 @@ def test_pattern_is_that_of_the_gpt2_release():
 
 
 def test_char():
-    tokenizer = CharTokenizer(set("hello é"))
+    tokenizer = CharTokenizer(sorted(set("hello é")))
     assert tokenizer.tokens == [b" ", b"e", b"h", b"l", b"o", "é".encode()]
     assert tokenizer.eot is None
     assert tokenizer.encode([("hé", True), ("o", True)]).tolist() == [2, 5, 4]
-    with pytest.raises(Error, match=r"character 'x' \(U\+0078\) at position 2 is not among the 6"):
+    with pytest.raises(UnknownCharacter, match=r"character 'x' \(U\+0078\) is not among the 6"):
         tokenizer.encode([("he", True), ("x", False)])
-    with pytest.raises(Error, match=r"'東'"):
+    with pytest.raises(UnknownCharacter, match=r"'東'"):
         tokenizer.encode([("東", True)])
+
+
+def test_char_ids_are_in_the_order_given():
+    tokenizer = CharTokenizer("cba")
+    assert tokenizer.tokens == [b"c", b"b", b"a"]
+    assert tokenizer.encode([("abc", True)]).tolist() == [2, 1, 0]
 
 
 def test_byte():
@@ -129,7 +124,7 @@ needs_cache = pytest.mark.skipif(
 @needs_cache
 def test_published_gpt2(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tokenizer = Gpt2Tokenizer()
+    tokenizer = gpt2_tokenizer()
     assert len(tokenizer.tokens) == 50257 and tokenizer.eot == 50256
     assert tokenizer.tokens[50256] == EOT_TEXT.encode() and tokenizer.tokens[262] == b" the"
     assert tokenizer.encode([("Hello world", True)]).tolist() == [50256, 15496, 995]
@@ -148,3 +143,69 @@ def test_published_gpt2_is_tiktokens(tmp_path, monkeypatch):
     ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
     assert tokenize.read_bpe(folder / "vocab.bpe", folder / "encoder.json") == ranks
     assert np.array_equal(sorted(ranks.values()), np.arange(50256))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tokenizers from files
+
+
+def test_meta_is_nanogpts(tmp_path):
+    """nanoGPT's own lines: what its prepare.py dumps is read, what we dump its train.py and sample.py can use."""
+    characters = sorted(set("hello wörld"))
+    meta = {
+        "vocab_size": len(characters),
+        "itos": {i: c for i, c in enumerate(characters)},
+        "stoi": {c: i for i, c in enumerate(characters)},
+    }
+    path = tmp_path / "meta.pkl"
+    path.write_bytes(pickle.dumps(meta))
+    assert tokenize.read_meta(path) == characters
+    assert tokenize.read_tokenizer_file(tmp_path).encode([("hello", True)]).tolist() == [
+        meta["stoi"][c] for c in "hello"
+    ]
+    tokenize.write_meta(path, characters)
+    assert pickle.loads(path.read_bytes()) == meta
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no pickle",
+        pickle.dumps([1]),
+        pickle.dumps({"vocab_size": 1, "itos": {0: "ab"}, "stoi": {"ab": 0}}),
+        pickle.dumps({"vocab_size": 2, "itos": {0: "a"}, "stoi": {"a": 0}}),
+        pickle.dumps({"vocab_size": 1, "itos": {0: "a"}, "stoi": {"a": 1}}),
+        pickle.dumps(print),
+    ],
+)
+def test_meta_of_another_kind(tmp_path, content):
+    """Also one that would run code when it is read."""
+    (tmp_path / "meta.pkl").write_bytes(content)
+    with pytest.raises(Error, match="meta.pkl: expected nanoGPT's meta.pkl"):
+        tokenize.read_meta(tmp_path / "meta.pkl")
+
+
+def test_tokenizer_files(tmp_path, toy):
+    for tokenizer in (toy, ByteTokenizer(), CharTokenizer("bé a")):
+        path = tmp_path / "mine.bin"
+        formats.write_tokenizer(path, tokenizer.tokens, tokenizer.eot)
+        again = tokenize.read_tokenizer_file(path)
+        assert type(again) is type(tokenizer) and (again.tokens, again.eot) == (tokenizer.tokens, tokenizer.eot)
+        assert again.encode([("a bé", True)]).tolist() == tokenizer.encode([("a bé", True)]).tolist()
+    assert tokenize.read_tokenizer_file(path).name == "char"
+
+
+def test_tokenizer_files_of_another_kind(tmp_path):
+    with pytest.raises(Error, match="expected tokenizer.bin or meta.pkl in the folder"):
+        tokenize.read_tokenizer_file(tmp_path)
+    with pytest.raises(Error, match="name the tokenizer.bin beside the .json"):
+        tokenize.read_tokenizer_file(tmp_path / "tokenizer.json")
+    formats.write_tokenizer(tmp_path / "words.bin", [b"two", b"words"], None)
+    with pytest.raises(Error, match="expected the 256 bytes first"):
+        tokenize.read_tokenizer_file(tmp_path / "words.bin")
+
+
+def test_bpe_crosses_to_another_process(toy):
+    again = pickle.loads(pickle.dumps(toy))
+    assert isinstance(again, BpeTokenizer) and again.encode([("hell", True)]).tolist() == [260, 258]

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from test_basic import ONE_HEAD, SMALL, damage, losses, make_files, shuffled_batches, truncate
+from test_basic import ONE_HEAD, SMALL, losses, make_files, shuffled_batches
 
 from llm_mojo import formats, reference
 
@@ -219,46 +219,7 @@ def test_the_seed_decides_the_initialisation(program, text_files):
             assert (values == float(name in ("ln1w", "ln2w", "lnfw"))).all()
 
 
-# mistakes
-
-
-def tokens_beyond_the_vocabulary(folder):
-    formats.write_tokens(folder / "train_1.bin", [1] * 60 + [131] + [1] * 100)
-
-
-def other_tokenizer(folder):
-    formats.write_tokenizer(folder / "tokenizer.bin", [b"%d" % i for i in range(130)], None)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "flags", "message"),
-    [
-        (lambda f: (f / "model.bin").unlink(), [], r"model\.bin: No such file"),
-        (lambda f: truncate(f / "model.bin", 1000), [], r"model\.bin: expected .* header of 1024 bytes, found 1000"),
-        (lambda f: truncate(f / "model.bin", 2000), [], r"model\.bin: expected 169216 bytes.* found 2000.*cut off"),
-        (lambda f: damage(f / "model.bin", 0, 1), [], r"model\.bin: expected a model checkpoint"),
-        (lambda f: damage(f / "model.bin", 20, 5), [], r"model\.bin: not the sizes of a GPT-2"),
-        (lambda f: shutil.copy(f / "val_0.bin", f / "model.bin"), [], r"a model checkpoint.*found a token shard"),
-        (lambda f: [p.unlink() for p in f.glob("train*")], [], r"no file matches train_\*\.bin"),
-        (lambda f: (f / "val_0.bin").unlink(), [], r"no file matches val_0\.bin.*python -m llm_mojo prepare"),
-        (lambda f: truncate(f / "train_1.bin", 1100), [], r"train_1\.bin: expected 1288 bytes.* found 1100.*cut off"),
-        (lambda f: formats.write_tokens(f / "train_1.bin", [1] * 51), [], r"train_1\.bin: .* 52 tokens .*found 51"),
-        (tokens_beyond_the_vocabulary, ["--shuffle", 0, "-x", 9], r"train_1\.bin: .*below 131.*found 131 at position 60"),
-        (lambda f: (f / "tokenizer.bin").unlink(), [], r"tokenizer\.bin: No such file"),
-        (lambda f: truncate(f / "tokenizer.bin", 1100), [], r"tokenizer\.bin: expected a vocabulary that fits.*found 131"),
-        (other_tokenizer, [], r"the tokenizer has 130 tokens, the model 131"),
-        (None, ["-t", 21], r"T=21 but this model takes T from 1 to 20.*--seq-len 20"),
-        (None, ["-o", "model.bin"], r"model\.bin: expected a folder, found a file"),
-        (None, ["-e", "d7"], r"no model is called 'd7'"),
-        (None, ["-e", "gpt2"], r"gpt2_124M\.bin is not here.*python -m llm_mojo weights gpt2"),
-        (None, ["-l", 1e30, "-x", 20], r"step \d+: the .* the model has diverged.*--learning-rate"),
-    ],
-)
-def test_wrong_files_and_settings_are_explained(spoil, flags, message, program, files):
-    if spoil:
-        spoil(files)
-    error = program.error(*FILES, "-e", "model.bin", "-b", 3, "-t", 17, "-x", 1, *flags, cwd=files)
-    assert error.startswith("train_gpt2: ") and re.search(message, error, re.S), error
+# mistakes: the others are in test_bad_input.py
 
 
 def test_without_files_the_commands_that_make_them_are_named(program, tmp_path):
@@ -267,20 +228,3 @@ def test_without_files_the_commands_that_make_them_are_named(program, tmp_path):
     config = formats.ModelConfig(64, 50257, 1, 1, 2)
     formats.write_checkpoint(tmp_path / "gpt2_124M.bin", config, reference.init_tensors(config))
     assert "tiny_shakespeare_train.bin is not here; `python prepro_tinyshakespeare.py`" in program.error(cwd=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--batch-sise", 4], "unknown flag --batch-sise; did you mean --batch-size?"),
-        (["--lerning-rate", 4], "unknown flag --lerning-rate; did you mean --learning-rate?"),
-        (["-b", 0], "--batch-size: expected an integer of at least 1, got '0'"),
-        (["-t", "x"], "--seq-len: expected an integer of at least 1, got 'x'"),
-        (["-l", "nan"], "--learning-rate: expected a number"),
-        (["-k", "cosin"], "--schedule: expected cosine|linear|constant|wsd, got 'cosin'"),
-        (["--shuffle", 2], "--shuffle: expected an integer from 0 to 1, got '2'"),
-        (["-x"], "-x: expected a value"),
-    ],
-)
-def test_wrong_flags_end_with_status_2(flags, message, program, files):
-    assert message in program.error(*FILES, "-e", "model.bin", "-b", 3, "-t", 17, *flags, status=2, cwd=files)

@@ -54,12 +54,16 @@ def test_the_names_of_the_curves():
 
 def test_a_finished_run_in_tensorboard(tmp_path, capsys):
     run = write_log(tmp_path / "run", [4.0, 3.0, 2.5], {0: 5.0, 2: 3.5})
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "hellaswag_acc": 0.25}\n')
     for _ in range(2):  # the second time replaces what the first has written
         assert watch(run, "--to", "tensorboard") == 0
         found = scalars(run)
         assert found["train/loss"] == [(1, 4.0), (2, 3.0), (3, 2.5)]
         assert found["val/loss"] == [(0, 5.0), (2, 3.5)]
-        assert set(found) == {"train/loss", "train/norm", "train/lr", "train/ms", "train/tokens", "val/loss"}
+        assert found["hellaswag/acc"] == [(2, 0.25)]
+        others = {"train/norm", "train/lr", "train/ms", "train/tokens"}
+        assert set(found) == {"train/loss", "val/loss", "hellaswag/acc"} | others
     output = capsys.readouterr().out
     assert f"tensorboard --logdir {run / 'tensorboard'}" in output and "the run has ended after step 3" in output
 

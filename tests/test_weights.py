@@ -257,7 +257,7 @@ def test_tokenizer_from_tokenizer_json(model, tmp_path, capsys):
     for vocabulary, message in [
         ({"a": 0, "b": 2}, "are not numbered for a vocabulary of 261"),
         ({"▁a": 0}, "not in GPT-2's byte alphabet"),
-        ({}, "found no byte-level BPE"),
+        ({}, "found no byte-level BPE or characters"),
     ]:
         Path("folder/vocab.json").write_text(json.dumps(vocabulary))
         Path("folder_tokenizer.bin").unlink(missing_ok=True)

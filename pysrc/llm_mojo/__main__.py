@@ -8,13 +8,22 @@ from llm_mojo import Error
 
 COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it does
     "prepare": ("llm_mojo.prepare", "turn a data set or a text of your own into token shards"),
+    "datasets": ("llm_mojo.datasets", "list the data sets that prepare knows by name"),
+    "tokenizer": ("llm_mojo.vocabulary", "make a vocabulary of your own from text: byte-level BPE"),
     "weights": ("llm_mojo.weights", "turn GPT-2 weights from Hugging Face into an llm.c checkpoint"),
     "plot": ("llm_mojo.plot", "draw training and validation loss of one or several runs"),
     "watch": ("llm_mojo.watch", "bring the log of a run to TensorBoard or Weights & Biases"),
+    "export": ("llm_mojo.export", "turn a checkpoint into a folder that Hugging Face loads"),
     "reference": ("llm_mojo.reference", "write checkpoint, debug state and losses with the PyTorch GPT-2"),
     "bench": ("llm_mojo.bench", "time training beside C, OpenMP and PyTorch, and draw the charts"),
 }
-EXTRAS = {"matplotlib": "plot", "tensorboard": "tensorboard", "wandb": "wandb"}  # of pyproject.toml; others: test
+EXTRAS = {  # package: extra of pyproject.toml; others: test
+    "pyarrow": "data",
+    "tokenizers": "data",
+    "matplotlib": "plot",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
 INTERRUPTED = 130
 
 
@@ -24,15 +33,14 @@ def main(argv=None):
     try:
         parser, modules = _parse_commands(argv)
         args = parser.parse_args(argv)
+        args.argv = argv
         modules[args.command].run(args)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llm_mojo"):
             raise
         package = (error.name or "").partition(".")[0]
         extra = EXTRAS.get(package, "test")
-        return _complain(
-            f"this command needs the Python package {package}; install it with: pip install -e '.[{extra}]'"
-        )
+        return _complain(f"this needs the Python package {package}; install it with: pip install -e '.[{extra}]'")
     except (Error, OSError) as error:
         return _complain(error)
     except KeyboardInterrupt:

@@ -1,41 +1,134 @@
-"""Where texts come from: the registry of named data sets, and the user's own files and folders.
+"""The registry of named data sets, and the user's own text as a data set. `python -m llm_mojo datasets` lists them.
 
-A data set is read as a stream of pieces, so that memory does not grow with the corpus. A new one is an entry in DATASETS.
+A new data set is an entry in DATASETS: where its files are, which reader takes them apart, and which part is for validation.
 """
 
-import codecs
 import functools
-import itertools
 import json
 import os
 import platform
-import re
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from llm_mojo import Error, pydocs
-from llm_mojo.download import fetch, sha256_of
-
-BLOCK_BYTES = 1 << 20
-TEXT_SUFFIXES = tuple(
-    ".txt .text .md .markdown .rst .tex .org .py .pyi .mojo .c .h .cc .cpp .hpp .cu .js .ts .java .go .rs .sh".split()
+from llm_mojo import Error, download, pydocs
+from llm_mojo.download import fetch, read_json
+from llm_mojo.formats import atomic_file
+from llm_mojo.readers import (
+    TEXT_SUFFIXES,
+    JsonLinesReader,
+    ParquetReader,
+    StoriesReader,
+    TextReader,
+    is_text,
+    reader_for,
 )
-TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # computed from the file
-TINYSTORIES_URL = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz"
-TINYSTORIES_VALIDATION_FILE = "data00.json"  # the first of data00.json .. data49.json, as in llm.c
+
+DATA = Path("data")
+MANIFEST = "manifest.json"
+SHARD_TOKENS = 100_000_000
+LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first for validation
+VAL_FRACTION = 0.1
+
+GITHUB = "https://raw.githubusercontent.com"
 
 
-class Piece(NamedTuple):
-    """A stretch of text. Cutting a document into pieces does not change its tokens."""
+# ---------------------------------------------------------------------------------------------------------------------
+# which tokens are for validation
 
-    text: str | bytes
-    starts: bool  # a document begins here
-    split: str | None = None  # "train" or "val" where the source says which
-    fraction: float | None = None  # of the source that is read, for the progress bar
+
+@dataclass(frozen=True)
+class First:
+    """This many tokens at the start; None: the first shard."""
+
+    tokens: int | None = None
+
+    def __str__(self):
+        return "the first shard" if self.tokens is None else f"the first {self.tokens:,} tokens"
+
+
+@dataclass(frozen=True)
+class Last:
+    """This share of the tokens, at the end."""
+
+    fraction: float = VAL_FRACTION
+
+    def __str__(self):
+        return f"the last {self.fraction:g} of the tokens"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the source itself has for validation."""
+
+    def __str__(self):
+        return "as the source has it"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# files
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a data set, on this machine or still on the network."""
+
+    name: str
+    reader: Any
+    fetch: Callable[[], Path]  # returns where it is, after downloading or making it
+    size: int | None = None  # in bytes, where it is known beforehand
+    url: str | None = None
+    sha256: str | None = None  # as published
+
+
+def remote(set_name, name, reader, url, sha256=None, size=None):
+    """A file that is downloaded at first use; see llm_mojo.download for the places where it may lie."""
+    return File(name, reader, lambda: fetch(set_name, name, url, sha256), size, url, sha256)
+
+
+def hub():
+    """The address of the Hugging Face Hub, or of the mirror that HF_ENDPOINT names."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def hub_folder(set_name, repository, folder, reader):
+    """The parquet files in a folder of a data set on the Hugging Face Hub, with the hashes that the Hub publishes."""
+    listing = fetch(set_name, "listing.json", f"{hub()}/api/datasets/{repository}/tree/main/{folder}")
+    try:
+        found = [
+            (Path(item["path"]).name, item["path"], item["size"], item.get("lfs", {}).get("oid"))
+            for item in json.loads(listing.read_text())
+            if item["path"].endswith(".parquet")
+        ]
+    except (ValueError, TypeError, LookupError):
+        found = []
+    if not found:
+        raise Error(f"{listing}: expected the Hub's list of the parquet files in {folder}; delete it to fetch it again")
+    return [
+        remote(set_name, name, reader, f"{hub()}/datasets/{repository}/resolve/main/{path}", sha256, size)
+        for name, path, size, sha256 in sorted(found)
+    ]
+
+
+def pydocs_file():
+    """Python's documentation as JSON lines: made, not downloaded, once for each version of Python and of the rules."""
+    identity = pydocs.identity()
+    name = f"python-{identity['python']}-{identity['rules'][:8]}.jsonl"
+
+    def make():
+        path = download.CACHE / "pydocs" / name
+        if not path.is_file():
+            documents = pydocs.documents()
+            with atomic_file(path) as file:
+                file.writelines(json.dumps({"text": document}).encode() + b"\n" for document in documents)
+        return path
+
+    return File(name, JsonLinesReader(), make)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the registry
 
 
 @dataclass(frozen=True)
@@ -44,91 +137,22 @@ class Dataset:
 
     name: str
     title: str
-    stem: str  # of the shards: <stem>_train.bin, <stem>_val.bin
-    tokenizer: str
-    read: Callable[[bool], Iterator[Piece]]  # argument: the tokenizer takes bytes
-    identity: Callable[[], dict]  # what the result depends on, as JSON; different when the text has changed
-    separator: str = ""  # put between documents if the tokenizer has no end of text
-    first_for_validation: int | None = None  # this many tokens at the start, with the default tokenizer
-    has_validation_files: bool = False  # pieces name their split
+    files: Callable[[], list[File]]
+    licence: str
+    size: str  # of the download
+    stem: str  # of the shards: <stem>_train.bin, <stem>_val.bin, or <stem>_val_000000.bin, <stem>_train_000001.bin ...
+    tokenizer: str = "gpt2"
+    split: Any = First()
+    other_split: Any = None  # with another tokenizer, where `split` is a number of tokens
+    shard_tokens: int | None = SHARD_TOKENS  # None: one file for training and one for validation
+    separator: str = "\n\n"  # put between documents if the tokenizer has no end of text
+    clean: tuple = ()
+    is_evaluation: bool = False  # questions rather than text: see llm_mojo.evaluation
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# named data sets
-
-
-def read_tinyshakespeare(takes_bytes):
-    """llm.c's documents: sections that end in a blank line, which stays with the section before it."""
-    path = fetch("tinyshakespeare", "input.txt", TINYSHAKESPEARE_URL, TINYSHAKESPEARE_SHA256)
-    yield from split_sections(path.read_text(encoding="utf-8"))
-
-
-def split_sections(text):
-    """Pieces that together are `text`; a document is a section with its "\\n\\n", which the last one has not."""
-    *sections, last = text.split("\n\n")
-    for section in sections:
-        yield Piece(section + "\n\n", True)
-    yield Piece(last, True)
-
-
-def read_tinystories(takes_bytes):
-    """Stories from the archive's JSON files in the order of the archive, white space around them removed."""
-    path = fetch("tinystories", "TinyStories_all_data.tar.gz", TINYSTORIES_URL)
-    yield from stories_of_archive(path)
-
-
-def stories_of_archive(path):
-    """Pieces from a .tar.gz of JSON files, each a list of {"story": text}. data00.json is for validation."""
-    found_validation, size = False, path.stat().st_size
-    with open(path, "rb") as raw:
-        try:
-            with tarfile.open(fileobj=raw, mode="r|gz") as archive:
-                for member in archive:
-                    name = Path(member.name).name
-                    if not member.isfile() or not name.endswith(".json") or name.startswith("."):
-                        continue
-                    is_validation = name == TINYSTORIES_VALIDATION_FILE
-                    found_validation |= is_validation
-                    for story in stories_of_json(archive.extractfile(member), f"{path}:{member.name}"):
-                        yield Piece(story, True, "val" if is_validation else "train", raw.tell() / size)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise Error(f"{path}: not a whole .tar.gz archive ({error}); move it away to download it again") from None
-    if not found_validation:
-        raise Error(f"{path}: expected {TINYSTORIES_VALIDATION_FILE} in the archive, found none; get the right archive")
-
-
-def stories_of_json(file, name):
-    """Yields the stripped "story" of each object in a JSON list, parsing as it reads: one block is in memory at a time."""
-    texts = decode_blocks(_blocks(file), name, "the archive is damaged")
-    decoder, between, position = json.JSONDecoder(), re.compile(r"[\s,]*"), 1
-    text = next(texts, "")
-    if not text.startswith("["):
-        raise Error(f"{name}: expected a JSON list of stories; the archive is damaged or of another layout")
-    while True:
-        position = between.match(text, position).end()
-        if text.startswith("]", position):
-            return
-        try:
-            item, position = decoder.raw_decode(text, position)
-        except ValueError:
-            block = next(texts, None)
-            if block is None:
-                raise Error(
-                    f"{name}: expected a JSON list, found its end inside an item; the archive is damaged"
-                ) from None
-            text, position = text[position:] + block, 0
-            continue
-        if not isinstance(item, dict) or not isinstance(item.get("story"), str):
-            raise Error(
-                f'{name}: expected objects with a "story", found {str(item)[:60]!r}; the archive is of another layout'
-            )
-        yield item["story"].strip()
-
-
-def read_pydocs(takes_bytes):
-    """Python's own documentation on this machine."""
-    for document in pydocs.documents():
-        yield Piece(document, True)
+def _hub(name, title, repository, folder, licence, size, stem):
+    files = functools.partial(hub_folder, name, repository, folder, ParquetReader("text"))
+    return Dataset(name, title, files, licence, size, stem)
 
 
 DATASETS = {
@@ -136,30 +160,93 @@ DATASETS = {
     for dataset in (
         Dataset(
             name="tinyshakespeare",
-            title="40,000 lines of Shakespeare",
+            title="40,000 lines of Shakespeare; tokens and split as in llm.c",
+            files=lambda: [
+                remote(
+                    "tinyshakespeare",
+                    "input.txt",
+                    TextReader(separator="\n\n", keep=True),
+                    f"{GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+                    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",  # computed from the file
+                )
+            ],
+            licence="public domain",
+            size="1.1 MB",
             stem="tiny_shakespeare",
-            tokenizer="gpt2",
-            read=read_tinyshakespeare,
-            identity=lambda: {"url": TINYSHAKESPEARE_URL, "sha256": TINYSHAKESPEARE_SHA256},
-            first_for_validation=32768,
+            split=First(32768),
+            other_split=Last(),
+            shard_tokens=None,
+            separator="",
         ),
         Dataset(
             name="tinystories",
-            title="TinyStories, short stories in the words of a small child",
+            title="TinyStories: short stories in the words of a small child; tokens as in llm.c",
+            files=lambda: [
+                remote(
+                    "tinystories",
+                    "TinyStories_all_data.tar.gz",
+                    StoriesReader(),
+                    f"{hub()}/datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz",
+                )
+            ],
+            licence="CDLA-Sharing-1.0",
+            size="1.6 GB",
             stem="TinyStories",
-            tokenizer="gpt2",
-            read=read_tinystories,
-            identity=lambda: {"url": TINYSTORIES_URL},
-            separator="\n\n",
-            has_validation_files=True,
+            split=Named(),
+            shard_tokens=None,
+        ),
+        _hub(
+            "openwebtext",
+            "OpenWebText: pages that Reddit's users linked to",
+            *("Skylion007/openwebtext", "plain_text", "CC0-1.0", "~24 GB", "openwebtext"),
+        ),
+        _hub(
+            "fineweb10B",
+            "FineWeb, a sample of 10 billion tokens, as llm.c names it",
+            *("HuggingFaceFW/fineweb", "sample/10BT", "ODC-By-1.0", "~30 GB", "fineweb"),
+        ),
+        _hub(
+            "fineweb100B",
+            "FineWeb, a sample of 100 billion tokens",
+            *("HuggingFaceFW/fineweb", "sample/100BT", "ODC-By-1.0", "~300 GB", "fineweb"),
+        ),
+        _hub(
+            "edu_fineweb10B",
+            "FineWeb-Edu, a sample of 10 billion tokens: the pages that teach",
+            *("HuggingFaceFW/fineweb-edu", "sample/10BT", "ODC-By-1.0", "~29 GB", "edu_fineweb"),
+        ),
+        _hub(
+            "edu_fineweb100B",
+            "FineWeb-Edu, a sample of 100 billion tokens",
+            *("HuggingFaceFW/fineweb-edu", "sample/100BT", "ODC-By-1.0", "~290 GB", "edu_fineweb"),
+        ),
+        Dataset(
+            name="hellaswag",
+            title="HellaSwag: which of four endings is right; llm.c's evaluation file",
+            files=lambda: [
+                remote(
+                    "hellaswag",
+                    "hellaswag_val.jsonl",
+                    JsonLinesReader(),
+                    f"{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl",
+                    sha256="0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+                )
+            ],
+            licence="MIT",
+            size="12 MB",
+            stem="hellaswag",
+            is_evaluation=True,
         ),
         Dataset(
             name="pydocs",
-            title=f"the documentation that comes with Python {platform.python_version()}, no network needed",
+            title=f"the documentation that comes with Python {platform.python_version()}",
+            files=lambda: [pydocs_file()],
+            licence="PSF-2.0",
+            size="no network",
             stem="pydocs",
             tokenizer="byte",
-            read=read_pydocs,
-            identity=pydocs.identity,
+            split=Last(),
+            shard_tokens=None,
             separator="\n",
         ),
     )
@@ -170,27 +257,38 @@ DATASETS = {
 # the user's own text
 
 
-def own_text(name, paths):
-    """A Dataset of the user's files, and of the text files in the user's folders. Every file is a document."""
+def own_text(name, paths, separator="", field="text"):
+    """A Dataset of the user's files, and of those in the user's folders that have a known suffix."""
     files = text_files(paths)
+    large = sum(file.stat().st_size for file in files) >= LARGE_BYTES
     return Dataset(
         name=name,
         title=f"{len(files)} files" if len(files) > 1 else str(files[0]),
+        files=lambda: [
+            File(str(file), reader_for(file, separator, field), lambda file=file: file, file.stat().st_size)
+            for file in files
+        ],
+        licence="",
+        size="",
         stem=name,
         tokenizer="byte",
-        read=functools.partial(read_files, files),
-        identity=lambda: {"files": [[str(file), sha256_of(file)] for file in files]},
+        split=First() if large else Last(),
+        shard_tokens=SHARD_TOKENS if large else None,
+        separator="",
     )
 
 
 def text_files(paths):
-    """The files given, and those with a suffix of TEXT_SUFFIXES in the folders given: in order of name, none hidden."""
+    """The files given, and those with a known suffix in the folders given: in order of name, none hidden."""
     files = []
     for path in map(Path, paths):
         if path.is_dir():
             found = sorted(_files_of_folder(path), key=lambda file: file.relative_to(path).as_posix())
             if not found:
-                raise Error(f"{path}: expected text files ({' '.join(TEXT_SUFFIXES)}), found none with any text in it")
+                known = " ".join(TEXT_SUFFIXES)
+                raise Error(
+                    f"{path}: expected text files ({known}), .jsonl or .parquet, found none with any text in it"
+                )
             files += found
         elif not path.exists():
             names = ", ".join(DATASETS)
@@ -209,65 +307,42 @@ def _files_of_folder(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             file = Path(parent, name)
-            if (
-                not name.startswith(".")
-                and file.suffix.lower() in TEXT_SUFFIXES
-                and file.is_file()
-                and file.stat().st_size
-            ):
+            if not name.startswith(".") and is_text(file) and file.is_file() and file.stat().st_size:
                 yield file
 
 
-def read_files(files, takes_bytes):
-    """Pieces of files, about a megabyte each. As str they must be UTF-8, and are cut where no GPT-2 token can span."""
-    before, size = 0, sum(file.stat().st_size for file in files)
-    for file in files:
-        with open(file, "rb") as raw:
-            remedy = "convert the file to UTF-8, or use --tokenizer byte, which takes any bytes"
-            texts = _blocks(raw) if takes_bytes else cut_at_words(decode_blocks(_blocks(raw), file, remedy))
-            for i, text in enumerate(texts):
-                yield Piece(text, i == 0, fraction=(before + raw.tell()) / size)
-            before += raw.tell()
+# ---------------------------------------------------------------------------------------------------------------------
+# the command `python -m llm_mojo datasets`
 
 
-def _blocks(file):
-    return iter(functools.partial(file.read, BLOCK_BYTES), b"")
+def add_arguments(parser):
+    """Declares the options of `python -m llm_mojo datasets`: there are none."""
 
 
-def decode_blocks(blocks, name, remedy):
-    """UTF-8 blocks of bytes -> str; an error names the byte and its place, and the remedy."""
-    decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
-    for block in itertools.chain(blocks, [None]):
-        pending = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(block or b"", final=block is None)
-        except UnicodeDecodeError as error:
-            raise Error(
-                f"{name}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x}"
-                f" at offset {start - pending + error.start}; {remedy}"
-            ) from None
-        start += len(block or b"")
-        if text:
-            yield text
+def run(args):
+    """Lists the data sets: name, size of the download, licence, what is here, title."""
+    rows = [("name", "download", "licence", "here", "what it is")]
+    rows += [(each.name, each.size, each.licence, what_is_here(each.name), each.title) for each in DATASETS.values()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    print("\nprepare one with: python -m llm_mojo prepare NAME; or a file or folder of your own by its path")
 
 
-def cut_at_words(texts):
-    """Joins and cuts anew, so that each piece but the first begins with a space or newline that follows something else.
+def what_is_here(name):
+    """`prepared`, or how much of the download is in the cache."""
+    manifest = read_json(DATA / name / MANIFEST)
+    if manifest:
+        tokens = sum(output.get("tokens", 0) for output in manifest["outputs"].values())
+        return f"prepared: {tokens:,} tokens" if tokens else "prepared"
+    given = os.environ.get("LLM_MOJO_CACHE")
+    files = {}
+    for folder in [download.CACHE / name, *([Path(given) / name] if given else [])]:
+        if folder.is_dir():
+            files |= {file.name: file.stat().st_size for file in folder.iterdir() if is_data(file)}
+    return f"{sum(files.values()) / 1e6:,.1f} MB downloaded" if files else "-"
 
-    GPT-2's pattern has no match that goes from a non-space into a space, so every piece can be encoded by itself.
-    """
-    pending = ""
-    for text in texts:
-        pending += text
-        if at := _last_word_end(pending):
-            yield pending[:at]
-            pending = pending[at:]
-    if pending:
-        yield pending
 
-
-def _last_word_end(text):
-    for at in range(len(text) - 1, 0, -1):
-        if text[at] in " \n\r\t" and not text[at - 1].isspace():
-            return at
-    return 0
+def is_data(path):
+    """Whether a file of the cache is a whole file of a data set, rather than a note about one."""
+    return path.suffix in (".txt", ".gz", ".parquet", ".jsonl")

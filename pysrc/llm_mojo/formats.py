@@ -34,6 +34,7 @@ TOKENS_VERSIONS = {1: "<u2"}
 TOKENS_UINT32_VERSIONS = {7: "<u4"}
 CHOICES_VERSIONS = {1: None}
 STATE_VERSIONS = {1: None}
+NPY_MAGIC = b"\x93NUMPY"
 
 KINDS = {
     CHECKPOINT_MAGIC: "a model checkpoint",
@@ -309,6 +310,14 @@ def _rows(block):
 
 def read_checkpoint(path):
     """Returns (ModelConfig, name -> float32 array). fp32 tensors are read-only memory maps; bf16 are widened copies."""
+    config, dtype, tensors = map_checkpoint(path)
+    if dtype == "bfloat16":
+        tensors = {name: bfloat16_to_float32(bits) for name, bits in tensors.items()}
+    return config, tensors
+
+
+def map_checkpoint(path):
+    """Returns (ModelConfig, "float32" or "bfloat16", name -> read-only memory map; bf16 as uint16 bit patterns)."""
     who = "read_checkpoint"
     with _open(who, path) as file:
         header, dtype = _read_header(who, path, file, {CHECKPOINT_MAGIC: CHECKPOINT_VERSIONS})
@@ -319,12 +328,9 @@ def read_checkpoint(path):
     _check_size(who, path, HEADER_BYTES + num_parameters(config) * item, because)
     tensors, offset = {}, HEADER_BYTES
     for name, shape in parameter_shapes(config).items():
-        if dtype == "bfloat16":
-            tensors[name] = bfloat16_to_float32(_map(path, "<u2", offset, shape))
-        else:
-            tensors[name] = _map(path, "<f4", offset, shape)
+        tensors[name] = _map(path, "<u2" if dtype == "bfloat16" else "<f4", offset, shape)
         offset += _count(shape) * item
-    return config, tensors
+    return config, dtype, tensors
 
 
 def _check_config(who, path, config):
@@ -463,52 +469,46 @@ def read_debug_state(path, config):
 # token shards
 
 
-class TokenWriter:
-    """Appends ids to a shard that token_writer has opened, and counts them."""
-
-    def __init__(self, path, file):
-        self.path, self.count, self._file = path, 0, file
-
-    def write(self, tokens):
-        """Appends ids, a sequence or an array of integers from 0 to 65535."""
-        ids = np.asarray(tokens)
-        if ids.size == 0:
-            return
-        if ids.dtype != np.uint16 and (ids.min() < 0 or ids.max() > 65535):
-            raise FormatError(
-                f"write_tokens: {self.path}: expected ids from 0 to 65535, got {ids.min()} to {ids.max()}"
-            )
-        if self.count + ids.size > INT32_MAX:
-            raise FormatError(f"write_tokens: {self.path}: a shard holds at most {INT32_MAX:,} tokens; split the text")
-        self._file.write(np.ascontiguousarray(ids, dtype="<u2").data)
-        self.count += ids.size
+def token_dtype(vocab_size):
+    """The type of the ids in a shard: uint16, or uint32 (llm.c's Llama-3 variant) for more than 65,536 tokens."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-@contextmanager
-def token_writer(path):
-    """Writes a token shard piece by piece: `with token_writer(path) as writer: writer.write(tokens)`.
+def tokens_header(count, dtype):
+    """The 1024 bytes before the ids of a shard."""
+    if count > INT32_MAX:
+        raise FormatError(
+            f"write_tokens: a shard holds at most {INT32_MAX:,} tokens, not {count:,}; use --shard-tokens"
+        )
+    kinds = {TOKENS_MAGIC: TOKENS_VERSIONS, TOKENS_UINT32_MAGIC: TOKENS_UINT32_VERSIONS}
+    for magic, versions in kinds.items():
+        for version, kind in versions.items():
+            if kind == np.dtype(dtype):
+                return _pack_header({0: magic, 1: version, 2: count})
+    raise FormatError(f"write_tokens: expected ids of type uint16 or uint32, got {dtype}")
 
-    The number of tokens is put into the header at the end; if the block raises, nothing appears under `path`.
-    """
+
+def write_tokens(path, tokens, dtype="<u2"):
+    """Writes a token shard of uint16 or uint32 ids."""
+    ids, largest = np.asarray(tokens), np.iinfo(dtype).max
+    if ids.size and (ids.min() < 0 or ids.max() > largest):
+        raise FormatError(f"write_tokens: {path}: expected ids from 0 to {largest}, got {ids.min()} to {ids.max()}")
     with atomic_file(path) as file:
-        file.write(_pack_header({}))
-        writer = TokenWriter(path, file)
-        yield writer
-        file.seek(0)
-        file.write(_pack_header({0: TOKENS_MAGIC, 1: min(TOKENS_VERSIONS), 2: writer.count}))
-
-
-def write_tokens(path, tokens):
-    """Writes a token shard of uint16 ids."""
-    with token_writer(path) as writer:
-        writer.write(tokens)
+        file.write(tokens_header(ids.size, dtype))
+        file.write(np.ascontiguousarray(ids, dtype=dtype).data)
 
 
 def read_tokens(path):
-    """Returns a memory map of the ids: uint16, or uint32 for llm.c's Llama-3 variant."""
+    """Returns a memory map of the ids of a shard: llm.c's, build-nanogpt's (.npy), or nanoGPT's uint16 without a header."""
     who = "read_tokens"
-    kinds = {TOKENS_MAGIC: TOKENS_VERSIONS, TOKENS_UINT32_MAGIC: TOKENS_UINT32_VERSIONS}
     with _open(who, path) as file:
+        start = file.read(8)
+        if start[:6] == NPY_MAGIC:
+            return _read_npy(who, path)
+        if str(path).endswith(".bin") and int.from_bytes(start[:4], "little") not in KINDS:
+            return _read_headerless(who, path)
+        file.seek(0)
+        kinds = {TOKENS_MAGIC: TOKENS_VERSIONS, TOKENS_UINT32_MAGIC: TOKENS_UINT32_VERSIONS}
         header, dtype = _read_header(who, path, file, kinds)
     count = int(header[2])
     if count < 0:
@@ -517,6 +517,28 @@ def read_tokens(path):
         )
     _check_size(who, path, HEADER_BYTES + count * np.dtype(dtype).itemsize, f"{count:,} tokens after the header")
     return _map(path, dtype, HEADER_BYTES, (count,))
+
+
+def _read_npy(who, path):
+    try:
+        tokens = np.load(path, mmap_mode="r")
+    except ValueError as error:
+        raise FormatError(f"{who}: {path}: not a whole .npy file ({error}); make it again") from None
+    if tokens.ndim != 1 or tokens.dtype not in (np.dtype("<u2"), np.dtype("<u4")):
+        raise FormatError(
+            f"{who}: {path}: expected one row of uint16 or uint32, found {tokens.dtype} of shape {tokens.shape}"
+        )
+    return tokens
+
+
+def _read_headerless(who, path):
+    size = os.path.getsize(path)
+    if size == 0 or size % 2:
+        raise FormatError(
+            f"{who}: {path}: expected llm.c's header, or nanoGPT's uint16 ids without one, found {size:,} bytes;"
+            " the file is cut off or of another kind: make it again"
+        )
+    return _map(path, "<u2", 0, (size // 2,))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

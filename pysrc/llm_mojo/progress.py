@@ -39,5 +39,12 @@ class Progress:
             self._bar.update((fraction or 0.0) - self._bar.n)
         elif now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
-            share = "" if fraction is None else f"{100 * fraction:.0f}%, "
+            share = ""
+            if fraction:
+                left = (now - self._start) * (1 - fraction) / fraction
+                share = (
+                    f"{100 * fraction:.0f}%, {left / 60:.0f} min left, "
+                    if left >= 60
+                    else f"{100 * fraction:.0f}%, {left:.0f} s left, "
+                )
             print(f"{self.title}: {share}{text}", file=sys.stderr, flush=True)

@@ -1,17 +1,20 @@
-"""Tokenizers: GPT-2's byte-level BPE (tiktoken's engine), characters, bytes.
+"""Tokenizers: byte-level BPE, GPT-2's or one's own (tiktoken's engine), characters, bytes.
 
-A tokenizer has `name`, `eot` (the end-of-text id, or None), `tokens` (the bytes of every id) and
+A tokenizer has `name`, `eot` (the end-of-text id, or None), `tokens` (the bytes of every id), `takes_bytes` and
 `encode(pieces)`: the ids, an integer array, of a list of (text, starts a document) in order, where the end-of-text id
 precedes each document. Text is str; the byte tokenizer also takes bytes.
 """
 
 import functools
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 
 from llm_mojo import Error
 from llm_mojo.download import fetch
+from llm_mojo.formats import atomic_file, read_tokenizer
 
 NAMES = ("gpt2", "char", "byte")
 END_OF_TEXT = "<|endoftext|>"
@@ -26,55 +29,76 @@ GPT2_SHA256 = {  # published in tiktoken_ext/openai_public.py
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
-class Gpt2Tokenizer:
-    """GPT-2's 50,257 tokens; end of text is 50256. Text that spells <|endoftext|> is encoded as ordinary characters."""
+class BpeTokenizer:
+    """Byte-level BPE: `tokens` has the 256 bytes and then what each merge makes, in order, and perhaps an end of text.
 
-    name = "gpt2"
+    Text that spells <|endoftext|> is encoded as ordinary characters.
+    """
 
-    def __init__(self):
+    takes_bytes = False
+
+    def __init__(self, name, tokens, eot):
         import tiktoken
 
-        ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
-        self.tokens = sorted(ranks, key=ranks.get) + [END_OF_TEXT.encode()]
-        self.eot = len(ranks)
-        self._engine = tiktoken.Encoding(
-            "gpt2",
-            pat_str=GPT2_PATTERN,
-            mergeable_ranks=ranks,
-            special_tokens={END_OF_TEXT: self.eot},
-        )
+        self.name, self.tokens, self.eot = name, tokens, eot
+        ranks = {token: id for id, token in enumerate(tokens) if id != eot}
+        special = {} if eot is None else {END_OF_TEXT: eot}
+        self._engine = tiktoken.Encoding(name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+
+    def __reduce__(self):
+        return BpeTokenizer, (self.name, self.tokens, self.eot)
 
     def encode(self, pieces):
-        if any(END_OF_TEXT in text for text, _ in pieces):
+        if self.eot is None or any(END_OF_TEXT in text for text, _ in pieces):
             return np.concatenate([self._encode_literally(*piece) for piece in pieces])
         marked = "".join(END_OF_TEXT + text if starts else text for text, starts in pieces)
         return self._engine.encode_to_numpy(marked, allowed_special={END_OF_TEXT})
 
     def _encode_literally(self, text, starts):
-        return np.array([self.eot] * starts + self._engine.encode_ordinary(text), dtype=np.uint32)
+        return np.array([self.eot] * (starts and self.eot is not None) + self._engine.encode_ordinary(text), np.uint32)
+
+
+def gpt2_tokenizer():
+    """GPT-2's 50,257 tokens; end of text is 50256."""
+    ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
+    return BpeTokenizer("gpt2", sorted(ranks, key=ranks.get) + [END_OF_TEXT.encode()], len(ranks))
+
+
+class UnknownCharacter(Error):
+    """A character that a vocabulary does not have."""
+
+    def __init__(self, character, count):
+        super().__init__(character, count)
+        self.character, self.count = character, count
+
+    def __str__(self):
+        return (
+            f"char tokenizer: character {self.character!r} (U+{ord(self.character):04X}) is not among the {self.count}"
+            " characters of the vocabulary"
+        )
 
 
 class CharTokenizer:
-    """One id for each character, in the order of their code points, as in nanoGPT. No end of text."""
+    """One id for each character, as in nanoGPT: in the order given. No end of text."""
 
     name = "char"
     eot = None
+    takes_bytes = False
 
     def __init__(self, characters):
-        self._codes = np.array(sorted(ord(character) for character in set(characters)), dtype=np.uint32)
-        self.tokens = [chr(code).encode() for code in self._codes]
+        self.characters = list(characters)
+        self.tokens = [character.encode() for character in self.characters]
+        codes = np.array([ord(character) for character in self.characters], dtype=np.uint32)
+        self._ids = np.argsort(codes)
+        self._codes = codes[self._ids]
 
     def encode(self, pieces):
         codes = np.frombuffer("".join(text for text, _ in pieces).encode("utf-32-le"), dtype="<u4")
-        ids = np.searchsorted(self._codes, codes)
-        unknown = np.flatnonzero(self._codes[np.minimum(ids, len(self._codes) - 1)] != codes)
+        places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
+        unknown = np.flatnonzero(self._codes[places] != codes)
         if unknown.size:
-            at = int(unknown[0])
-            raise Error(
-                f"char tokenizer: character {chr(codes[at])!r} (U+{codes[at]:04X}) at position {at} is not among the"
-                f" {len(self._codes)} characters of the training text; remove it, or use --tokenizer byte"
-            )
-        return ids
+            raise UnknownCharacter(chr(codes[unknown[0]]), len(self._codes))
+        return self._ids[places]
 
 
 class ByteTokenizer:
@@ -82,6 +106,7 @@ class ByteTokenizer:
 
     name = "byte"
     eot = 256
+    takes_bytes = True
     tokens = [bytes([value]) for value in range(256)] + [END_OF_TEXT.encode()]
 
     def encode(self, pieces):
@@ -90,6 +115,75 @@ class ByteTokenizer:
             raw = text.encode() if isinstance(text, str) else text
             parts += [np.array([self.eot] * starts, dtype=np.uint16), np.frombuffer(raw, dtype=np.uint8)]
         return np.concatenate(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tokenizers from files
+
+
+def read_tokenizer_file(path):
+    """The tokenizer in a folder (tokenizer.bin or meta.pkl), an llm.c tokenizer file, or nanoGPT's meta.pkl."""
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in ("tokenizer.bin", "meta.pkl") if (path / name).is_file()]
+        if not found:
+            raise Error(
+                f"{path}: expected tokenizer.bin or meta.pkl in the folder, found neither; give another --tokenizer"
+            )
+        path = found[0]
+    if path.suffix == ".pkl":
+        return CharTokenizer(read_meta(path))
+    if path.suffix == ".json":
+        raise Error(f"{path}: expected an llm.c tokenizer file or a meta.pkl; name the tokenizer.bin beside the .json")
+    tokens, eot = read_tokenizer(path)
+    if tokens == ByteTokenizer.tokens and eot == ByteTokenizer.eot:
+        return ByteTokenizer()
+    if sorted(tokens[:256]) == [bytes([value]) for value in range(256)]:
+        name = path.parent.name if path.name == "tokenizer.bin" else path.stem
+        return BpeTokenizer(name or "bpe", tokens, eot)
+    try:
+        characters = [token.decode() for token in tokens]
+    except UnicodeDecodeError:
+        characters = [""]
+    if eot is None and all(len(character) == 1 for character in characters):
+        return CharTokenizer(characters)
+    raise Error(
+        f"{path}: expected the 256 bytes first (a byte-level BPE), or one character a token; use a file that"
+        " `python -m llm_mojo tokenizer` or `prepare` wrote"
+    )
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, texts, lists and dictionaries; refuses what would run code."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_meta(path):
+    """The characters of nanoGPT's meta.pkl, in the order of their ids."""
+    try:
+        with open(path, "rb") as file:
+            meta = _PlainUnpickler(file).load()
+        characters = [meta["itos"][id] for id in range(meta["vocab_size"])]
+        if len(set(characters)) != len(characters) or {c: id for id, c in enumerate(characters)} != meta["stoi"]:
+            raise ValueError("stoi and itos differ")
+        if not all(isinstance(character, str) and len(character) == 1 for character in characters):
+            raise ValueError("not every entry is one character")
+    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Error(
+            f"{path}: expected nanoGPT's meta.pkl: vocab_size, itos and stoi of a character vocabulary, found another"
+            f" or a damaged file ({error}); make it again"
+        ) from None
+    return characters
+
+
+def write_meta(path, characters):
+    """Writes nanoGPT's meta.pkl."""
+    itos = dict(enumerate(characters))
+    meta = {"vocab_size": len(itos), "itos": itos, "stoi": {character: id for id, character in itos.items()}}
+    with atomic_file(path) as file:
+        file.write(pickle.dumps(meta, protocol=4))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,9 @@ def source():
                 lines.append("")
             lines[-1] += word + " "
         lines[-1] = lines[-1].rstrip()
-        text += f"\ncomptime {name} = (\n" + "".join(f'    "{line}"\n' for line in lines) + ")\n"
+        # As `mojo format` has it.
+        value = "(\n" + "".join(f'    "{line}"\n' for line in lines) + ")" if len(lines) > 1 else f'"{lines[0]}"'
+        text += f"\ncomptime {name} = {value}\n"
     return text
 
 

@@ -46,17 +46,18 @@ def run(args):
 def follow(log, sink, wait=SECONDS_BETWEEN_LOOKS):
     """Sends every record once, in order, until no trainer holds the log. Returns the last step."""
     follower = Follower(log)
-    sent = {True: -1, False: -1}
+    sent = {}  # the last step of each kind of record: "loss", "val_loss" ...
     last, seconds = 0, 0.0
     while True:
         # Whether it runs is asked before the reading: what is written in between is not missed.
         running = follower.is_running()
         for record in follower.read():
-            is_step = "loss" in record
+            kind = next((name for name in record if name != "step"), "")
             # A run that was resumed writes its last steps again; they are the same to the bit.
-            if record["step"] <= sent[is_step]:
+            if record["step"] <= sent.get(kind, -1):
                 continue
-            sent[is_step] = last = record["step"]
+            sent[kind] = record["step"]
+            last = max(last, record["step"])
             seconds += record.get("ms", 0) / 1000
             sink.send(record["step"], values_of(record), seconds)
         sink.flush()

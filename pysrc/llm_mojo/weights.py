@@ -1,13 +1,10 @@
 """Turns GPT-2 weights from Hugging Face into an llm.c checkpoint, without PyTorch: `python -m llm_mojo weights`.
 
-A .safetensors file is the length of a JSON text as u64, that text (name -> dtype, shape and place), and the data. It is
-memory-mapped and written tensor by tensor, so that no more than one tensor is in memory.
+Files are memory-mapped and written tensor by tensor, so that no more than one tensor is in memory.
 """
 
 import json
-import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +15,13 @@ from llm_mojo.formats import (
     CHECKPOINT_BYTES,
     FormatError,
     ModelConfig,
-    bfloat16_to_float32,
     num_parameters,
     parameter_shapes,
     write_checkpoint_blocks,
     write_tokenizer,
 )
-from llm_mojo.tokenize import END_OF_TEXT, Gpt2Tokenizer, token_bytes
+from llm_mojo.safetensors import Safetensors
+from llm_mojo.tokenize import END_OF_TEXT, gpt2_tokenizer, token_bytes
 
 HUB_URL = "https://huggingface.co/openai-community/{name}/resolve/main/model.safetensors"
 MODEL_FILE = "model.safetensors"
@@ -35,7 +32,6 @@ PUBLISHED = {  # name: layers, heads, channels; the name of the checkpoint as in
     "gpt2-large": (36, 20, 1280, "gpt2_774M.bin"),
     "gpt2-xl": (48, 25, 1600, "gpt2_1558M.bin"),
 }
-DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 # llm.c's tensor: Hugging Face's name, whether it is a Conv1D weight, stored (in, out) and so to be transposed.
 # {i} is the layer; the shapes are those of parameter_shapes.
@@ -95,7 +91,7 @@ def run(args):
     if args.model in PUBLISHED:
         *sizes, file_name = PUBLISHED[args.model]
         config = ModelConfig(1024, 50257, *sizes)
-        tokenizer = Gpt2Tokenizer()
+        tokenizer = gpt2_tokenizer()
         tensors = Safetensors([fetch(args.model, MODEL_FILE, HUB_URL.format(name=args.model))])
         out = args.out or Path(file_name)
         convert(tensors, config, out, args.dtype)
@@ -175,79 +171,6 @@ def _match_names(tensors, config):
     return names
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor lies."""
-
-    path: Path
-    dtype: str
-    shape: tuple
-    offset: int
-    end: int
-
-
-class Safetensors:
-    """The tensors of one or more .safetensors files: `places`, name -> Place, and `read`."""
-
-    def __init__(self, paths):
-        self.paths = paths
-        self.places = {}
-        for path in paths:
-            self.places |= _read_places(path)
-
-    def __str__(self):
-        return ", ".join(map(str, self.paths))
-
-    def read(self, name, shape):
-        """Returns a tensor as float32: a memory map if it is stored so, else a copy. It must have this shape."""
-        place = self.places[name]
-        if place.shape != tuple(shape):
-            raise FormatError(
-                f"weights: {place.path}: expected {name} of shape {tuple(shape)}, found {place.shape};"
-                " does config.json belong to it?"
-            )
-        if place.dtype not in DTYPES:
-            raise FormatError(
-                f"weights: {place.path}: expected {name} as {' or '.join(DTYPES)}, found {place.dtype};"
-                " save it as one of these"
-            )
-        values = np.memmap(place.path, dtype=DTYPES[place.dtype], mode="r", offset=place.offset, shape=place.shape)
-        return bfloat16_to_float32(values) if place.dtype == "BF16" else values.astype("<f4", copy=False)
-
-
-def _read_places(path):
-    """Reads the header of a .safetensors file and checks it against the length of the file."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if start > size:
-            raise FormatError(
-                f"weights: {path}: expected a header of {start:,} bytes, found a file of {size:,};"
-                " it is cut off or not safetensors"
-            )
-        try:
-            header = json.loads(file.read(start - 8))
-            header.pop("__metadata__", None)
-            places = {name: _place(path, start, **entry) for name, entry in header.items()}
-        except (ValueError, TypeError, AttributeError):
-            raise FormatError(
-                f"weights: {path}: expected the JSON header of a .safetensors file, found something else;"
-                " get the file again"
-            ) from None
-    end = max((place.end for place in places.values()), default=start)
-    if end > size:
-        raise FormatError(f"weights: {path}: expected {end:,} bytes, found {size:,}; the file is cut off: get it again")
-    return places
-
-
-def _place(path, start, dtype, shape, data_offsets):
-    begin, end = data_offsets
-    item = np.dtype(DTYPES.get(dtype, "u1")).itemsize
-    if begin < 0 or (dtype in DTYPES and end - begin != math.prod(shape) * item):
-        raise ValueError("the shape does not fit its place")
-    return Place(path, dtype, tuple(shape), start + begin, start + end)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # a folder as save_pretrained writes it
 
@@ -299,7 +222,7 @@ def read_tokens_of_folder(folder, vocab_size):
         )
         return None
     if not vocabulary:
-        print(f"{folder}: no tokenizer file is written: found no byte-level BPE in vocab.json or tokenizer.json")
+        print(f"{folder}: no tokenizer file is written: found no byte-level BPE or characters in vocab.json or tokenizer.json")
         return None
     if sorted(vocabulary) != list(range(len(vocabulary))) or len(vocabulary) > vocab_size:
         print(
@@ -317,6 +240,8 @@ def _read_vocabulary(folder):
         spelled = _read_json(folder / "vocab.json")
     elif (folder / "tokenizer.json").is_file():
         tokenizer = _read_json(folder / "tokenizer.json")
+        if tokenizer["model"].get("type") == "WordLevel":
+            return {id: text.encode() for text, id in tokenizer["model"]["vocab"].items()}
         if tokenizer["model"].get("type") == "BPE":
             special = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
             spelled = tokenizer["model"]["vocab"] | special

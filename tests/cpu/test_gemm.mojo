@@ -1,9 +1,13 @@
-"""The matrix product against its definition in float64: ragged sizes, strides, epilogues, and the same bits always."""
+"""The matrix product against its definition in float64: ragged sizes, strides, epilogues, and the same bits always.
+
+Everything runs on float32 and on bfloat16 operands, whose products are exact in the reference.
+"""
 
 from std.memory import bitcast
 from std.testing import TestSuite, assert_equal, assert_true
 from std.utils.numerics import isnan, nan
 
+from llm.cpu.gelu import gelu
 from llm.cpu.gemm import (
     Bias,
     BiasGelu,
@@ -22,6 +26,7 @@ from llm.cpu.parallel import Crew, Team
 from llm.memory import Arena, Tensor
 
 comptime F32 = DType.float32
+comptime BF16 = DType.bfloat16
 comptime MAX_THREADS = 5
 comptime GUARD = 5
 """Columns and rows of NaN around every matrix."""
@@ -55,34 +60,45 @@ struct Operands(Movable):
             tensor[i] = self.random()
         return tensor
 
-    def matrix(mut self, rows: Int, cols: Int, transposed: Bool = False, spread: Int = 1) raises -> Matrix[F32]:
+    def matrix[
+        dtype: DType = F32
+    ](mut self, rows: Int, cols: Int, transposed: Bool = False, spread: Int = 1) raises -> Matrix[dtype]:
         """Makes a matrix stored by rows or by columns, of which neighbours lie `spread` apart."""
         var outer = cols if transposed else rows
         var inner = rows if transposed else cols
         var ld = inner * spread + GUARD
-        var all = self.arena.carve[F32]((outer + 2) * ld)
-        all.fill(nan[F32]())
+        var all = self.arena.carve[dtype]((outer + 2) * ld)
+        all.fill(nan[dtype]())
         var first = all.ptr.unsafe_offset(ld)
         for o in range(outer):
             for i in range(inner):
-                first[unsafe_offset=o * ld + i * spread] = self.random()
-        var matrix = Matrix[F32](first, ld, spread)
+                first[unsafe_offset=o * ld + i * spread] = self.random().cast[dtype]()
+        var matrix = Matrix[dtype](first, ld, spread)
         return matrix.transposed() if transposed else matrix
 
 
 def check[
-    E: Epilogue
-](mut operands: Operands, M: Int, N: Int, K: Int, a: Matrix[F32], b: Matrix[F32], epilogue: E, accumulate: Bool) raises:
+    dtype: DType, E: Epilogue, //, output: DType = F32
+](
+    mut operands: Operands,
+    M: Int,
+    N: Int,
+    K: Int,
+    a: Matrix[dtype],
+    b: Matrix[dtype],
+    epilogue: E,
+    accumulate: Bool,
+) raises:
     """Compares `gemm` with the reference inside C, and C's frame with what it was."""
     var ldc = N + GUARD
-    var fast = operands.arena.carve[F32]((M + 2) * ldc)
-    var slow = operands.arena.carve[F32]((M + 2) * ldc)
-    fast.fill(nan[F32]())
-    slow.fill(nan[F32]())
+    var fast = operands.arena.carve[output]((M + 2) * ldc)
+    var slow = operands.arena.carve[output]((M + 2) * ldc)
+    fast.fill(nan[output]())
+    slow.fill(nan[output]())
     if accumulate:
         for i in range(M):
             for j in range(N):
-                fast[(i + 1) * ldc + j] = operands.random()
+                fast[(i + 1) * ldc + j] = operands.random().cast[output]()
                 slow[(i + 1) * ldc + j] = fast[(i + 1) * ldc + j]
     var size = M * ldc
     gemm(Team(2), operands.workspace, M, N, K, a, b, fast.slice(ldc, size), ldc, epilogue, accumulate)
@@ -91,20 +107,29 @@ def check[
         if isnan(slow[i]):
             assert_true(isnan(fast[i]), String(t"({M},{N},{K}): wrote outside C, at {i // ldc - 1}, {i % ldc}"))
         else:
-            var error = abs(fast[i] - slow[i])
+            var expected = slow[i].cast[F32]()
+            var error = abs(fast[i].cast[F32]() - expected)
+            # Two numbers that are nearly the same may be rounded to bfloat16 in two ways.
+            var allowed = tolerance(K) + (0 if output == F32 else abs(expected) / 128)
             assert_true(
-                error <= tolerance(K),
+                error <= allowed,
                 String(t"({M},{N},{K}) at {i // ldc - 1}, {i % ldc}: {fast[i]}, expected {slow[i]}"),
             )
 
 
 def check_all_layouts(M: Int, N: Int, K: Int) raises:
+    check_layouts_of[F32, F32](M, N, K)
+    check_layouts_of[BF16, F32](M, N, K)
+    check_layouts_of[BF16, BF16](M, N, K)
+
+
+def check_layouts_of[dtype: DType, output: DType](M: Int, N: Int, K: Int) raises:
     var operands = Operands()
     for layout in range(4):
-        var a = operands.matrix(M, K, transposed=layout % 2 == 1)
-        var b = operands.matrix(K, N, transposed=layout // 2 == 1)
-        check(operands, M, N, K, a, b, Plain(), accumulate=False)
-        check(operands, M, N, K, a, b, Plain(), accumulate=True)
+        var a = operands.matrix[dtype](M, K, transposed=layout % 2 == 1)
+        var b = operands.matrix[dtype](K, N, transposed=layout // 2 == 1)
+        check[output](operands, M, N, K, a, b, Plain(), accumulate=False)
+        check[output](operands, M, N, K, a, b, Plain(), accumulate=True)
 
 
 def test_ragged_sizes() raises:
@@ -115,7 +140,7 @@ def test_ragged_sizes() raises:
 
 
 def test_several_blocks_of_k() raises:
-    for K in [KC - 1, KC, KC + 1, 2 * KC + 7]:
+    for K in [KC - 1, KC, KC + 1, 2 * KC + 7, 4 * KC + 9]:
         check_all_layouts(MR + 3, NR + 5, K)
 
 
@@ -136,6 +161,37 @@ def test_any_strides() raises:
     var a = operands.matrix(MR + 3, KC + 3, spread=2)
     var b = operands.matrix(KC + 3, NR + W + 1, transposed=True, spread=3)
     check(operands, MR + 3, NR + W + 1, KC + 3, a, b, Plain(), accumulate=False)
+
+
+def test_bfloat16_with_more_rows_than_a_block_of_all_k() raises:
+    """All of K is one block if C is bfloat16; then the blocks of rows and columns are smaller."""
+    check_layouts_of[BF16, BF16](MC + 3, 2 * NR + 5, 5 * KC + 3)
+    check_layouts_of[BF16, BF16](MR + 3, NC // 2 + NR + 1, 5 * KC + 3)
+
+
+def test_bfloat16_any_strides() raises:
+    var operands = Operands()
+    var a = operands.matrix[BF16](MR + 3, KC + 3, spread=2)
+    var b = operands.matrix[BF16](KC + 3, NR + W + 1, transposed=True, spread=3)
+    check[BF16](operands, MR + 3, NR + W + 1, KC + 3, a, b, Plain(), accumulate=False)
+
+
+def test_bfloat16_epilogues() raises:
+    """What a tile stores is rounded once; the input of GELU is what GELU saw."""
+    var operands = Operands()
+    var M, N, K = MR + 3, NR + W + 3, 2 * KC + 1
+    var a = operands.matrix[BF16](M, K)
+    var b = operands.matrix[BF16](K, N, transposed=True)
+    var bias = operands.vector(N)
+    check(operands, M, N, K, a, b, BiasResidual(bias, operands.vector(M * N), N), accumulate=False)
+    check[BF16](operands, M, N, K, a, b, Bias(bias), accumulate=False)
+    var pre, c, biased = operands.arena.carve[BF16](M * N), operands.arena.carve[BF16](M * N), operands.vector(M * N)
+    gemm(Team(2), operands.workspace, M, N, K, a, b, c, N, BiasGelu(bias, pre, N))
+    gemm(Team(2), operands.workspace, M, N, K, a, b, biased, N, Bias(bias))
+    for i in range(M * N):
+        assert_equal(pre[i], biased[i].cast[BF16]())
+        assert_equal(c[i], gelu(pre[i].cast[F32]()).cast[BF16]())
+    _ = operands^
 
 
 def test_epilogues() raises:

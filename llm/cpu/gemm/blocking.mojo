@@ -44,8 +44,9 @@ comptime MR = _rows_that_fit()
 comptime KC = 384
 """Units of K added up in registers before the sums go to C. Divides 768, 1536, 3072 ..; one block for K up to 384."""
 
-comptime MC = 256
-"""Rows of A in a block: MC x KC units are 400 KB with their padding, and fit a 512 KB L2 with two panels of B."""
+comptime MC = 192
+"""Rows of A in a block: MC x KC units are 300 KB with their padding, and leave half of a 1 MB L2 to B and to what is
+packed next."""
 
 comptime NC = 1536
 """Columns of B in a block."""

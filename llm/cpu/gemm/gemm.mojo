@@ -40,7 +40,7 @@ def gemm[
     """Computes C = epilogue(A @ B), or epilogue(A @ B + C) with `accumulate`.
 
     a (M,K) and b (K,N), float32 or bfloat16, with any strides; c (M,N) of either type in rows ldc apart; sums in
-    float32. M, N, K >= 1, and K up to 24,576 if C is bfloat16; nothing is read or written outside these extents. c may
+    float32. M, N, K >= 1, and K up to 18,432 if C is bfloat16; nothing is read or written outside these extents. c may
     not overlap a or b.
     """
     comptime assert dtype == F32 or dtype == DType.bfloat16, "gemm: float32 or bfloat16"
@@ -151,6 +151,9 @@ struct _Product[dtype: DType, output: DType, E: Epilogue](TrivialRegisterPassabl
                                 next_b = Ahead(self.b.at(next_p, next_j), next_k, next_cols, fetches)
                         elif i0 == row0:
                             next_b = Ahead(self.b.at(p0, j + NR), p1 - p0, min(NR, j1 - j - NR), fetches)
+                        else:
+                            # Packed already, but all panels together may not stay in L2.
+                            next_b = Ahead(Matrix[F32](panel.unsafe_offset(depth * NR), NR, 1), depth, NR, fetches)
                         # Loop 1: tiles of MR rows.
                         for i in range(i0, i1, MR):
                             var tile_a = packed_a.unsafe_offset((i - i0) * LDA)
@@ -166,10 +169,12 @@ struct _Product[dtype: DType, output: DType, E: Epilogue](TrivialRegisterPassabl
         rows: Int,
         cols: Int,
         step: Step,
-        mut next_a: Ahead[Self.dtype],
-        mut next_b: Ahead[Self.dtype],
+        mut next_a: Ahead,
+        mut next_b: Ahead,
     ):
         var c = self.c.ptr.unsafe_offset(i * self.ldc + j)
         comptime for vectors in range(1, NR_VECTORS + 1):
             if (cols + W - 1) // W == vectors:
-                update_tile[vectors](a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue, next_a, next_b)
+                update_tile[Self.dtype, vectors](
+                    a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue, next_a, next_b
+                )

@@ -36,7 +36,7 @@ struct Step(TrivialRegisterPassable):
 
 @always_inline
 def update_tile[
-    E: Epilogue, dtype: DType, output: DType, //, vectors: Int
+    E: Epilogue, output: DType, //, dtype: DType, vectors: Int
 ](
     a: Ptr,
     b: Ptr,
@@ -48,8 +48,8 @@ def update_tile[
     cols: Int,
     step: Step,
     epilogue: E,
-    mut next_a: Ahead[dtype],
-    mut next_b: Ahead[dtype],
+    mut next_a: Ahead,
+    mut next_b: Ahead,
 ):
     """Computes C = A @ B or C += A @ B for the tile at (row,col) of C, and the epilogue after the last step.
 

@@ -113,29 +113,31 @@ def _pack_units[
             target[unsafe_offset=u * ld + r if units_down else r * ld + u] = bitcast[F32, 1](unit)
 
 
-struct Ahead[dtype: DType](TrivialRegisterPassable):
-    """Asks for the cache lines of a block that will be packed soon, evenly over the calls of `fetch` until then.
+struct Ahead(TrivialRegisterPassable):
+    """Asks for the cache lines of a block that will be needed soon, evenly over the calls of `fetch` until then.
 
     A core can wait for only some two dozen lines at once. Asked for in one burst, lines from memory would hold up all
     others that the micro-kernel wants from L2.
     """
 
-    comptime _LINE = 64 // size_of[Self.dtype]()
+    comptime _LINE = 64
 
-    var _line: Tensor[Self.dtype].Ptr
+    var _line: Pointer[UInt8, MutUntrackedOrigin]
     var _row_stride: Int
+    """Bytes."""
     var _lines_in_row: Int
     var _lines_left_in_row: Int
     var _lines: Int
     var _fetches: Int
     var _credit: Int
 
-    def __init__(out self, block: Matrix[Self.dtype], rows: Int, cols: Int, fetches: Int):
+    def __init__[dtype: DType, //](out self, block: Matrix[dtype], rows: Int, cols: Int, fetches: Int):
         """Plans to have asked for block (rows,cols) after so many fetches; with rows or cols 0, for nothing."""
+        comptime BYTES = size_of[dtype]()
         var by_rows = block.col_stride == 1
-        var length = cols if by_rows else rows
-        self._line = block.ptr
-        self._row_stride = block.row_stride if by_rows else block.col_stride
+        var length = BYTES * (cols if by_rows else rows)
+        self._line = Pointer[UInt8, MutUntrackedOrigin](unsafe_from_address=Int(block.ptr))
+        self._row_stride = BYTES * (block.row_stride if by_rows else block.col_stride)
         self._lines_in_row = (length + Self._LINE - 1) // Self._LINE
         self._lines_left_in_row = self._lines_in_row
         self._lines = self._lines_in_row * (rows if by_rows else cols)

@@ -1,0 +1,54 @@
+"""Turns HellaSwag's questions into llm.c's evaluation file."""
+
+from pathlib import Path
+
+from llm_mojo import Error
+from llm_mojo.datasets import MANIFEST
+from llm_mojo.download import locked, read_json, sha256_of, write_json
+from llm_mojo.formats import Choice, write_hellaswag, write_tokenizer
+from llm_mojo.manifest import Inputs, describe, inputs_are
+from llm_mojo.tokenize import gpt2_tokenizer
+
+
+def prepare(dataset, out, force=False, argv=()):
+    """Writes <stem>_val.bin, tokenizer.bin and manifest.json to the folder `out`, unless they are there."""
+    out, name = Path(out), f"{dataset.stem}_val.bin"
+    with locked(out):
+        files, recipe = dataset.files(), {"dataset": dataset.name, "tokenizer": "gpt2"}
+        manifest = read_json(out / MANIFEST)
+        if not force and manifest and manifest["recipe"] == recipe and inputs_are(files, manifest["inputs"]):
+            if all((out / each).is_file() for each in manifest["outputs"]):
+                print(f"{out} is up to date: {name} {manifest['questions']:,} questions; --force makes it again")
+                return
+        print(f"preparing {dataset.name} ({dataset.title})", flush=True)
+        tokenizer, inputs = gpt2_tokenizer(), Inputs(files)
+        questions = [
+            question
+            for number, file in enumerate(files)
+            for block in file.reader.blocks(inputs.opener(number)())
+            for question in read_questions(file.reader, block, tokenizer)
+        ]
+        write_hellaswag(out / name, questions)
+        write_tokenizer(out / "tokenizer.bin", tokenizer.tokens, tokenizer.eot)
+        outputs = {
+            each: {"bytes": (out / each).stat().st_size, "sha256": sha256_of(out / each)}
+            for each in (name, "tokenizer.bin")
+        }
+        about = {"name": "gpt2", "vocab_size": len(tokenizer.tokens), "sha256": outputs["tokenizer.bin"]["sha256"]}
+        counts = {"questions": len(questions)}
+        write_json(out / MANIFEST, describe(recipe, argv, about, inputs.entries(), outputs, **counts))
+        print(f"wrote {out / name}: {len(questions):,} questions ({outputs[name]['bytes']:,} bytes)")
+
+
+def read_questions(reader, block, tokenizer):
+    """Yields a Choice for each line of HellaSwag's file: an ending is encoded with the space before it."""
+    for number, item in reader.objects(block):
+        try:
+            context, endings, label = item["ctx"], item["endings"], int(item["label"])
+            ids = [tokenizer.encode([(text, False)]).tolist() for text in (context, *(f" {each}" for each in endings))]
+        except (TypeError, LookupError, ValueError):
+            raise Error(
+                f'{block.name}: line {number} after byte {block.offset}: expected a question with "ctx", "endings" and'
+                f' "label", found {str(item)[:60]!r}; get the right file'
+            ) from None
+        yield Choice(ids[0], ids[1:], label)

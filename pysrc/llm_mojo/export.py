@@ -1,0 +1,185 @@
+"""Turns a checkpoint and its vocabulary into a folder that Hugging Face loads: `python -m llm_mojo export`.
+
+    AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+The tensors are those of `weights`, the other way round: without the padding of the vocabulary, Conv1D weights (in, out),
+the output layer tied to wte. `weights FOLDER` gives the checkpoint back, byte for byte.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from llm_mojo import Error
+from llm_mojo.formats import map_checkpoint, parameter_shapes, read_tokenizer
+from llm_mojo.hf_tokenizer import TOKENIZER_FILES, tokenizer_files
+from llm_mojo.safetensors import Safetensors, write_safetensors
+from llm_mojo.weights import CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+FILES = (MODEL_FILE, CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)
+DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+PRODUCER = {"format": "pt", "producer": "llm.mojo"}
+GPT2_VOCABULARY = 50257
+
+
+def add_arguments(parser):
+    """Declares the options of `python -m llm_mojo export`."""
+    parser.add_argument("model", type=Path, metavar="RUN|CHECKPOINT", help="folder of a run (its newest checkpoint), or FILE.bin")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.bin of the model (default: the run's)")
+    parser.add_argument("--force", action="store_true", help="write into a folder that is no export; other files stay")
+
+
+def run(args):
+    """Runs `python -m llm_mojo export`."""
+    checkpoint = newest_checkpoint(args.model) if args.model.is_dir() else args.model
+    config, dtype, tensors = map_checkpoint(checkpoint)
+    tokenizer = args.tokenizer or find_tokenizer(checkpoint, config.vocab_size)
+    tokens, eot = read_tokenizer(tokenizer)
+    if len(tokens) != config.vocab_size:
+        raise Error(
+            f"export: {tokenizer} has {len(tokens):,} tokens, the model {config.vocab_size:,}; give the tokenizer that the"
+            " model was trained with (--tokenizer)"
+        )
+    try:
+        texts = tokenizer_files(tokens, eot, config.max_seq_len)
+    except Error as error:
+        raise Error(f"export: {tokenizer}: {error}") from None
+    texts[CONFIG_FILE] = _json(_model_config(config, dtype, eot))
+    texts[GENERATION_FILE] = _json(_special_ids(eot))
+    _check_target(args.to, args.force)
+    _write_folder(args.to, texts, lambda file: write_safetensors(file, _entries(config, dtype, tensors), PRODUCER))
+    print(f"wrote {args.to}: {checkpoint} ({config.vocab_size:,} tokens, {dtype}) with the vocabulary of {tokenizer}")
+    if any(tensors["wte"][config.vocab_size :].ravel()):
+        print(f"{checkpoint}: the padding rows of wte are not zero; they are no part of the model and are left out")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is exported
+
+
+def newest_checkpoint(folder):
+    """The model of the newest complete checkpoint in the folder of a run."""
+    steps = [match[1] for path in folder.iterdir() if (match := re.fullmatch(r"DONE_(\d{8})", path.name))]
+    if not steps:
+        raise Error(
+            f"export: {folder}: expected a run with a complete checkpoint (model_STEP.bin and DONE_STEP), found none; name"
+            " the checkpoint itself, or the folder that was the run's --out"
+        )
+    return folder / f"model_{max(steps)}.bin"
+
+
+def find_tokenizer(checkpoint, vocab_size):
+    """The tokenizer file of a checkpoint: the one beside it or that its run was given, else GPT-2's."""
+    settings = _run_settings(checkpoint.parent / "run.toml")
+    places = [checkpoint.with_name(f"{checkpoint.stem}_tokenizer.bin")]
+    if "tokenizer" in settings:
+        places.append(Path(settings["tokenizer"]))
+    if "train-data" in settings:
+        places.append(Path(settings["train-data"]).parent / "tokenizer.bin")
+    places.append(checkpoint.with_name("tokenizer.bin"))
+    if vocab_size == GPT2_VOCABULARY:
+        places += [checkpoint.with_name("gpt2_tokenizer.bin"), Path("gpt2_tokenizer.bin")]
+    for place in places:
+        if place.is_file():
+            return place
+    raise Error(
+        f"export: {checkpoint}: expected its tokenizer under one of these names, found none:"
+        f" {', '.join(map(str, places))}; name it with --tokenizer FILE"
+    )
+
+
+def _run_settings(path):
+    """The texts in run.toml, which the trainer wrote: name -> value. Paths are as the trainer was given them."""
+    if not path.is_file():
+        return {}
+    lines = re.findall(r'^([a-z-]+) = (".*")$', path.read_text(encoding="utf-8"), re.M)
+    return {name: json.loads(text) for name, text in lines}
+
+
+def _entries(config, dtype, tensors):
+    """The tensors of the .safetensors file, as write_safetensors takes them."""
+    shapes = parameter_shapes(config) | {"wte": (config.vocab_size, config.channels)}
+    entries = {}
+    for tensor, (name, transposed) in SOURCES.items():
+        per_layer = "{i}" in name
+        shape = shapes[tensor][1:] if per_layer else shapes[tensor]
+        for i in range(config.num_layers if per_layer else 1):
+            values = tensors[tensor][i] if per_layer else tensors[tensor][: shape[0]]
+            values = values.T if transposed else values
+            entries[PREFIX + name.format(i=i)] = (DTYPES[dtype], values.shape, lambda values=values: values)
+    return entries
+
+
+def _model_config(config, dtype, eot):
+    """The content of config.json; what is not said has GPT-2's value."""
+    sizes = (config.max_seq_len, config.vocab_size, config.num_layers, config.num_heads, config.channels)
+    return (
+        {"architectures": ["GPT2LMHeadModel"], "dtype": dtype, "torch_dtype": dtype}
+        | dict(zip(CONFIG_SIZES, sizes))
+        | {name: values[0] for name, values in CONFIG_VALUES.items()}
+        | {"bos_token_id": eot, "eos_token_id": eot}
+    )
+
+
+def _special_ids(eot):
+    """The content of generation_config.json: where a text begins and ends."""
+    return {} if eot is None else {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}
+
+
+def _json(value):
+    return json.dumps(value, indent=2) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the folder
+
+
+def _check_target(folder, force):
+    """Raises Error if the folder is one that an export would spoil."""
+    if folder.exists() and not folder.is_dir():
+        raise Error(f"export: {folder}: expected the name of a folder, found a file; choose another --to")
+    if force or not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()}
+    if names and not (names <= set(FILES) and _is_export(folder / MODEL_FILE)):
+        raise Error(
+            f"export: {folder} holds something that is not an export of a model: {min(names - set(FILES), default=MODEL_FILE)};"
+            " choose another --to, or use --force to write into it (other files stay)"
+        )
+
+
+def _is_export(path):
+    try:
+        return Safetensors([path]).metadata.get("producer") == PRODUCER["producer"]
+    except (Error, OSError):
+        return False
+
+
+def _write_folder(folder, texts, write_model):
+    """Writes all files beside the folder first; then they move. While there is no config.json, nothing loads the folder."""
+    folder = Path(os.path.abspath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        staged.mkdir()
+        for name in (*texts, MODEL_FILE):
+            with open(staged / name, "wb") as file:
+                write_model(file) if name == MODEL_FILE else file.write(texts[name].encode())
+                file.flush()
+                os.fsync(file.fileno())
+        if not folder.exists():
+            staged.rename(folder)
+            return
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        for name in FILES:
+            if name not in texts and name != MODEL_FILE:
+                (folder / name).unlink(missing_ok=True)
+        for name in sorted((*texts, MODEL_FILE), key=CONFIG_FILE.__eq__):
+            os.replace(staged / name, folder / name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

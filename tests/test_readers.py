@@ -1,0 +1,223 @@
+"""Readers: the documents are the same however a file is cut, packed, or read on from any place; what is wrong is named."""
+
+import gzip
+import json
+import random
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import regex
+
+from llm_mojo import Error, readers
+from llm_mojo.readers import JsonLinesReader, ParquetReader, TextReader, reader_for
+from llm_mojo.tokenize import GPT2_PATTERN
+
+PIECES = [*("a", "Z", "7", "'", "'s", "!", " ", "  ", "\n", "\t", "\r\n"), *"é東\u00a0\u3000\x1c\x85"]
+
+
+def documents(reader, path, start=None, **options):
+    """The documents from a place on; what comes before the first one that begins there is a document too."""
+    found = []
+    for block in reader.blocks(path, start, **options):
+        for text, starts in reader.documents(block):
+            if starts or not found:
+                found.append("")
+            found[-1] += text
+    return found
+
+
+def starts_and_rests(reader, path):
+    """For every place where a block ends: the tokens' text before it and after it."""
+    blocks = list(reader.blocks(path))
+    for at, block in enumerate(blocks, 1):
+        before = [piece for each in blocks[:at] for piece in reader.documents(each)]
+        after = [piece for each in reader.blocks(path, block.after) for piece in reader.documents(each)]
+        yield before + after
+
+
+def joined(pieces):
+    """Pieces of documents -> documents."""
+    found = []
+    for text, starts in pieces:
+        if starts:
+            found.append("")
+        found[-1] += text
+    return found
+
+
+@pytest.fixture(params=[1, 7, 40])
+def small_blocks(request, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", request.param)
+    return request.param
+
+
+def pack(path, content, suffix):
+    """Writes bytes, packed by programs that are not ours where there are any."""
+    path = path.with_name(path.name + suffix)
+    if suffix == ".zst":
+        with pyarrow.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(content)
+    else:
+        path.write_bytes(gzip.compress(content) if suffix == ".gz" else content)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# plain text
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(
+    "reader",
+    [TextReader(), TextReader("\n\n", keep=True), TextReader("\n\n"), TextReader("<|end|>"), TextReader(" \n ")],
+    ids=repr,
+)
+def test_text(reader, suffix, tmp_path, small_blocks):
+    rng = random.Random(small_blocks)
+    for _ in range(15):
+        text = "".join(rng.choices([*PIECES, "\n\n", "<|end|>", "\n\n\n", " \n "], k=rng.randint(1, 60)))
+        path = pack(tmp_path / "t.txt", text.encode(), suffix)
+        if not reader.separator:
+            expected = [text]
+        elif reader.keep:
+            sections = text.split(reader.separator)
+            expected = [section + reader.separator for section in sections[:-1]] + sections[-1:]
+        else:
+            expected = [section for section in text.split(reader.separator) if section]
+        for found in (documents(reader, path), documents(reader, path, whole=True)):
+            assert [each for each in found if each or reader.keep] == expected
+        for pieces in starts_and_rests(reader, path):
+            assert [each for each in joined(pieces) if each or reader.keep] == expected
+        if not reader.separator:
+            assert (
+                b"".join(piece for block in reader.blocks(path) for piece, _ in reader.documents(block, as_bytes=True))
+                == text.encode()
+            )
+
+
+def test_cuts_do_not_change_tokens(tmp_path, monkeypatch):
+    """GPT-2's pattern splits the pieces of a cut text exactly as it splits the whole."""
+    rng, pattern, path = random.Random(0), regex.compile(GPT2_PATTERN), tmp_path / "t.txt"
+    for _ in range(500):
+        text = "".join(rng.choices(PIECES, k=rng.randint(0, 60)))
+        path.write_bytes(text.encode())
+        monkeypatch.setattr(readers, "BLOCK_BYTES", rng.randint(1, 20))
+        reader = TextReader(rng.choice(["", "7", "Z!"]), keep=True)
+        pieces = [piece for block in reader.blocks(path) for piece, _ in reader.documents(block)]
+        assert "".join(pieces) == text
+        if not reader.separator:
+            assert [match for piece in pieces for match in pattern.findall(piece)] == pattern.findall(text)
+
+
+def test_text_without_words_is_cut_between_characters(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(readers, "LONGEST_WORD", 50)
+    path = tmp_path / "t.txt"
+    path.write_bytes("東".encode() * 1000)
+    sizes = [block.size for block in TextReader().blocks(path)]
+    assert sum(sizes) == 3000 and max(sizes) <= 60 and all(size % 3 == 0 for size in sizes)
+    with pytest.raises(
+        Error, match="cleaning takes whole documents of up to 100 bytes, found a longer one at offset 0"
+    ):
+        monkeypatch.setattr(readers, "LONGEST_DOCUMENT", 100)
+        list(TextReader().blocks(path, whole=True))
+
+
+@pytest.mark.parametrize("letter", [b"a", b" ", "東".encode(), "🙂".encode()])
+def test_a_long_line_takes_time_in_proportion(letter, tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes(letter * (10_000_000 // len(letter)))
+    assert sum(block.size for block in TextReader().blocks(path)) == path.stat().st_size
+
+
+def test_a_large_file_streams(tmp_path):
+    """Blocks come one at a time: after the first, little of the file is read."""
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"word " * 2_000_000)
+    blocks = TextReader().blocks(path)
+    assert next(blocks).read < 2_000_000
+    assert list(blocks)[-1].read == 10_000_000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JSON lines and parquet
+
+TEXTS = ["one", "two\nlines", "東 é \U0001f642", " " * 30, *(f"document {i}" * (i % 7) for i in range(1, 400))]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_json_lines(tmp_path, suffix, small_blocks):
+    lines = [json.dumps({"n": i, "body": text}, ensure_ascii=i % 2 == 0) for i, text in enumerate(TEXTS[:80])]
+    for end in ("\n", "", "\n\n"):
+        path = pack(tmp_path / "t.jsonl", ("\n".join(lines) + end).encode(), suffix)
+        reader = reader_for(path, field="body")
+        assert reader == JsonLinesReader("body")
+        assert documents(reader, path) == TEXTS[:80]
+    for pieces in starts_and_rests(reader, path):
+        assert joined(pieces) == TEXTS[:80]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string()])
+@pytest.mark.parametrize("rows", [7, 1000])
+def test_parquet(tmp_path, rows, kind):
+    path, texts = tmp_path / "t.parquet", [text for text in TEXTS if text]
+    table = pyarrow.table({"n": range(len(texts)), "text": pyarrow.array(texts, kind)})
+    pyarrow.parquet.write_table(table, path, row_group_size=rows)
+    reader = reader_for(path)
+    assert reader == ParquetReader("text")
+    assert documents(reader, path) == texts
+    for pieces in starts_and_rests(reader, path):
+        assert joined(pieces) == texts
+    for row in range(0, len(texts), 5):
+        assert documents(reader, path, row) == texts[row:]
+
+
+DAMAGES = {
+    "gzip": ("t.txt.gz", lambda: gzip.compress(b"x" * 99)[:-9], "not a whole .gz file"),
+    "gzip of another kind": ("t.txt.gz", lambda: b"plain", "not a whole .gz file"),
+    "zstd": ("t.txt.zst", lambda: packed_noise()[:-3], "not a whole .zst file"),
+    "zstd of another kind": ("t.txt.zst", lambda: b"plain", "not a whole .zst file"),
+    "no UTF-8": ("t.txt", lambda: b"ab\xffcd", "found byte 0xff at offset 2; convert the file to UTF-8"),
+    "no JSON": (
+        "t.jsonl",
+        lambda: b'{"text": "a"}\n{"text"\n',
+        "line 2 after byte 0: expected JSON, found b'{\"text\"'",
+    ),
+    "no text": ("t.jsonl", lambda: b'{"body": "a"}', 'line 1 after byte 0: expected an object with text in "text"'),
+    "no object": ("t.jsonl", lambda: b"[1]", "expected an object"),
+    "parquet": ("t.parquet", lambda: b"PAR1 and more", "not a whole parquet file"),
+}
+
+
+def packed_noise():
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as file:
+        file.write(bytes(random.Random(0).randbytes(500)))
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(("name", "content", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_files(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content())
+    with pytest.raises(Error) as error:
+        documents(reader_for(path), path)
+    assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
+
+
+def test_parquet_without_the_column(tmp_path):
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "n": [1]}), path)
+    with pytest.raises(Error, match="expected a column 'text', found body, n; name one with --field"):
+        documents(ParquetReader(), path)
+    assert documents(ParquetReader("body"), path) == ["a"]
+
+
+def test_packed_files_of_several_parts(tmp_path):
+    """As `cat a.gz b.gz` makes them."""
+    for suffix in (".gz", ".zst"):
+        one, two = (pack(tmp_path / name, content, suffix) for name, content in (("1", b"one "), ("2", b"two")))
+        path = tmp_path / f"t.txt{suffix}"
+        path.write_bytes(one.read_bytes() + two.read_bytes())
+        assert documents(TextReader(), path) == ["one two"]

@@ -1,0 +1,139 @@
+"""Turns text files into token shards, in threads. `--help` lists the flags."""
+
+from std.os.path import basename, exists
+from std.sys import exit, stderr
+from std.time import perf_counter_ns
+
+from llm.arguments import Arguments, Option, parse_arguments
+from llm.corpus import Corpus
+from llm.cpu.parallel import Team, available_threads
+from llm.files import AtomicFile, InputFile, MappedFile, glob_files
+from llm.report import fixed, grouped
+from llm.screen import Screen
+from llm.shards import TokenSpool
+from llm.signals import signal_name, stop_signal, watch_for_signals
+from llm.ticker import Ticker
+from llm.tokenizer import Tokenizer
+
+comptime U8 = DType.uint8
+comptime GROUP_BYTES = 1 << 22
+"""Text that each thread gets at a time."""
+comptime MIN_TOKENS = 2
+"""A token and the one after it."""
+comptime SHORT_REST = 100
+"""What is left for a last shard is short if it is less than this part of one."""
+
+
+def options() -> List[Option]:
+    return [
+        Option("text", "i", "GLOB", "", "the text files, each of them one document; quote a pattern"),
+        Option("out", "o", "DIR", "", "folder for the shards, and for a copy of the tokenizer file"),
+        Option("name", "", "NAME", "", "makes NAME_train.bin and NAME_val.bin (default: the name of the folder)"),
+        Option("tokenizer", "", "FILE", "gpt2_tokenizer.bin", "vocabulary, an llm.c tokenizer file"),
+        Option("val-fraction", "", "F", "0.1", "share of the tokens, at the end, for validation"),
+        Option("shard-tokens", "", "N", "0", "cuts shards of so many tokens, NAME_train_000000.bin and on (0: none)"),
+        Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+    ]
+
+
+def main():
+    try:
+        exit(tokenize())
+    except error:
+        print(t"tokenize_text: {error}", file=stderr)
+        exit(1)
+
+
+def tokenize() raises -> Int:
+    """Makes the shards and returns the exit status: 0, or 128 and the signal that stopped it."""
+    var args = parse_arguments("tokenize_text", "Turns text files into token shards for train_gpt2.", options())
+    for flag in ["text", "out"]:
+        if not args.given(flag):
+            args.fail(String(t"expected --{flag}: there is no default"))
+    var name = args.string("name") if args.given("name") else basename(args.string("out").rstrip("/"))
+    if name in ["", ".", ".."]:
+        args.fail(String(t"expected --name: '{args.string('out')}' gives none"))
+    if exists(args.string("out") + "/manifest.json"):
+        raise Error(t"{args.string('out')} has a data set that `python -m llm_mojo prepare` made; use another --out")
+    var val_fraction = args.float("val-fraction", maximum=1)
+    var shard_tokens = args.int("shard-tokens")
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var tokenizer = Tokenizer(args.string("tokenizer"))
+    var corpus = Corpus(args.string("text"))
+    watch_for_signals()
+    var screen = Screen()
+    var spool = TokenSpool(args.string("out") + "/" + name + "_all.bin", tokenizer.vocab_size)
+    encode_all(corpus, tokenizer, Team(threads), spool, screen)
+    if stop_signal() != 0:
+        screen.line(String(t"stopped by {signal_name(stop_signal())}; nothing was written"))
+        return 128 + stop_signal()
+    var middle = Int(Float64(spool.count) * (1 - val_fraction))
+    if middle < MIN_TOKENS or spool.count - middle < MIN_TOKENS:
+        raise Error(
+            t"too little text: expected {MIN_TOKENS} tokens or more for training and for validation, found {middle} and"
+            t" {spool.count - middle}; give more text, or change --val-fraction"
+        )
+    var files = List[AtomicFile]()
+    write_split(spool, 0, middle, args.string("out") + "/" + name + "_train", shard_tokens, files)
+    write_split(spool, middle, spool.count - middle, args.string("out") + "/" + name + "_val", shard_tokens, files)
+    copy_tokenizer(args.string("tokenizer"), args.string("out") + "/tokenizer.bin", files)
+    var written = List[String]()
+    for i in range(len(files)):
+        files[i].commit()
+        written.append(files[i].path)
+        screen.line(String(t"wrote {files[i].path}"))
+    for split in ["_train*.bin", "_val*.bin"]:
+        for path in glob_files(args.string("out") + "/" + name + split):
+            if path not in written:
+                screen.line(String(t"note: {path} was there before and is not of this text; remove it"))
+    return 0
+
+
+def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, team: Team, mut spool: TokenSpool, mut screen: Screen) raises:
+    """Tokenizes the corpus, until it ends or a signal comes."""
+    var ticker = Ticker("tokenizing, bytes", corpus.num_bytes, screen)
+    var start = perf_counter_ns()
+    while stop_signal() == 0:
+        var blocks = corpus.next_blocks(tokenizer, team.size * GROUP_BYTES)
+        if len(blocks) == 0:
+            var seconds = Float64(perf_counter_ns() - start) / 1e9
+            screen.line(
+                String(
+                    t"{grouped(corpus.num_files)} files, {grouped(corpus.num_bytes)} bytes: {grouped(spool.count)}"
+                    t" tokens in {fixed(seconds, 1)} s ({fixed(Float64(corpus.num_bytes) / 1e6 / seconds, 1)} MB/s)"
+                )
+            )
+            return
+        for ref tokens in corpus.encode(tokenizer, blocks, team):
+            spool.append(tokens)
+        if ticker.is_due():
+            var rate = Float64(corpus.bytes_read) * 1e3 / Float64(perf_counter_ns() - start)
+            ticker.show(screen, corpus.bytes_read, String(t"{grouped(spool.count)} tokens | {fixed(rate, 1)} MB/s"))
+
+
+def write_split(
+    spool: TokenSpool, start: Int, count: Int, stem: String, shard_tokens: Int, mut files: List[AtomicFile]
+) raises:
+    """Writes the shards of a split as `prepare` does: STEM.bin, or STEM_000000.bin and on if they are cut."""
+    if shard_tokens == 0:
+        files.append(spool.shard(stem + ".bin", start, count))
+        return
+    var shards = (count + shard_tokens - 1) // shard_tokens
+    # A short rest goes to the last whole shard.
+    if shards > 1 and (count - (shards - 1) * shard_tokens) * SHORT_REST < shard_tokens:
+        shards -= 1
+    for i in range(shards):
+        var first = i * shard_tokens
+        var last = count if i + 1 == shards else first + shard_tokens
+        var path = String(t"{stem}_{String(i).ascii_rjust(6, '0')}.bin")
+        files.append(spool.shard(path, start + first, last - first))
+
+
+def copy_tokenizer(source: String, target: String, mut files: List[AtomicFile]) raises:
+    """Puts the tokenizer beside the shards, where the trainer looks for it."""
+    var bytes = MappedFile(InputFile("tokenizer", source))
+    var file = AtomicFile("tokenizer", target)
+    file.write(bytes.view[U8](0, bytes.size))
+    _ = bytes^
+    file.flush()
+    files.append(file^)
