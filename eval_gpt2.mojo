@@ -1,21 +1,23 @@
 """Evaluates a GPT-2: loss and perplexity on token shards, accuracy on HellaSwag. `--help` lists the flags."""
 
 from std.math import exp
+from std.os.path import dirname, exists
 from std.sys import exit, stderr
 
 from llm.arguments import Arguments, Option, parse_arguments
 from llm.checkpoint import read_config, read_parameters
 from llm.config import GPT2Config
 from llm.cpu.parallel import available_threads
-from llm.evaluate import LossEstimate, SlidingWindow, evaluate_shards
+from llm.evaluate import LossEstimate, SlidingWindow, evaluate_shards, token_lengths
 from llm.files import write_text
 from llm.gpt2 import GPT2
 from llm.hellaswag import NUM_ENDINGS, Accuracy, Judgement, judge_all, wilson_interval
 from llm.json import json_number, json_numbers, json_text
 from llm.report import fixed, grouped
 from llm.screen import Screen
-from llm.setup import initial_checkpoint, open_hellaswag
+from llm.setup import check_tokenizer, initial_checkpoint, open_hellaswag
 from llm.signals import signal_name, stop_signal, watch_for_signals
+from llm.tokenizer import Tokenizer
 
 comptime F32 = DType.float32
 comptime POSITIONS = 1024
@@ -28,6 +30,7 @@ def options() -> List[Option]:
         Option("val-data", "j", "GLOB", "", "token shards: prints loss and perplexity"),
         Option("seq-len", "t", "N", "0", "tokens that a window over the shards shows (0: the model's context)"),
         Option("stride", "", "N", "0", "tokens from one window to the next (0: as --seq-len)"),
+        Option("tokenizer", "", "FILE", "", "of the shards, for bits per byte (default: tokenizer.bin beside them)"),
         Option("hellaswag", "h", "FILE", "", "llm.c's evaluation file (1: the prepared one): prints acc and acc_norm"),
         Option("limit", "", "N", "0", "examples of HellaSwag to evaluate, from the first on (0: all)"),
         Option("json", "", "FILE", "", "where to write the results too, example by example"),
@@ -78,7 +81,7 @@ def evaluate() raises -> Int:
                 t" {grouped(window.T)}, stride {grouped(window.stride)}"
             )
         )
-        var estimate = evaluate_shards(model, window, screen)
+        var estimate = evaluate_shards(model, window, lengths_of_tokens(args, window, config), screen)
         if estimate.windows > 0:
             screen.line(loss_line(estimate))
         results += String(t', "data": {loss_json(data, window, estimate)}')
@@ -105,9 +108,23 @@ def sliding_window(args: Arguments, config: GPT2Config) raises -> SlidingWindow:
     return SlidingWindow(args.string("val-data"), T, stride)
 
 
+def lengths_of_tokens(args: Arguments, window: SlidingWindow, config: GPT2Config) raises -> List[Int]:
+    """Returns the bytes of each token, or nothing if there is no tokenizer of the shards."""
+    var beside = dirname(window.paths[0]) + "/tokenizer.bin"
+    var tokenizer = Optional[Tokenizer](None)
+    if args.given("tokenizer"):
+        tokenizer = Tokenizer(args.string("tokenizer"))
+    elif exists(beside):
+        tokenizer = Tokenizer(beside)
+    check_tokenizer(tokenizer, config)
+    return token_lengths(tokenizer.value()) if tokenizer else List[Int]()
+
+
 def loss_line(estimate: LossEstimate) -> String:
     """Writes what came out for the screen."""
     var line = String(t"loss {fixed(estimate.mean(), 6)} | perplexity {fixed(exp(estimate.mean()), 3)}")
+    if estimate.bytes > 0:
+        line += String(t" | {fixed(estimate.bits_per_byte(), 4)} bits per byte")
     if estimate.windows > 1:
         var low, high = estimate.interval()
         line += String(
@@ -122,7 +139,8 @@ def loss_json(data: String, window: SlidingWindow, estimate: LossEstimate) -> St
     return String(
         t'{{"path": {json_text(data)}, "seq_len": {window.T}, "stride": {window.stride}, "windows": {estimate.windows},'
         t' "targets": {estimate.targets}, "loss": {json_number(estimate.mean())}, "perplexity":'
-        t' {json_number(exp(estimate.mean()))}, "standard_error": {json_number(estimate.standard_error())}}}'
+        t' {json_number(exp(estimate.mean()))}, "standard_error": {json_number(estimate.standard_error())},'
+        t' "bits_per_byte": {json_number(estimate.bits_per_byte())}}}'
     )
 
 

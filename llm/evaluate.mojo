@@ -5,7 +5,7 @@ window of a shard all targets count, of each later one the last `stride`, those 
 token but a shard's first is a target just once, and beyond the first window sees at least T - stride + 1 tokens.
 """
 
-from std.math import isfinite, sqrt
+from std.math import isfinite, log, sqrt
 from std.utils.numerics import nan
 
 from llm.dataloader import TokenShard
@@ -16,6 +16,7 @@ from llm.report import fixed
 from llm.screen import Screen
 from llm.signals import stop_signal
 from llm.ticker import Ticker
+from llm.tokenizer import Tokenizer
 
 comptime F64 = DType.float64
 comptime I32 = DType.int32
@@ -79,6 +80,8 @@ struct LossEstimate(Copyable, Movable):
     var windows: Int
     var sum: Float64
     """Of the losses of all targets."""
+    var bytes: Int
+    """Of the text that the targets spell, if that is known, or 0."""
     # Sums over windows, of their loss S and their targets n: S^2, S n, n^2.
     var _loss_loss: Float64
     var _loss_targets: Float64
@@ -89,13 +92,15 @@ struct LossEstimate(Copyable, Movable):
         self.targets = 0
         self.windows = 0
         self.sum = 0
+        self.bytes = 0
         self._loss_loss = 0
         self._loss_targets = 0
         self._targets_targets = 0
 
-    def add(mut self, loss: Float64, targets: Int):
+    def add(mut self, loss: Float64, targets: Int, bytes: Int):
         """Takes the summed loss of a window."""
         self.targets += targets
+        self.bytes += bytes
         self.windows += 1
         self.sum += loss
         self._loss_loss += loss * loss
@@ -105,6 +110,10 @@ struct LossEstimate(Copyable, Movable):
     def mean(self) -> Float64:
         """Returns the loss per target, in nats."""
         return self.sum / Float64(self.targets)
+
+    def bits_per_byte(self) -> Float64:
+        """Returns what a byte of the text costs, by which models of different vocabularies compare; NaN if unknown."""
+        return self.sum / log(Float64(2)) / Float64(self.bytes) if self.bytes > 0 else nan[F64]()
 
     def standard_error(self) -> Float64:
         """Returns the standard error of the mean; NaN for a single window, which tells nothing of it."""
@@ -121,10 +130,10 @@ struct LossEstimate(Copyable, Movable):
 
 def evaluate_shards[
     dtype: DType
-](mut model: GPT2[dtype], windows: SlidingWindow, mut screen: Screen) raises -> LossEstimate:
+](mut model: GPT2[dtype], windows: SlidingWindow, lengths: List[Int], mut screen: Screen) raises -> LossEstimate:
     """Computes the loss of a model over all windows, as many side by side as it has room for.
 
-    Shows how far it is; a signal to stop ends it early.
+    Shows how far it is; a signal to stop ends it early. `lengths` are the `token_lengths`, or nothing.
 
     Raises:
         If a token is not in the vocabulary, a loss is not a number, or a shard has changed since it was checked.
@@ -153,7 +162,8 @@ def evaluate_shards[
                 model.forward(inputs, B, length)
                 var losses = model.losses(targets)
                 for b in range(B):
-                    _add_window(estimate, losses.slice(b * length, length), targets.slice(b * length, length))
+                    var row = b * length
+                    _add_window(estimate, losses.slice(row, length), targets.slice(row, length), lengths)
             except error:
                 raise Error(t"evaluate: {path}: after token {first * windows.stride}: {error}")
             first += B
@@ -171,15 +181,27 @@ def _fill(inputs: Tensor[I32], targets: Tensor[I32], shard: TokenShard, start: I
         targets[t] = tokens[t + 1].cast[I32]() if t >= inputs.size - fresh else _NO_TARGET
 
 
-def _add_window(mut estimate: LossEstimate, losses: Tensor[DType.float32], targets: Tensor[I32]) raises:
+def token_lengths(tokenizer: Tokenizer) raises -> List[Int]:
+    """Returns how many bytes of text each token stands for; the end of a text stands for none."""
+    var lengths = List[Int](capacity=tokenizer.vocab_size)
+    for token in range(tokenizer.vocab_size):
+        lengths.append(0 if token == tokenizer.end_of_text else len(tokenizer.decode(token)))
+    return lengths^
+
+
+def _add_window(
+    mut estimate: LossEstimate, losses: Tensor[DType.float32], targets: Tensor[I32], lengths: List[Int]
+) raises:
     var sum = Float64(0)
     var count = 0
+    var bytes = 0
     for t in range(losses.size):
         if targets[t] >= 0:
             sum += losses[t].cast[F64]()
             count += 1
+            bytes += lengths[Int(targets[t])] if len(lengths) > 0 else 0
     if not isfinite(sum):
         raise Error(
             t"the loss is {sum}: the model's parameters are not finite or have diverged; use an earlier checkpoint"
         )
-    estimate.add(sum, count)
+    estimate.add(sum, count, bytes)

@@ -164,6 +164,22 @@ def test_loss_on_shards_is_pytorchs(program, folder, pattern, T, stride):
         assert found["standard_error"] == pytest.approx(error, rel=1e-3)
 
 
+def test_bits_per_byte(program, folder, tmp_path):
+    """Tokens of one to three bytes; end of text spells nothing."""
+    tokens = [bytes([65 + id // 3]) * (1 + id % 3) for id in range(59)] + [b"<|endoftext|>"]
+    random = np.random.default_rng(5)
+    ids = random.integers(60, size=200)
+    formats.write_tokens(tmp_path / "s.bin", ids)
+    assert results(program, folder, "-j", tmp_path / "s.bin", "-t", 20)["data"]["bits_per_byte"] is None
+    formats.write_tokenizer(tmp_path / "tokenizer.bin", tokens, 59)
+    found = results(program, folder, "-j", tmp_path / "s.bin", "-t", 20)["data"]
+    size = sum(len(tokens[id]) for id in ids[1:] if id != 59)
+    assert found["bits_per_byte"] == pytest.approx(found["loss"] * 199 / math.log(2) / size, rel=1e-9)
+    formats.write_tokenizer(tmp_path / "tokenizer.bin", tokens[1:], 58)
+    error = program.error("-e", folder / "model.bin", "-j", tmp_path / "s.bin", "-t", 20)
+    assert "the tokenizer has 59 tokens, the model 60" in error
+
+
 def test_the_same_bits_on_any_number_of_threads(program, folder):
     flags = ["-h", folder / "hellaswag.bin", "--limit", 20, "-j", folder / "s_0.bin", "-t", 16, "--stride", 5]
     first, *others = (results(program, folder, *flags, "--threads", threads) for threads in (1, 2, 3))
