@@ -359,6 +359,8 @@ def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises ->
     var file = InputFile(who, path)
     if file.size > largest:
         raise file.error(String(t"expected a short text, found {file.size} bytes; give the right file"))
+    if file.size == 0:
+        return ""
     var bytes = List[UInt8](length=file.size, fill=0)
     file.read(0, Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), file.size))
     try:
