@@ -30,6 +30,7 @@ from llm.setup import (
     validation_data,
 )
 from llm.signals import signal_name, stop_signal, watch_for_signals
+from llm.trace import Trace
 from llm.trainer import Trainer
 
 comptime F32 = DType.float32
@@ -64,6 +65,7 @@ def train() raises -> Int:
         return 0
 
     check_memory(config, train_data.B, train_data.T, threads)
+    var trace = Trace(args.string("trace"), threads)
     print(aligned(args.settings()))
     var model = GPT2[F32](config.copy(), threads, train_data.B, train_data.T)
     print(describe(args, model, train_data, val_data, threads), flush=True)
@@ -110,11 +112,13 @@ def train() raises -> Int:
             saved = progress.step
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))
         if ends:
+            trace.finish()
             return farewell(run, progress, report, args, saved)
         try:
             report.step(run.step(progress), config.flops_per_token(run.train_data.T), peak)
         except error:
             raise Error(t"{error}{last_good(args, saved)}")
+        trace.step(run.model, progress.step)
         report.waiting(progress.step, run.steps, args.int("val-every"))
 
 

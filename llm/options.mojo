@@ -44,7 +44,7 @@ def save_settings(args: Arguments) raises:
     var heading = String(
         t"# {command.strip()}\n# To repeat the run: --preset {_shell_word(path)} --out ANOTHER_FOLDER\n"
     )
-    var without: List[String] = ["out", "preset", "resume", "dry-run"]
+    var without: List[String] = ["out", "preset", "resume", "dry-run", "trace"]
     # Sizes and a default --init would contradict each other when they are read again.
     if not args.given("init") and args.int("n-layer") + args.int("n-head") + args.int("n-embd") > 0:
         without.append("init")
@@ -110,5 +110,6 @@ def options() -> List[Option]:
         Option("gen-len", "g", "N", "64", "tokens of a sample"),
         # machine
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+        Option("trace", "", "FILE", "", "what each thread did, for ui.perfetto.dev (in a build with -D TRACE)"),
         Option("dry-run", "", "", "", "print sizes, memory and estimated time; train nothing"),
     ]
