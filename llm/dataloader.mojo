@@ -1,15 +1,11 @@
-"""Batches from llm.c's token shards: a header, then uint16 tokens. Shards are memory-mapped, one at a time."""
+"""Batches from token shards, which are memory-mapped, one at a time."""
 
-from std.sys import size_of
-
-from llm.files import InputFile, MappedFile, glob_files
-from llm.header import HEADER_BYTES, TOKENS_MAGIC, read_header
+from llm.files import glob_files
 from llm.memory import Tensor
 from llm.random import Mt19937, draw_at, identity_permutation, scramble
+from llm.token_shard import TokenShard
 
-comptime U16 = DType.uint16
 comptime I32 = DType.int32
-comptime TOKENS_VERSION = 1
 comptime SHUFFLE_SEED = 42
 """Seed of the order that llm.c reads training data in; each further process adds its rank."""
 
@@ -17,37 +13,6 @@ comptime SHUFFLE_SEED = 42
 comptime IN_ORDER = 0
 comptime SHUFFLED = 1
 comptime RANDOM_WINDOWS = 2
-
-
-struct TokenShard(Movable):
-    """One mapped file of tokens."""
-
-    var path: String
-    var num_tokens: Int
-    var _file: MappedFile
-
-    def __init__(out self, path: String) raises:
-        """Maps a shard.
-
-        Raises:
-            If there is no shard under this name, or its length is not what its header says.
-        """
-        var file = InputFile("data", path)
-        var header = read_header(file, TOKENS_MAGIC, [TOKENS_VERSION])
-        self.path = path
-        self.num_tokens = header[2]
-        if self.num_tokens < 0:
-            raise file.error(
-                String(t"expected a number of tokens, found {self.num_tokens} in the header; make the file again")
-            )
-        file.expect_size(
-            HEADER_BYTES + self.num_tokens * size_of[UInt16](), String(t"{self.num_tokens} tokens after the header")
-        )
-        self._file = MappedFile(file)
-
-    def tokens(self, start: Int, count: Int) -> Tensor[U16]:
-        """Views tokens start .. start + count - 1; valid while the shard is."""
-        return self._file.view[U16](HEADER_BYTES + start * size_of[UInt16](), count)
 
 
 @fieldwise_init
@@ -218,16 +183,14 @@ struct DataLoader(Movable):
         if self._order == RANDOM_WINDOWS:
             self.epoch = self.current_sample // self.num_batches
             for b in range(self.B):
-                self._copy(
-                    self._draw_window(b), self.T, inputs.slice(b * self.T, self.T), targets.slice(b * self.T, self.T)
-                )
+                self._copy(self._draw_window(b), inputs.slice(b * self.T, self.T), targets.slice(b * self.T, self.T))
         else:
             if self.current_sample >= _num_samples(self._shard, self._stride()):
                 self._advance()
             var sample = self.current_sample
             if self._order == SHUFFLED:
                 sample = self._sample_order[sample]
-            self._copy(sample * self._stride() + self._rank * self.B * self.T, self.B * self.T, inputs, targets)
+            self._copy(sample * self._stride() + self._rank * self.B * self.T, inputs, targets)
         self.current_sample += 1
 
     def _draw_window(mut self, b: Int) raises -> Int:
@@ -243,15 +206,10 @@ struct DataLoader(Movable):
             self._shard = TokenShard(self._paths[shard])
         return window - (self._windows[shard - 1] if shard > 0 else 0)
 
-    def _copy(self, start: Int, count: Int, inputs: Tensor[I32], targets: Tensor[I32]) raises:
-        var tokens = self._shard.tokens(start, count + 1)
-        var largest = tokens[count]
-        for i in range(count):
-            inputs[i] = tokens[i].cast[I32]()
-            targets[i] = tokens[i + 1].cast[I32]()
-            largest = max(largest, tokens[i])
-        if Int(largest) >= self._vocab_size:
-            raise self._unknown_token(tokens, start)
+    def _copy(self, start: Int, inputs: Tensor[I32], targets: Tensor[I32]) raises:
+        var largest = max(self._shard.read(start, inputs), self._shard.read(start + 1, targets))
+        if largest >= self._vocab_size:
+            raise self._unknown_token(start)
 
     def _stride(self) -> Int:
         return self.B * self.T * self._num_processes
@@ -276,13 +234,13 @@ struct DataLoader(Movable):
             self._sample_order = identity_permutation(_num_samples(self._shard, self._stride()))
             self._rng.permute(self._sample_order)
 
-    def _unknown_token(self, tokens: Tensor[U16], start: Int) -> Error:
-        var i = 0
-        while Int(tokens[i]) < self._vocab_size:
+    def _unknown_token(self, start: Int) -> Error:
+        var i = start
+        while self._shard.token(i) < self._vocab_size:
             i += 1
         return Error(
             t"data: {self._shard.path}: expected tokens below {self._vocab_size}, the model's vocabulary, found"
-            t" {tokens[i]} at position {start + i}; use data made with the model's own tokenizer"
+            t" {self._shard.token(i)} at position {i}; use data made with the model's own tokenizer"
         )
 
 

@@ -8,7 +8,6 @@ token but a shard's first is a target just once, and beyond the first window see
 from std.math import isfinite, log, sqrt
 from std.utils.numerics import nan
 
-from llm.dataloader import TokenShard
 from llm.files import glob_files
 from llm.gpt2 import GPT2
 from llm.memory import Arena, Tensor, aligned_bytes
@@ -16,6 +15,7 @@ from llm.report import fixed
 from llm.screen import Screen
 from llm.signals import stop_signal
 from llm.ticker import Ticker
+from llm.token_shard import TokenShard
 from llm.tokenizer import Tokenizer
 
 comptime F64 = DType.float64
@@ -175,10 +175,10 @@ def evaluate_shards[
 
 def _fill(inputs: Tensor[I32], targets: Tensor[I32], shard: TokenShard, start: Int, fresh: Int):
     """Lays out one window; its last `fresh` targets count."""
-    var tokens = shard.tokens(start, inputs.size + 1)
-    for t in range(inputs.size):
-        inputs[t] = tokens[t].cast[I32]()
-        targets[t] = tokens[t + 1].cast[I32]() if t >= inputs.size - fresh else _NO_TARGET
+    _ = shard.read(start, inputs)
+    _ = shard.read(start + 1, targets)
+    for t in range(inputs.size - fresh):
+        targets[t] = _NO_TARGET
 
 
 def token_lengths(tokenizer: Tokenizer) raises -> List[Int]:

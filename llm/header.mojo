@@ -17,6 +17,8 @@ comptime CHOICES_MAGIC = 20240522
 comptime STATE_MAGIC = 20240527
 comptime WIDE_TOKENS_MAGIC = 20240801
 
+comptime _UNKNOWN = "something unknown"
+
 
 struct Header(Movable):
     """The 256 numbers, unused ones zero."""
@@ -93,6 +95,11 @@ def read_header(file: InputFile, magic: Int, versions: List[Int]) raises -> Head
     return header^
 
 
+def is_known(magic: Int) -> Bool:
+    """Tells whether a kind of file begins with this number."""
+    return _kind(magic) != _UNKNOWN
+
+
 def _kind(magic: Int) -> String:
     if magic == CHECKPOINT_MAGIC:
         return "a model checkpoint"
@@ -108,4 +115,4 @@ def _kind(magic: Int) -> String:
         return "a multiple-choice evaluation"
     if magic == STATE_MAGIC:
         return "a training state"
-    return "something unknown"
+    return _UNKNOWN

@@ -1,4 +1,4 @@
-"""JSON as far as a run needs it: flat objects of numbers, words, texts without escapes, and lists of numbers."""
+"""JSON as far as a run needs it: objects of numbers, words, texts without escapes, lists of numbers, and objects."""
 
 from std.ffi import external_call
 from std.math import isfinite
@@ -14,7 +14,7 @@ struct JsonObject(Movable):
         """Reads an object.
 
         Raises:
-            If the text is no flat object.
+            If the text is no object.
         """
         self._names = List[String]()
         self._values = List[String]()
@@ -37,6 +37,10 @@ struct JsonObject(Movable):
     def text(self, name: String) raises -> String:
         """Returns a text."""
         return _unquoted(self._raw(name))
+
+    def object(self, name: String) raises -> JsonObject:
+        """Returns an object within this one."""
+        return JsonObject(self._raw(name))
 
     def bool(self, name: String) raises -> Bool:
         """Returns true or false."""
@@ -126,18 +130,23 @@ def formatted(value: Float64, var format: String) -> String:
 
 
 def _end_of_member(bytes: Span[UInt8, _], start: Int, end: Int) -> Int:
-    """Finds the comma that ends a member: not one in a text or in a list."""
+    """Finds the comma that ends a member: not one in a text, a list or an object."""
     var depth = 0
     var quoted = False
+    var escaped = False
     for i in range(start, end):
         var c = bytes[i]
-        if c == UInt8(ord('"')):
+        if escaped:
+            escaped = False
+        elif c == UInt8(ord("\\")):
+            escaped = quoted
+        elif c == UInt8(ord('"')):
             quoted = not quoted
         elif quoted:
             continue
-        elif c == UInt8(ord("[")):
+        elif c == UInt8(ord("[")) or c == UInt8(ord("{")):
             depth += 1
-        elif c == UInt8(ord("]")):
+        elif c == UInt8(ord("]")) or c == UInt8(ord("}")):
             depth -= 1
         elif c == UInt8(ord(",")) and depth == 0:
             return i

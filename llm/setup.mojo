@@ -9,6 +9,7 @@ from llm.cpu.adamw import AdamW
 from llm.dataloader import IN_ORDER, RANDOM_WINDOWS, DataLoader
 from llm.files import glob_files
 from llm.hellaswag import HellaSwag
+from llm.manifest import check_manifests
 from llm.run_folder import complete_checkpoints
 from llm.schedule import Schedule
 from llm.tokenizer import Tokenizer
@@ -124,24 +125,27 @@ def _or(value: Int, otherwise: Int) -> Int:
 
 
 def find_tokenizer(args: Arguments) raises -> Optional[Tokenizer]:
-    """Opens the tokenizer file: the one named (none if the name is empty), tokenizer.bin beside the data, or
-    gpt2_tokenizer.bin here.
+    """Opens the tokenizer file, if there is one.
 
     Raises:
         If it is not a tokenizer file.
     """
+    var path = _tokenizer_path(args)
+    return Tokenizer(path.value()) if path else Optional[Tokenizer](None)
+
+
+def _tokenizer_path(args: Arguments) raises -> Optional[String]:
+    """Finds the tokenizer file: the one named (none if the name is empty), tokenizer.bin beside the data, or
+    gpt2_tokenizer.bin here.
+    """
     if args.given("tokenizer"):
-        if args.string("tokenizer") == "":
-            return None
-        return Tokenizer(args.string("tokenizer"))
+        return None if args.string("tokenizer") == "" else Optional(args.string("tokenizer"))
     for shard in glob_files(args.string("train-data")):
         var folder = dirname(shard)
         var beside = (folder + "/" if folder.byte_length() > 0 else "") + "tokenizer.bin"
         if exists(beside):
-            return Tokenizer(beside)
-    if exists("gpt2_tokenizer.bin"):
-        return Tokenizer("gpt2_tokenizer.bin")
-    return None
+            return beside
+    return Optional(String("gpt2_tokenizer.bin")) if exists("gpt2_tokenizer.bin") else None
 
 
 def check_tokenizer(tokenizer: Optional[Tokenizer], config: GPT2Config) raises:
@@ -169,6 +173,7 @@ def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
 def _open_data(args: Arguments, name: String, config: GPT2Config, order: Int) raises -> DataLoader:
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
+    check_manifests(args.string(name), _tokenizer_path(args), config.vocab_size)
     var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
     return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))
 

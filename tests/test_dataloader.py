@@ -1,5 +1,6 @@
 """llm/dataloader.mojo: llm.c's order by numpy's mt19937, shards that Python wrote, what it says about wrong ones."""
 
+import hashlib
 import os
 import struct
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from llm_mojo import formats
+from llm_mojo.__main__ import main
 
 V = 50257
 NEVER = -1
@@ -77,9 +79,7 @@ class Referee:
     ],
 )
 def test_the_batches_are_llm_c_s(B, T, rank, processes, count, reset, shuffle, program, shards):
-    output = program.output(
-        "batches", shards / "s_*.bin", B, T, V, shuffle, rank, processes, count, reset
-    ).splitlines()
+    output = program.output("batches", shards / "s_*.bin", B, T, V, shuffle, rank, processes, count, reset).splitlines()
     referee = Referee(shards, B, T, shuffle, rank, processes)
     sizes = [formats.read_tokens(path).size for path in referee.paths]
     assert output[0].split() == [str(sum(sizes)), str(sum((size - 1) // (B * T * processes) for size in sizes))]
@@ -122,6 +122,60 @@ def test_random_windows(B, T, rank, processes, reset, program, shards):
     assert {shard for shard, _ in drawn} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("llama.bin", lambda path, ids: formats.write_tokens(path, ids, "<u4")),
+        ("train.bin", lambda path, ids: ids.astype(np.uint16).tofile(path)),
+        ("edufineweb_train_000001.npy", lambda path, ids: np.save(path, ids.astype(np.uint16))),
+        ("large.npy", lambda path, ids: np.save(path, ids.astype(np.uint32))),
+        ("version2.npy", lambda path, ids: np.lib.format.write_array(path.open("wb"), ids.astype("<u2"), (2, 0))),
+    ],
+)
+def test_files_of_other_kinds(name, write, program, tmp_path):
+    """llm.c's for large vocabularies, nanoGPT's, build-nanogpt's."""
+    path = tmp_path / name
+    for size in (41, 1000):
+        ids = np.random.default_rng(size).integers(50000, size=size)
+        write(path, ids)
+        output = program.output("batches", path, 2, 7, 50000, 0, 0, 1, 2, NEVER).splitlines()
+        assert output[0] == f"{size} {(size - 1) // 14}"
+        for i, line in enumerate(output[1:]):
+            assert [int(word) for word in line.split()[3:]] == [
+                *ids[14 * i : 14 * i + 14],
+                *ids[14 * i + 1 : 14 * i + 15],
+            ]
+
+
+def test_ids_above_65535(program, tmp_path):
+    path = tmp_path / "t.bin"
+    formats.write_tokens(path, [128000, 65536, 2**31 - 1, 2**32 - 1, 5], "<u4")
+    output = program.output("batches", path, 1, 1, 2**31, 0, 0, 1, 2, NEVER).splitlines()
+    assert [line.split()[3:] for line in output[1:]] == [["128000", "65536"], ["65536", str(2**31 - 1)]]
+    assert f"found {2**32 - 1} at position 3;" in batch(program, path, V=2**31, count=3, B=1, T=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros(100, np.float32), "expected one row of uint16 or uint32, found {'descr': '<f4'"),
+        (np.zeros((10, 10), np.uint16), "expected one row of"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b" " * 100, "the header of the .npy file is cut off"),
+        (b"\x93NUMPY\x01\x00\x76\x00{'descr': '<u2', 'shape': (x,), }" + b" " * 100, "expected one row of numbers"),
+    ],
+)
+def test_npy_files_of_another_kind(content, message, program, tmp_path):
+    path = tmp_path / "t.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    assert message in batch(program, path)
+    np.save(path, np.zeros(100, np.uint16))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "the file is cut off" in batch(program, path)
+
+
 def batch(program, pattern, V=V, count=1, B=4, T=16):
     return program.error("batches", pattern, B, T, V, 0, 0, 1, count, NEVER)
 
@@ -146,7 +200,12 @@ DAMAGES = {
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-1]), ["2425 bytes", "cut off"]),
     "too long": (lambda path: path.write_bytes(path.read_bytes() + b"\0\0"), ["2428 bytes", "too long"]),
     "another kind": (lambda path: set_header(path, 0, 20240326), ["a token shard", "found a model checkpoint"]),
-    "Llama 3's": (lambda path: set_header(path, 0, 20240801), ["found a token shard of Llama 3"]),
+    "Llama 3's": (lambda path: set_header(path, 0, 20240801), ["expected version 7 of a token shard of Llama 3"]),
+    "an odd size": (lambda path: path.write_bytes(b"\1" * 701), ["expected a token shard", "found 701 bytes"]),
+    "text": (
+        lambda path: path.write_text("a text\n" * 300),
+        ["expected tokens, found text", "python -m llm_mojo prepare"],
+    ),
     "wrong version": (lambda path: set_header(path, 1, 9), ["expected version 1", "found version 9"]),
     "negative count": (lambda path: set_header(path, 2, -1), ["expected a number of tokens", "found -1"]),
     "vast count": (lambda path: set_header(path, 2, 2**31 - 1), ["2147483647 tokens", "cut off"]),
@@ -188,3 +247,38 @@ def test_tokens_beyond_the_vocabulary(position, program, tmp_path):
     formats.write_tokens(path, tokens)
     error = batch(program, path, V=100, count=2)
     assert f"{path}: expected tokens below 100" in error and f"found 100 at position {position};" in error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# manifests
+
+
+def test_sha256(program, tmp_path):
+    path = tmp_path / "f"
+    for size in (0, 1, 55, 56, 63, 64, 65, 1000, 372108):
+        path.write_bytes(np.random.default_rng(size).bytes(size))
+        assert program.output("sha256", path).strip() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_data_tokenizer_and_model_belong_together(program, tmp_path):
+    (tmp_path / 'a "quoted", {odd} folder').mkdir()
+    text = tmp_path / 'a "quoted", {odd} folder/t.txt'
+    text.write_text("hello world")
+    data = tmp_path / "data"
+    command = ["prepare", str(text), "--out", str(data), "--name", "t"]
+    assert main([*command, "--tokenizer", "char"]) == 0
+    assert program.output("manifest", data / "*.bin", data / "tokenizer.bin", 8) == ""
+    error = program.error("manifest", data / "*.bin", data / "tokenizer.bin", 9)
+    assert (
+        f"data and model do not agree: the data ({data}/manifest.json) was made with the tokenizer char of 8" in error
+    )
+    other = tmp_path / "other.bin"
+    formats.write_tokenizer(other, [bytes([i]) for i in range(65, 73)], None)
+    error = program.error("manifest", data / "*.bin", other, 8)
+    assert (
+        f"data and tokenizer do not agree: the data ({data}/manifest.json)" in error and f"{other} is another" in error
+    )
+    (data / "manifest.json").write_text('{"manifest": 1}')
+    assert "manifest.json: not a manifest of prepared data" in program.error("manifest", data / "*.bin", other, 8)
+    (data / "manifest.json").unlink()
+    assert program.output("manifest", data / "*.bin", other, 9) == ""

@@ -4,6 +4,8 @@
     checkpoint IN OUT               reads a checkpoint and writes it again
     batches PATTERN B T V SHUFFLE RANK PROCESSES COUNT RESET
                                     a line for each batch: place, epoch and tokens; before batch RESET starts over
+    manifest PATTERN TOKENIZER V    checks that these belong together
+    sha256 FILE                     its hash
     tokenizer FILE                  its sizes, then the bytes of every token
     stream FILE SIZE                the bytes of a file, in pieces of this size, as text
     mt19937 SEED COUNT              draws
@@ -17,9 +19,11 @@ from std.sys import argv, size_of
 from llm.checkpoint import read_config, read_parameters, write_checkpoint
 from llm.dataloader import DataLoader
 from llm.files import InputFile
+from llm.manifest import check_manifests
 from llm.memory import Arena, Tensor
 from llm.random import Mt19937, Xorshift
 from llm.sampler import Sampler
+from llm.sha256 import sha256_of_file
 from llm.tensors import ParameterTensors
 from llm.tokenizer import TextStream, Tokenizer
 
@@ -38,6 +42,10 @@ def main() raises:
         write_checkpoint(text(3), config, params)
     elif command == "batches":
         show_batches()
+    elif command == "manifest":
+        check_manifests(text(2), text(3), number(4))
+    elif command == "sha256":
+        print(sha256_of_file(text(2)))
     elif command == "tokenizer":
         show_tokenizer(text(2))
     elif command == "stream":
