@@ -9,7 +9,7 @@ from llm.checkpoint import read_config, read_parameters
 from llm.config import GPT2Config
 from llm.cpu.parallel import available_threads
 from llm.evaluate import LossEstimate, SlidingWindow, evaluate_shards, token_lengths
-from llm.files import write_text
+from llm.files import AtomicFile
 from llm.gpt2 import GPT2
 from llm.hellaswag import NUM_ENDINGS, Accuracy, Judgement, judge_all, wilson_interval
 from llm.json import json_number, json_numbers, json_text
@@ -19,7 +19,6 @@ from llm.setup import check_tokenizer, initial_checkpoint, open_hellaswag
 from llm.signals import signal_name, stop_signal, watch_for_signals
 from llm.tokenizer import Tokenizer
 
-comptime F32 = DType.float32
 comptime POSITIONS = 1024
 """Positions that a pass over shards has at least: fewer would not keep the processor busy."""
 
@@ -34,38 +33,45 @@ def options() -> List[Option]:
         Option("hellaswag", "h", "FILE", "", "llm.c's evaluation file (1: the prepared one): prints acc and acc_norm"),
         Option("limit", "", "N", "0", "examples of HellaSwag to evaluate, from the first on (0: all)"),
         Option("json", "", "FILE", "", "where to write the results too, example by example"),
+        Option("dtype", "", "fp32|bf16", "fp32", "of the matrix products; bf16 is faster, and nearly as exact"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
     ]
 
 
 def main():
     try:
-        exit(evaluate())
+        var args = parse_arguments("eval_gpt2", "Evaluates a GPT-2 on the CPU.", options())
+        exit(evaluate[DType.bfloat16](args) if args.choice("dtype") == "bf16" else evaluate[DType.float32](args))
     except error:
         print(t"eval_gpt2: {error}", file=stderr)
         exit(1)
 
 
-def evaluate() raises -> Int:
+def evaluate[dtype: DType](args: Arguments) raises -> Int:
     """Evaluates and returns the exit status: 0, or 128 and the signal that stopped it."""
-    var args = parse_arguments("eval_gpt2", "Evaluates a GPT-2 on the CPU.", options())
     if not args.given("val-data") and not args.given("hellaswag"):
         args.fail("expected --val-data or --hellaswag: there is nothing to evaluate")
     var path = initial_checkpoint(args)
     var config = read_config(path)
     var windows = Optional[SlidingWindow](None)
     var questions = open_hellaswag(args, config, config.max_seq_len)
+    var lengths = List[Int]()
     var T = 1
     var rows = 1
     if args.given("val-data"):
         windows = sliding_window(args, config)
         T = windows.value().T
+        lengths = lengths_of_tokens(args, windows.value(), config)
         rows = max(T, POSITIONS)
     if questions:
         T = max(T, questions.value().longest)
         rows = max(rows, NUM_ENDINGS * questions.value().longest)
+    # Opened now, so that it is not after hours that it turns out to be impossible.
+    var output = Optional[AtomicFile](None)
+    if args.given("json"):
+        output = AtomicFile("eval_gpt2", args.string("json"))
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
-    var model = GPT2[F32](config.copy(), threads, (rows + T - 1) // T, T)
+    var model = GPT2[dtype](config.copy(), threads, (rows + T - 1) // T, T)
     read_parameters(path, model.params)
     watch_for_signals()
     var screen = Screen()
@@ -81,7 +87,7 @@ def evaluate() raises -> Int:
                 t" {grouped(window.T)}, stride {grouped(window.stride)}"
             )
         )
-        var estimate = evaluate_shards(model, window, lengths_of_tokens(args, window, config), screen)
+        var estimate = evaluate_shards(model, window, lengths, screen)
         if estimate.windows > 0:
             screen.line(loss_line(estimate))
         results += String(t', "data": {loss_json(data, window, estimate)}')
@@ -95,8 +101,9 @@ def evaluate() raises -> Int:
             String(t"stopped by {signal_name(stop_signal())}; the figures are those of what was done until then")
         )
         return 128 + stop_signal()
-    if args.given("json"):
-        write_text("eval_gpt2", args.string("json"), results + "}\n")
+    if output:
+        output.value().write(results + "}\n")
+        output.value().commit()
     return 0
 
 

@@ -208,6 +208,17 @@ struct AtomicFile(Movable):
         if _read_at(self._fd, offset, target) < target.size * size_of[Scalar[dtype]]():
             raise Error(t"{self.who}: cannot read back {self._temporary}: {get_errno()}; check the disk")
 
+    def write(mut self, var text: String) raises:
+        """Appends a text.
+
+        Raises:
+            If the disk is full or fails.
+        """
+        var address = Int(text.unsafe_ptr())
+        self.write(Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=address), text.byte_length()))
+        # An address keeps nothing alive: the text has to outlast the call.
+        _ = text^
+
     def flush(mut self) raises:
         """Brings what was written to the disk; the file is still under its temporary name.
 
@@ -367,21 +378,6 @@ def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises ->
         return String(from_utf8=Span(bytes))
     except:
         raise file.error("expected a text in UTF-8, found other bytes; give the right file")
-
-
-def write_text(who: String, path: String, var text: String) raises:
-    """Writes a text file: the whole, or nothing.
-
-    Raises:
-        If it cannot be written; what was there before is unchanged.
-    """
-    var file = AtomicFile(who, path)
-    file.write(
-        Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length())
-    )
-    file.commit()
-    # An address keeps nothing alive: the text has to outlast the call.
-    _ = text^
 
 
 def _string_at(address: Int) -> String:

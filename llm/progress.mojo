@@ -3,7 +3,6 @@
 from llm.dataloader import IN_ORDER, RANDOM_WINDOWS
 from llm.files import AtomicFile, read_text
 from llm.json import JsonObject, json_number, json_numbers
-from llm.memory import Tensor
 from llm.outliers import WINDOW, OutlierDetector
 
 
@@ -69,13 +68,9 @@ def progress_file(path: String, progress: Progress) raises -> AtomicFile:
     Raises:
         If the file cannot be written.
     """
-    var text = progress.json()
     var file = AtomicFile("save", path)
-    file.write(
-        Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length())
-    )
+    file.write(progress.json())
     file.flush()
-    _ = text^
     return file^
 
 

@@ -4,7 +4,7 @@ from std.os.path import dirname, exists
 from std.ffi import external_call
 
 from llm.arguments import Arguments
-from llm.files import read_text, write_text
+from llm.files import AtomicFile, read_text
 
 
 def read_settings(mut args: Arguments, path: String) raises:
@@ -66,7 +66,9 @@ def write_settings(args: Arguments, path: String, heading: String, without: List
         elif not _is_toml_number(value):
             value = _quoted(value)
         text += String(t"{option.name} = {value}\n")
-    write_text("settings", path, text^)
+    var file = AtomicFile("settings", path)
+    file.write(text^)
+    file.commit()
 
 
 def _value(text: String) raises -> String:

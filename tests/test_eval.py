@@ -180,6 +180,16 @@ def test_bits_per_byte(program, folder, tmp_path):
     assert "the tokenizer has 59 tokens, the model 60" in error
 
 
+def test_bf16(program, folder):
+    """The products are of 8 bits of mantissa: the losses are near those of fp32, and others."""
+    flags = ["-h", folder / "hellaswag.bin", "-j", folder / "s_0.bin"]
+    exact, found = (results(program, folder, *flags, "--dtype", dtype) for dtype in ("fp32", "bf16"))
+    assert found["data"]["loss"] == pytest.approx(exact["data"]["loss"], rel=1e-2)
+    for ours, theirs in zip(found["hellaswag"]["judgements"], exact["hellaswag"]["judgements"]):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=0.1)
+        assert ours["losses"] != theirs["losses"]
+
+
 def test_the_same_bits_on_any_number_of_threads(program, folder):
     flags = ["-h", folder / "hellaswag.bin", "--limit", 20, "-j", folder / "s_0.bin", "-t", 16, "--stride", 5]
     first, *others = (results(program, folder, *flags, "--threads", threads) for threads in (1, 2, 3))
@@ -252,7 +262,13 @@ def test_bad_files(program, folder, tensors, examples, flags, message):
         flags = ["-e", "model.bin", *flags]
     error = program.error(*flags, "--json", "kept.json", cwd=folder)
     assert error.startswith("eval_gpt2: ") and message in error
-    assert not (folder / "kept.json").exists()
+    assert not list(folder.glob("kept.json*"))
+
+
+def test_where_nothing_can_be_written_nothing_is_evaluated(program, folder):
+    for place, message in [(folder, "expected the name of a file, found a folder"), ("/proc/x.json", "cannot write")]:
+        result = program.run("-e", folder / "model.bin", "-h", folder / "hellaswag.bin", "--json", place)
+        assert result.returncode == 1 and message in result.stderr and result.stdout == ""
 
 
 def test_ctrl_c_prints_what_is_done(program, folder):
