@@ -106,8 +106,12 @@ struct Corpus(Movable):
         var refused = List[Bool](length=len(blocks), fill=False)
         var next = Atomic[Int64](0)
 
-        def body(member: Int) {mut results, mut refused, mut next, imm blocks, imm tokenizer}:
-            var work = Workspace()
+        var num_bytes = 0
+        for ref block in blocks:
+            num_bytes += block.text.size
+
+        def body(member: Int) {mut results, mut refused, mut next, imm blocks, imm tokenizer, imm num_bytes}:
+            var work = Workspace(num_bytes)
             while True:
                 var i = Int(next.fetch_add(1))
                 if i >= len(blocks):

@@ -4,7 +4,7 @@ Three kinds of vocabulary: byte-level BPE (GPT-2's and one's own), which has a t
 single characters. `TextStream` makes whole characters of tokens that end within one.
 """
 
-from llm.bpe import Merges, Workspace
+from llm.bpe import LONGEST_PIECE, Merges, Workspace
 from llm.files import InputFile
 from llm.header import HEADER_BYTES, TOKENIZER_MAGIC, read_header
 from llm.memory import Tensor
@@ -90,7 +90,7 @@ struct Tokenizer(Movable):
         if -1 in byte_tokens:
             return
         var merges = Merges(byte_tokens, self.vocab_size)
-        var work = Workspace()
+        var work = Workspace(text_bytes=0)
         for token in range(self.vocab_size):
             if token != self.end_of_text:
                 merges.add(self._token(token), token, work)
@@ -124,7 +124,7 @@ struct Tokenizer(Movable):
             If the vocabulary has only some characters and the text another one, or it has no way to encode.
         """
         var tokens = List[Int32]()
-        var work = Workspace()
+        var work = Workspace(len(text))
         var bytes = _view(text)
         if not allow_special or self.end_of_text < 0:
             self.encode_ordinary(bytes, tokens, work)
@@ -143,7 +143,7 @@ struct Tokenizer(Movable):
         """Appends the tokens of a text, in which nothing is special.
 
         Raises:
-            As `encode` does: never with a vocabulary that has every byte.
+            As `encode` does; with a vocabulary that has every byte only if a word is longer than 2 GB.
         """
         if not self._merges:
             self._encode_characters(text, tokens)
@@ -152,6 +152,8 @@ struct Tokenizer(Movable):
         var at = 0
         while at < text.size:
             var end = self._splitter.piece_end(text, at)
+            if end - at > LONGEST_PIECE:
+                raise Error(t"tokenizer: expected words of at most {LONGEST_PIECE} bytes, found one of {end - at}")
             merges.encode_piece(text, at, end, tokens, work)
             at = end
 

@@ -146,10 +146,28 @@ def test_random_strings(encode, gpt2, gpt2_file):
 def test_long_pieces(encode, gpt2, gpt2_file):
     """Words too long for a search from end to end, with many merges of one kind and with many kinds."""
     random = np.random.default_rng(2)
-    texts = [character * n for character in "a =-😀é中" for n in [*range(40, 60), 500, 1001]]
+    texts = [character * n for character in "a =-😀é中" for n in [*range(250, 262), 500, 1001, 4097]]
     for alphabet in ("ab", "abcdefghijklmnopqrstuvwxyz", "etaoinsrh", "=-", "中文字符"):
-        texts += ["".join(random.choice(list(alphabet), size=n)) for n in (47, 48, 49, 100, 1000, 20_000)]
-    assert_as_tiktoken(encode, gpt2, gpt2_file, texts)
+        texts += ["".join(random.choice(list(alphabet), size=n)) for n in (17, 255, 256, 257, 1000, 20_000)]
+    assert_as_tiktoken(encode, gpt2, gpt2_file, texts + texts[::-1])
+
+
+LINES = {
+    "letter": lambda: "a" * 10_000_000,
+    "letters": lambda: "".join(np.random.default_rng(6).choice(list("etaoinshrdlu"), size=10_000_000)),
+    "spaces": lambda: " " * 10_000_000,
+    "emoji": lambda: "😀" * 2_500_000,
+    "apostrophes": lambda: "'" * 10_000_000,
+    "space and letter": lambda: " " * 5_000_000 + "a" * 5_000_000,
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_ten_megabytes_without_a_break(line, encode, gpt2_file):
+    """Takes seconds; where it grew with the square of the length it would take longer than the program may."""
+    text = LINES[line]()
+    counts, tokens = encode(gpt2_file, [text])
+    assert len(tokens) == counts[0] > 100_000
 
 
 def test_bytes_that_are_no_utf8(encode, gpt2_file):
