@@ -123,7 +123,7 @@ struct Tokenizer(Movable):
         Raises:
             If the vocabulary has only some characters and the text another one, or it has no way to encode.
         """
-        var tokens = List[Int32]()
+        var tokens = List[Int32](capacity=len(text) // 3 + 1)
         var work = Workspace(len(text))
         var bytes = _view(text)
         if not allow_special or self.end_of_text < 0:
