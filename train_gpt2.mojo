@@ -33,8 +33,6 @@ from llm.signals import signal_name, stop_signal, watch_for_signals
 from llm.trace import Trace
 from llm.trainer import Trainer
 
-comptime F32 = DType.float32
-
 
 def main():
     try:
@@ -48,6 +46,13 @@ def train() raises -> Int:
     """Trains and returns the exit status: 0, or 128 and the signal that stopped the run."""
     var args = trainer_arguments()
     check_flags(args)
+    if args.choice("dtype") == "bf16":
+        return train_with[DType.bfloat16](args)
+    return train_with[DType.float32](args)
+
+
+def train_with[dtype: DType](args: Arguments) raises -> Int:
+    """Trains with matrix products of this type."""
     var out = args.string("out")
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var tokenizer = find_tokenizer(args)
@@ -61,13 +66,13 @@ def train() raises -> Int:
     var train_data = training_data(args, config)
     var val_data = validation_data(args, config)
     if args.bool("dry-run"):
-        print(plan(args, config, train_data, threads), end="")
+        print(plan[dtype](args, config, train_data, threads), end="")
         return 0
 
-    check_memory(config, train_data.B, train_data.T, threads)
+    check_memory[dtype](config, train_data.B, train_data.T, threads)
     var trace = Trace(args.string("trace"), threads)
     print(aligned(args.settings()))
-    var model = GPT2[F32](config.copy(), threads, train_data.B, train_data.T)
+    var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
     print(describe(args, model, train_data, val_data, threads), flush=True)
     var questions = open_hellaswag(args, config, train_data.T)
     var run = Trainer(args, model^, train_data^, val_data^)
@@ -108,7 +113,7 @@ def train() raises -> Int:
         if args.given("out") and due and progress.step > saved:
             progress.sampler = sampler.rng_state()
             report.flush()
-            save_checkpoint(out, run.model, run.train_data, progress, args.int("keep"))
+            save_checkpoint(out, run.model, run.train_data, progress, args.int("keep"), saves_bfloat16(args))
             saved = progress.step
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))
         if ends:
@@ -127,8 +132,14 @@ def is_due(step: Int, every: Int, last: Bool) -> Bool:
     return every > 0 and (step % every == 0 or last)
 
 
-def validate(
-    mut run: Trainer, mut questions: Optional[HellaSwag], mut progress: Progress, mut report: Report, args: Arguments
+def validate[
+    dtype: DType, //
+](
+    mut run: Trainer[dtype],
+    mut questions: Optional[HellaSwag],
+    mut progress: Progress,
+    mut report: Report,
+    args: Arguments,
 ) raises -> Bool:
     """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps checkpoints.
 
@@ -148,8 +159,13 @@ def validate(
         report.hellaswag(progress.step, accuracy.acc(), accuracy.acc_norm())
     var wanted = args.int("checkpoint-every") > 0 or args.int("patience") > 0
     if best and wanted and progress.step > 0 and args.given("out"):
-        write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params)
+        write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params, saves_bfloat16(args))
     return True
+
+
+def saves_bfloat16(args: Arguments) raises -> Bool:
+    """Tells whether models are written in bfloat16."""
+    return args.choice("save-dtype") == "bf16"
 
 
 def out_of_patience(progress: Progress, args: Arguments) raises -> Bool:
@@ -157,7 +173,9 @@ def out_of_patience(progress: Progress, args: Arguments) raises -> Bool:
     return args.int("patience") > 0 and progress.bad_validations >= args.int("patience")
 
 
-def farewell(run: Trainer, progress: Progress, mut report: Report, args: Arguments, saved: Int) raises -> Int:
+def farewell[
+    dtype: DType, //
+](run: Trainer[dtype], progress: Progress, mut report: Report, args: Arguments, saved: Int) raises -> Int:
     """Says why the run ends and how to go on, and returns the exit status."""
     var signal = stop_signal()
     if signal != 0 and progress.step < run.steps:

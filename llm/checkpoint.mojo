@@ -53,23 +53,25 @@ def read_parameters(path: String, mut params: ParameterTensors[F32]) raises:
             offset += tensor.size * size_of[Float32]()
 
 
-def write_checkpoint(path: String, config: GPT2Config, params: ParameterTensors[F32]) raises:
-    """Writes a model in fp32: the whole file, or nothing.
+def write_checkpoint(path: String, config: GPT2Config, params: ParameterTensors[F32], in_bfloat16: Bool = False) raises:
+    """Writes a model in fp32, or rounded to bfloat16: the whole file, or nothing.
 
     Raises:
         If the file cannot be written; what was there before is unchanged.
     """
-    var file = checkpoint_file(path, config, params)
+    var file = checkpoint_file(path, config, params, in_bfloat16)
     file.commit()
 
 
-def checkpoint_file(path: String, config: GPT2Config, params: ParameterTensors[F32]) raises -> AtomicFile:
-    """Writes a model in fp32 up to the last byte; it appears under its name when the caller commits the file.
+def checkpoint_file(
+    path: String, config: GPT2Config, params: ParameterTensors[F32], in_bfloat16: Bool
+) raises -> AtomicFile:
+    """Writes a model up to the last byte; it appears under its name when the caller commits the file.
 
     Raises:
         If the file cannot be written.
     """
-    var header = Header(CHECKPOINT_MAGIC, FP32_VERSION)
+    var header = Header(CHECKPOINT_MAGIC, BF16_VERSION if in_bfloat16 else FP32_VERSION)
     header[2] = config.max_seq_len
     header[3] = config.vocab_size
     header[4] = config.num_layers
@@ -79,7 +81,10 @@ def checkpoint_file(path: String, config: GPT2Config, params: ParameterTensors[F
     var file = AtomicFile("write_checkpoint", path)
     header.write(file)
     for i in range(NUM_TENSORS):
-        file.write(params[i])
+        if in_bfloat16:
+            _write_bfloat16(file, params[i])
+        else:
+            file.write(params[i])
     file.flush()
     return file^
 
@@ -122,6 +127,17 @@ def _read_bfloat16(file: InputFile, offset: Int, target: Tensor[F32]) raises:
     file.read(offset, narrow)
     for i in range(target.size):
         target[i] = narrow[i].cast[F32]()
+
+
+def _write_bfloat16(mut file: AtomicFile, source: Tensor[F32]) raises:
+    comptime AT_ONCE = 1 << 20
+    var chunk = List[BFloat16](length=min(AT_ONCE, source.size), fill=0)
+    for start in range(0, source.size, AT_ONCE):
+        var count = min(AT_ONCE, source.size - start)
+        for i in range(count):
+            chunk[i] = source[start + i].cast[BF16]()
+        file.write(Tensor[BF16](Tensor[BF16].Ptr(unsafe_from_address=Int(chunk.unsafe_ptr())), count))
+    _ = chunk^
 
 
 def _shape(spec: ParameterSpec) -> String:

@@ -8,7 +8,7 @@ from llm.tokenizer import TextStream, Tokenizer
 comptime F32 = DType.float32
 
 
-def generate(mut model: GPT2[F32], mut sampler: Sampler, tokenizer: Tokenizer, count: Int) raises:
+def generate[dtype: DType, //](mut model: GPT2[dtype], mut sampler: Sampler, tokenizer: Tokenizer, count: Int) raises:
     """Prints `count` tokens as they are drawn, starting from the token that begins a text.
 
     When the context is full its older half is dropped.

@@ -71,6 +71,7 @@ def options() -> List[Option]:
         Option("tokenizer", "", "FILE", "", "prints the samples (default: tokenizer.bin beside the data; '': none)"),
         Option("out", "o", "DIR", "", "folder for logs, settings and checkpoints (default: keep nothing)"),
         Option("checkpoint-every", "n", "N", "0", "steps between checkpoints (0: only at the end)"),
+        Option("save-dtype", "", "fp32|bf16", "fp32", "of model_*.bin (llm.c's version 3 or 5); the state keeps fp32"),
         Option("keep", "nk", "N", "0", "newest checkpoints to keep (0: all)"),
         Option("resume", "y", "0|1", "", "1: go on from the newest checkpoint in --out; 0: replace what is there"),
         # model
@@ -109,6 +110,7 @@ def options() -> List[Option]:
         Option("sample-every", "s", "N", "20", "steps between samples (0: never)"),
         Option("gen-len", "g", "N", "64", "tokens of a sample"),
         # machine
+        Option("dtype", "", "fp32|bf16", "fp32", "what matrix products read; sums, weights and AdamW stay fp32"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
         Option("trace", "", "FILE", "", "what each thread did, for ui.perfetto.dev (in a build with -D TRACE)"),
         Option("dry-run", "", "", "", "print sizes, memory and estimated time; train nothing"),

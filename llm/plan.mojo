@@ -3,20 +3,21 @@
 from llm.activations import ActivationSizes, activation_bytes
 from llm.arguments import Arguments
 from llm.config import GPT2Config
+from llm.cpu.gemm import HAS_BF16_DOT
 from llm.cpu.peak import measured_peak
 from llm.dataloader import DataLoader
 from llm.gpt2 import GPT2
 from llm.memory import physical_memory
 from llm.report import aligned, duration, fixed, grouped
 from llm.setup import number_of_steps, passes_per_step
-from llm.tensors import parameter_bytes
+from llm.tensors import parameter_bytes, product_weight_bytes
 
 comptime F32 = DType.float32
 comptime _USUAL_SHARE = 0.6
 """Share of the peak that steps of a model of some size reach."""
 
 
-def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) raises -> String:
+def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) raises -> String:
     """Describes model, memory, work and time of a run, without reserving anything.
 
     Raises:
@@ -27,7 +28,8 @@ def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) ra
     var steps = number_of_steps(args, data, passes)
     _check_context(config, T)
     var arena = parameter_bytes[F32](config)
-    var activations = activation_bytes[F32](ActivationSizes(config.copy(), B, T, threads))
+    var copies = product_weight_bytes[dtype](config)
+    var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
     var tokens = passes * B * T
     var flops = tokens * config.flops_per_token(T)
     var peak = measured_peak(threads)
@@ -41,7 +43,7 @@ def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) ra
             (
                 String("memory"),
                 String(
-                    t"{megabytes(4 * arena + activations)}: parameters {megabytes(arena)}, gradients"
+                    t"{megabytes(4 * arena + copies + activations)}: parameters {megabytes(arena + copies)}, gradients"
                     t" {megabytes(arena)}, AdamW {megabytes(2 * arena)}, activations {megabytes(activations)}"
                     t" (this machine has {megabytes(physical_memory())})"
                 ),
@@ -59,10 +61,11 @@ def plan(args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) ra
     )
 
 
-def check_memory(config: GPT2Config, B: Int, T: Int, threads: Int) raises:
+def check_memory[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int) raises:
     """Raises if a run needs more memory than there is, which would bring the machine to a halt before it failed."""
     _check_context(config, T)
-    var needed = 4 * parameter_bytes[F32](config) + activation_bytes[F32](ActivationSizes(config.copy(), B, T, threads))
+    var needed = 4 * parameter_bytes[F32](config) + product_weight_bytes[dtype](config)
+    needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
     if needed > physical_memory():
         raise Error(
             t"memory: the run needs {megabytes(needed)}, this machine has {megabytes(physical_memory())}; use a smaller"
@@ -78,21 +81,33 @@ def _check_context(config: GPT2Config, T: Int) raises:
         )
 
 
-def describe(
-    args: Arguments, model: GPT2[F32], train_data: DataLoader, val_data: DataLoader, threads: Int
-) raises -> String:
+def describe[
+    dtype: DType, //
+](args: Arguments, model: GPT2[dtype], train_data: DataLoader, val_data: DataLoader, threads: Int) raises -> String:
     """Describes what a run has reserved and opened."""
     ref config = model.config
     var validation = "no validation"
     if args.int("val-every") > 0:
         validation = grouped(val_data.num_tokens) + " for validation"
     return String(
-        t"model       {_sizes(config)}: {grouped(config.num_parameters())} parameters\n"
-        t"memory      {megabytes(4 * parameter_bytes[F32](config))} for parameters, gradients and AdamW,"
-        t" {megabytes(model.acts.num_bytes)} for activations\n"
-        t"data        {grouped(train_data.num_tokens)} training tokens, {validation}\n"
-        t"threads     {threads}\n"
+        t"model       {_sizes(config)}: {grouped(config.num_parameters())} parameters\nmemory     "
+        t" {megabytes(4 * parameter_bytes[F32](config) + product_weight_bytes[dtype](config))} for parameters,"
+        t" gradients and AdamW, {megabytes(model.acts.num_bytes)} for activations\ndata       "
+        t" {grouped(train_data.num_tokens)} training tokens, {validation}\nthreads     {threads}\nproducts   "
+        t" {_products[dtype]()}\n"
     )
+
+
+def _products[dtype: DType]() -> String:
+    comptime if dtype == F32:
+        return "fp32"
+    elif HAS_BF16_DOT:
+        return "bf16, in pairs by the processor's dot products, summed in fp32"
+    else:
+        return (
+            "bf16, each widened to fp32: this processor has no dot products of bf16 (AVX512_BF16), so it is slower than"
+            " --dtype fp32 and saves only memory"
+        )
 
 
 def _sizes(config: GPT2Config) -> String:

@@ -41,8 +41,12 @@ def complete_checkpoints(folder: String) raises -> List[Int]:
     return steps^
 
 
-def save_checkpoint(folder: String, model: GPT2[F32], data: DataLoader, mut progress: Progress, keep: Int) raises:
+def save_checkpoint[
+    dtype: DType, //
+](folder: String, model: GPT2[dtype], data: DataLoader, mut progress: Progress, keep: Int, in_bfloat16: Bool) raises:
     """Writes a checkpoint and then removes the oldest, so that `keep` stay (0: all).
+
+    With `in_bfloat16` the model's file is rounded, and the state holds the parameters in float32 as well.
 
     All files are on the disk in full before the first gets its name, and `DONE_` comes last: whenever the run is
     killed, the newest complete checkpoint is a good one.
@@ -56,8 +60,8 @@ def save_checkpoint(folder: String, model: GPT2[F32], data: DataLoader, mut prog
     var position = data.position()
     progress.epoch = data.epoch
     progress.order = position.order
-    var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params)
-    var moments_file = state_file(_state(folder, step), step, model.m, model.v, position)
+    var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params, in_bfloat16)
+    var moments_file = state_file(_state(folder, step), step, model.params, model.m, model.v, position, in_bfloat16)
     var sidecar = progress_file(_extra(folder, step), progress)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
@@ -72,7 +76,9 @@ def save_checkpoint(folder: String, model: GPT2[F32], data: DataLoader, mut prog
             remove_checkpoint(folder, steps[i])
 
 
-def load_checkpoint(folder: String, step: Int, mut model: GPT2[F32], mut data: DataLoader) raises -> Progress:
+def load_checkpoint[
+    dtype: DType, //
+](folder: String, step: Int, mut model: GPT2[dtype], mut data: DataLoader) raises -> Progress:
     """Brings model, moments and data to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
 
     Raises:

@@ -24,6 +24,8 @@ def check_flags(args: Arguments) raises:
             _ = args.int(option.name, minimum=_minimum(option.name))
         elif option.value_name == "X":
             _ = args.float(option.name)
+        elif option.value_name == "fp32|bf16":
+            _ = args.choice(option.name)
         elif option.value_name == "0|1" and args.given(option.name):
             _ = args.bool(option.name)
     for size in ["n-layer", "n-head", "n-embd", "block-size", "vocab-size"]:

@@ -31,15 +31,24 @@ comptime _MAX_SHARDS = 1 << 24
 
 
 def state_file(
-    path: String, step: Int, m: ParameterTensors[F32], v: ParameterTensors[F32], position: DataPosition
+    path: String,
+    step: Int,
+    params: ParameterTensors[F32],
+    m: ParameterTensors[F32],
+    v: ParameterTensors[F32],
+    position: DataPosition,
+    with_params: Bool,
 ) raises -> AtomicFile:
     """Writes a state up to the last byte; it appears under its name when the caller commits the file.
+
+    `with_params` adds the parameters in float32, for a model whose own file is bfloat16.
 
     Raises:
         If the file cannot be written.
     """
     var header = Header(STATE_MAGIC, STATE_VERSION)
     header[_PROCESSES] = 1
+    header[_MASTER_WEIGHTS] = Int(with_params)
     header[_SHUFFLED] = Int(position.order == SHUFFLED)
     header[_STEP] = step
     header.set64(_RNG, _ROUNDING_SEED)
@@ -52,6 +61,9 @@ def state_file(
         file.write(m[i])
     for i in range(NUM_TENSORS):
         file.write(v[i])
+    if with_params:
+        for i in range(NUM_TENSORS):
+            file.write(params[i])
     if position.order == SHUFFLED:
         _write_order(file, position.shard_order)
         _write_order(file, position.sample_order)

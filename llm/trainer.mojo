@@ -17,10 +17,10 @@ comptime F32 = DType.float32
 comptime I32 = DType.int32
 
 
-struct Trainer(Movable):
+struct Trainer[dtype: DType](Movable):
     """A model with its data and all that a step depends on."""
 
-    var model: GPT2[F32]
+    var model: GPT2[Self.dtype]
     var train_data: DataLoader
     var val_data: DataLoader
     var passes: Int
@@ -42,7 +42,7 @@ struct Trainer(Movable):
     var _arena: Arena
 
     def __init__(
-        out self, args: Arguments, var model: GPT2[F32], var train_data: DataLoader, var val_data: DataLoader
+        out self, args: Arguments, var model: GPT2[Self.dtype], var train_data: DataLoader, var val_data: DataLoader
     ) raises:
         """Takes the settings from the flags."""
         self.passes = passes_per_step(args)

@@ -1,11 +1,14 @@
 """--dtype bf16: errors beside those of PyTorch's bf16 autocast, and the same bits whatever the threads."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from llm_mojo import formats, reference
 from test_threads import SMALL, WIDE, make_files, run
+from tiny_run import copy_back_to, final, flags, log, make_data, settings
 
 GPT2_124M = formats.ModelConfig(max_seq_len=1024, vocab_size=50257, num_layers=12, num_heads=12, channels=768)
 SLACK = 1.1
@@ -71,3 +74,54 @@ def test_losses_follow_those_of_fp32(program, tmp_path):
     bf16 = losses(run(program, tmp_path, 2, 6, 131, 1, STEPS, "grads.bin", "bf16"))
     assert len(fp32) == STEPS and not np.array_equal(fp32, bf16)
     np.testing.assert_allclose(bf16, fp32, rtol=0.01)
+
+
+# ----- the trainer
+
+
+@pytest.fixture(scope="session")
+def trainer(mojo_program):
+    return mojo_program("train_gpt2.mojo")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+@pytest.mark.parametrize("saved_as", ["fp32", "bf16"])
+def test_resumed_equals_uninterrupted(saved_as, trainer, data, tmp_path):
+    dtypes = ["--dtype", "bf16", "--save-dtype", saved_as]
+    output = trainer.output(*flags(data, tmp_path / "whole", *dtypes))
+    assert re.search("^products +bf16", output, re.M)
+    out = copy_back_to(tmp_path / "whole", 9, tmp_path / "run")
+    trainer.output("-o", out, "-y", 1, "--threads", 3)
+    assert final(out) == final(tmp_path / "whole")
+
+
+def test_models_in_bf16_are_the_rounded_weights(trainer, data, tmp_path):
+    """As llm.c's version 5, the weights themselves in the state; training does not notice."""
+    for dtype in ("fp32", "bf16"):
+        trainer.output(*settings(data, tmp_path / dtype, "--save-dtype", dtype))
+    name = "model_00000004.bin"
+    config, exact = formats.read_checkpoint(tmp_path / "fp32" / name)
+    _, rounded = formats.read_checkpoint(tmp_path / "bf16" / name)
+    assert (tmp_path / "bf16" / name).stat().st_size == 1024 + 2 * sum(tensor.size for tensor in exact.values())
+    state = formats.read_state(tmp_path / "bf16" / "state_00000004_00000.bin", config)
+    for tensor, weights in exact.items():
+        expected = torch.tensor(weights).bfloat16().float().numpy()
+        np.testing.assert_array_equal(rounded[tensor], expected)
+    np.testing.assert_array_equal(state.master, np.concatenate([weights.ravel() for weights in exact.values()]))
+    assert log(tmp_path / "fp32") == log(tmp_path / "bf16")
+
+
+def test_the_trainer_says_what_a_plan_takes(trainer, data):
+    plans = {}
+    for dtype in ("fp32", "bf16"):
+        output = trainer.output(*settings(data, None, "--dtype", dtype, "--n-embd", 512, "--dry-run"))
+        plans[dtype] = int(re.search(r"activations ([\d,]+) MB", output)[1].replace(",", ""))
+    assert plans["bf16"] < plans["fp32"]
+    error = trainer.error(*settings(data, None, "--dtype", "fp16"), status=2)
+    assert "--dtype: expected fp32|bf16, got 'fp16'" in error

@@ -2,4 +2,5 @@
 
 from .epilogue import Bias, BiasGelu, BiasResidual, Epilogue, GeluBackward, Plain
 from .gemm import gemm, gemm_workspace_size
+from .kernel import HAS_BF16_DOT
 from .matrix import Matrix, row_major
