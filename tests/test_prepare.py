@@ -19,7 +19,7 @@ import pytest
 from test_datasets import EOT, ROOT, error_of, run, shards
 from test_tokenize import toy  # noqa: F401, a fixture
 
-from llm_mojo import formats, pipeline, prepare, readers
+from llm_mojo import formats, job, pipeline, prepare, readers
 
 WORDS = "the a of one Thing other stone Water under 7 , .".split()
 
@@ -245,14 +245,10 @@ def test_first_unknown_character_is_found_in_any_file(capsys, monkeypatch):
 # interruptions
 
 
-class Killed(Exception):
-    """Stands for kill -9: nothing is written after it."""
-
-
 def test_a_run_goes_on_from_every_journal(monkeypatch, capsys):
     """Whatever the last journal was, and however much was written after it, the bytes are those of one run."""
     monkeypatch.setattr(readers, "BLOCK_BYTES", 3000)
-    monkeypatch.setattr(prepare, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(job, "JOURNAL_SECONDS", 0.0)
     folder = Path("corpus")
     folder.mkdir()
     write_json_lines(folder / "a.jsonl", texts(120))
@@ -261,15 +257,15 @@ def test_a_run_goes_on_from_every_journal(monkeypatch, capsys):
     for flags in (["--shard-tokens", "900", "--val-tokens", "900", "--clean", "unique"], ["--tokenizer", "char"]):
         run("corpus", "--out", "whole", *flags)
         states = []
-        save = prepare._Job._save
+        save = job.Job._save
 
-        def save_a_copy(job, states=states, save=save):
-            save(job)
+        def save_a_copy(self, states=states, save=save):
+            save(self)
             states.append(f"state{len(states)}")
-            shutil.copytree(job.out, states[-1], dirs_exist_ok=True)
+            shutil.copytree(self.out, states[-1], dirs_exist_ok=True)
 
         with monkeypatch.context() as patched:
-            patched.setattr(prepare._Job, "_save", save_a_copy)
+            patched.setattr(job.Job, "_save", save_a_copy)
             run("corpus", "--out", "copied", *flags)
         assert len(states) > 6
         for state, later in zip(states, states[1:]):
@@ -286,16 +282,40 @@ def test_a_run_goes_on_from_every_journal(monkeypatch, capsys):
             shutil.rmtree(state)
 
 
+@pytest.mark.parametrize("call", range(1, 12, 2))
+def test_ctrl_c_in_the_middle_of_writing(call, monkeypatch, capsys):
+    """What was written of a block that is not noted yet is written again, in the same place."""
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 700)
+    write_json_lines("t.jsonl", texts(60))
+    flags = ["t.jsonl", "--shard-tokens", "900", "--clean", "unique", "--val-tokens", "900", "--out"]
+    run(*flags, "whole")
+    write, calls = job.Shards.write, []
+
+    def interrupted(self, ids):
+        write(self, ids[: len(ids) // 2])
+        calls.append(ids)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        write(self, ids[len(ids) // 2 :])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job.Shards, "write", interrupted)
+        run(*flags, "broken", status=130)
+    run(*flags, "broken")
+    assert outputs("broken")[0] == outputs("whole")[0]
+    assert outputs("broken")[1]["dropped"] == outputs("whole")[1]["dropped"]
+
+
 def test_a_journal_of_another_job_is_not_used(monkeypatch, capsys):
     monkeypatch.setattr(readers, "BLOCK_BYTES", 50)
     write_json_lines("t.jsonl", texts(30))
 
-    def interrupt(job, result):
+    def interrupt(self, result):
         raise KeyboardInterrupt
 
     def interrupted(*flags):
         with monkeypatch.context() as patched:
-            patched.setattr(prepare._Job, "_take", interrupt)
+            patched.setattr(job.Job, "_take", interrupt)
             run("t.jsonl", *flags, status=130)
         assert Path("data/t/journal.json").exists()
 

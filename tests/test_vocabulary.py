@@ -1,15 +1,17 @@
 """Vocabularies of one's own: llm.c's file, tokenizers, transformers and tiktoken give the same ids."""
 
 import json
+import math
 import random
 from pathlib import Path
 
 import pytest
 import tokenizers
 import transformers
+from test_bpe import assert_equal, encode, program  # noqa: F401, fixtures
 from test_tokenize import TRICKY
 
-from llm_mojo import formats, pydocs, vocabulary
+from llm_mojo import formats, pydocs
 from llm_mojo.__main__ import main
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, read_tokenizer_file
 
@@ -39,6 +41,18 @@ def test_ids_are_in_the_order_of_the_merges(folder):
     alphabet = byte_alphabet()
     merged = [bytes(alphabet[c] for c in a + b) for a, b in model["merges"]]
     assert merged == tokens[256:-1] and len(set(tokens)) == V
+
+
+def test_the_files_are_what_the_trainer_has_found(folder, documents):
+    """Its own tokenizer.json and ours, which is made from the order of the tokens alone."""
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=V - 1, min_frequency=2, initial_alphabet=alphabet)
+    trained.train_from_iterator(documents, trainer)
+    ours = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert ours.get_vocab() == trained.get_vocab() | {END_OF_TEXT: V - 1}
+    assert json.loads(ours.to_str())["model"]["merges"] == json.loads(trained.to_str())["model"]["merges"]
 
 
 def test_all_readers_give_the_same_ids(folder, documents):
@@ -90,10 +104,29 @@ def test_little_text(tmp_path, capsys):
     assert "--vocab-size: expected 257 or more" in capsys.readouterr().err
 
 
-def test_merges_out_of_order_are_refused():
-    """Readers of ranks would merge other pairs than readers of merges."""
-    letters = list(byte_alphabet())
-    vocab = {text: id for id, text in enumerate([*letters, "abc", "ab"])}
-    wrong = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[("b", "c"), ("a", "b")][1:]))
-    with pytest.raises(vocabulary.Error, match="not in the order of their ids"):
-        vocabulary._check(wrong, [text.encode() for text in vocab])
+def test_the_programs_give_the_same_ids(folder, documents, encode):
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = [*documents[:1000], *TRICKY]
+    assert_equal(texts, encode(folder / "tokenizer.bin", texts), [theirs.encode(text).ids for text in texts])
+
+
+def test_training(folder, mojo_program, tmp_path, monkeypatch):
+    """From text to text with a vocabulary of one's own; one of another kind is refused."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", str(folder.parent / "docs.jsonl"), "--tokenizer", str(folder)]) == 0
+    train = mojo_program("train_gpt2.mojo")
+    flags = ["-i", "data/docs/*_train.bin", "-j", "data/docs/*_val.bin", "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
+    flags += ["-b", 2, "-t", 32, "-x", 3, "-m", 1, "-s", 3, "-g", 20, "-o", "run"]
+    assert "step    3/3" in train.output(*flags)
+    log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert abs(log[0]["val_loss"] - math.log(V)) < 0.5
+    assert formats.map_checkpoint("run/model_00000003.bin")[0].vocab_size == V
+    tokens, eot = formats.read_tokenizer(folder / "tokenizer.bin")
+    formats.write_tokenizer("other.bin", [tokens[1], tokens[0], *tokens[2:]], eot)
+    error = train.error(*flags, "-y", 0, "--tokenizer", "other.bin")
+    assert (
+        "data and tokenizer do not agree: the data (data/docs/manifest.json) was made with the tokenizer v of 4096"
+        in error
+    )
+    error = train.error(*flags, "-y", 0, "--vocab-size", 5000, "--tokenizer", "")
+    assert "data and model do not agree" in error and "the model has 5000" in error

@@ -150,7 +150,7 @@ class Dataset:
     is_evaluation: bool = False  # questions rather than text: see llm_mojo.evaluation
 
 
-def _hub(name, title, repository, folder, licence, size, stem):
+def hub_dataset(name, title, repository, folder, licence, size, stem):
     files = functools.partial(hub_folder, name, repository, folder, ParquetReader("text"))
     return Dataset(name, title, files, licence, size, stem)
 
@@ -195,27 +195,27 @@ DATASETS = {
             split=Named(),
             shard_tokens=None,
         ),
-        _hub(
+        hub_dataset(
             "openwebtext",
             "OpenWebText: pages that Reddit's users linked to",
             *("Skylion007/openwebtext", "plain_text", "CC0-1.0", "~24 GB", "openwebtext"),
         ),
-        _hub(
+        hub_dataset(
             "fineweb10B",
             "FineWeb, a sample of 10 billion tokens, as llm.c names it",
             *("HuggingFaceFW/fineweb", "sample/10BT", "ODC-By-1.0", "~30 GB", "fineweb"),
         ),
-        _hub(
+        hub_dataset(
             "fineweb100B",
             "FineWeb, a sample of 100 billion tokens",
             *("HuggingFaceFW/fineweb", "sample/100BT", "ODC-By-1.0", "~300 GB", "fineweb"),
         ),
-        _hub(
+        hub_dataset(
             "edu_fineweb10B",
             "FineWeb-Edu, a sample of 10 billion tokens: the pages that teach",
             *("HuggingFaceFW/fineweb-edu", "sample/10BT", "ODC-By-1.0", "~29 GB", "edu_fineweb"),
         ),
-        _hub(
+        hub_dataset(
             "edu_fineweb100B",
             "FineWeb-Edu, a sample of 100 billion tokens",
             *("HuggingFaceFW/fineweb-edu", "sample/100BT", "ODC-By-1.0", "~290 GB", "edu_fineweb"),

@@ -1,20 +1,23 @@
 """Makes a vocabulary of one's own, a byte-level BPE as GPT-2's: the command `python -m llm_mojo tokenizer`.
 
 Hugging Face's `tokenizers` finds the merges. Ids are in GPT-2's order: the 256 bytes, what each merge makes, end of text.
-The folder gets tokenizer.bin (llm.c's, for the Mojo programs and `prepare`) and tokenizer.json with tokenizer_config.json
-(for Hugging Face); all give the same ids.
+The folder gets tokenizer.bin (llm.c's, for the Mojo programs and `prepare`) and Hugging Face's files (tokenizer.json and
+others); all give the same ids.
 """
 
+import json
 from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.datasets import DATASETS, own_text
-from llm_mojo.download import locked, write_json
+from llm_mojo.download import locked
 from llm_mojo.formats import atomic_file, write_tokenizer
+from llm_mojo.hf_tokenizer import find_merges, tokenizer_files
 from llm_mojo.progress import Progress
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, token_bytes
 
 LONGEST_TOKEN = 255  # bytes, in llm.c's tokenizer file
+ANY_LENGTH = 10**30  # of a text: transformers' way to say that the tokenizer sets no limit
 SMALLEST = 257  # the bytes and end of text
 
 
@@ -47,42 +50,42 @@ def run(args):
 
 def make(files, vocab_size, out):
     """Learns a vocabulary from files and writes it to the folder `out`."""
-    tokenizer = learn(_texts(files), vocab_size - 1)
-    merged = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    tokens = [token_bytes(text) for text, _ in merged]
-    _check(tokenizer, tokens)
-    tokenizer.add_special_tokens([END_OF_TEXT])
-    tokens.append(END_OF_TEXT.encode())
-    out = Path(out)
+    tokens = learn(_texts(files), vocab_size - 1) + [END_OF_TEXT.encode()]
+    out, eot = Path(out), len(tokens) - 1
     with locked(out):
-        write_tokenizer(out / "tokenizer.bin", tokens, len(tokens) - 1)
-        with atomic_file(out / "tokenizer.json") as file:
-            file.write(tokenizer.to_str(pretty=True).encode())
-        special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        write_json(out / "tokenizer_config.json", config | special)
+        write_tokenizer(out / "tokenizer.bin", tokens, eot)
+        for name, text in tokenizer_files(tokens, eot, ANY_LENGTH).items():
+            with atomic_file(out / name) as file:
+                file.write(text.encode())
     if len(tokens) < vocab_size:
         print(f"the text has no more than {len(tokens):,} tokens in it: no further pair of tokens comes twice")
     print(f"wrote {out / 'tokenizer.bin'} and {out / 'tokenizer.json'}: vocabulary of {len(tokens):,}")
 
 
 def learn(texts, vocab_size):
-    """A Hugging Face tokenizer of bytes and merges learnt from the texts, without special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """The bytes of the tokens that Hugging Face's trainer finds in the texts: the 256 bytes, then what each merge makes.
+
+    It merges the pairs that it has a rule for; other encoders whatever makes a known token, the lowest id first. Both give
+    the same ids if every token, encoded in the second way by the tokens before it, ends as the pair of its rule.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
         show_progress=False,
-        special_tokens=[],
         initial_alphabet=list(byte_alphabet()),
         max_token_length=LONGEST_TOKEN,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    rules = json.loads(tokenizer.to_str())["model"]["merges"]
+    tokens = [bytes([value]) for value in byte_alphabet().values()]
+    tokens += [token_bytes(left + right) for left, right in rules]
+    if find_merges(tokens, None) != [[token_bytes(left), token_bytes(right)] for left, right in rules]:
+        raise Error("tokenizer: the merges that were found depend on more than their order; please report this text")
+    return tokens
 
 
 def _texts(files):
@@ -98,18 +101,3 @@ def _texts(files):
                 progress.show(fraction, done)
                 for text, _ in file.reader.documents(block):
                     yield text
-
-
-def _check(tokenizer, tokens):
-    """Raises Error unless the vocabulary means the same to readers of merges and to readers of ranks.
-
-    Hugging Face merges the pairs that it has a rule for; the others whatever makes a known token, the lowest id first. Both
-    give the same ids if the ids are in the order of the merges and every token's own bytes are encoded as that token.
-    """
-    alphabet = list(byte_alphabet().values())
-    in_order = tokens[:256] == [bytes([value]) for value in alphabet]
-    spelled = [
-        tokenizer.model.tokenize(text) for text, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    ]
-    if not in_order or any(len(pieces) != 1 or pieces[0].id != id for id, pieces in enumerate(spelled)):
-        raise Error("tokenizer: the merges that were found are not in the order of their ids; please report this text")
