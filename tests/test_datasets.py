@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -46,9 +47,9 @@ def server(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files = {}
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(datasets, "GITHUB", url)
-    monkeypatch.setenv("HF_ENDPOINT", url)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(datasets, "GITHUB", server.url)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
     # Files of our own have other hashes than the published ones.
     remote = datasets.remote
     monkeypatch.setattr(datasets, "remote", lambda *args, sha256=None, **options: remote(*args, **options))
@@ -373,6 +374,21 @@ def test_hellaswag(server, toy, capsys):
     for path in Path("data/.cache/hellaswag").iterdir():
         path.unlink()
     assert 'line 1 after byte 0: expected a question with "ctx"' in error_of(capsys, "hellaswag", "--force")
+
+
+def test_the_entry_in_the_readme(server, monkeypatch):
+    """An entry is all that a new data set takes."""
+    entry = re.search(r"```python\n(Dataset\(\n.*?\n\))\n```", (ROOT / "README.md").read_text(), re.S)[1]
+    remote = datasets.remote
+    monkeypatch.setattr(
+        datasets, "remote", lambda set_name, name, reader, url: remote(set_name, name, reader, server.url)
+    )
+    server.files[""] = b"It is a truth universally acknowledged"
+    dataset = eval(entry, vars(datasets))
+    monkeypatch.setitem(datasets.DATASETS, dataset.name, dataset)
+    run(dataset.name, "--tokenizer", "byte")
+    train, val = shards(f"data/{dataset.name}", dataset.stem)
+    assert train + val == [EOT, *server.files[""]] and len(val) == 4
 
 
 def test_list_of_data_sets(server, toy, capsys):

@@ -89,6 +89,12 @@ def test_more_validation_than_a_shard():
     assert sorted(path.name for path in Path("data/t").glob("t_train*"))[0] == "t_train_000002.bin"
 
 
+def test_one_way_to_say_what_is_for_validation(capsys):
+    Path("t.txt").write_bytes(b"x" * 999)
+    message = error_of(capsys, "t.txt", "--val-tokens", "5", "--val-fraction", "0.5")
+    assert "--val-fraction and --val-tokens both say" in message
+
+
 def test_shards_of_another_cut_are_removed():
     Path("t.txt").write_bytes(b"x" * 999)
     run("t.txt", "--shard-tokens", "200")
@@ -107,7 +113,8 @@ def test_large_text_is_cut_by_itself(monkeypatch):
     assert [path.name for path in sorted(Path("data/t").glob("t_*"))] == ["t_train.bin", "t_val.bin"]
     Path("t.txt").write_bytes(b"x" * 500)
     run("t.txt")
-    assert [len(each) for each in tokens_of("data/t", "t_*")] == [200, 101, 200]
+    assert [path.name for path in sorted(Path("data/t").glob("t_val*"))] == ["t_val_000000.bin"]
+    assert [len(each) for each in tokens_of("data/t", "t_*")] == [200, 200, 89, 12]
 
 
 def test_vocabularies_above_65536(monkeypatch):

@@ -28,7 +28,8 @@ from llm_mojo.readers import (
 DATA = Path("data")
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 100_000_000
-LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first for validation
+LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first of which is for validation
+BYTES_PER_VALIDATION_TOKEN = 40  # then: about a tenth, but no more than a whole shard
 VAL_FRACTION = 0.1
 
 GITHUB = "https://raw.githubusercontent.com"
@@ -260,7 +261,8 @@ DATASETS = {
 def own_text(name, paths, separator="", field="text"):
     """A Dataset of the user's files, and of those in the user's folders that have a known suffix."""
     files = text_files(paths)
-    large = sum(file.stat().st_size for file in files) >= LARGE_BYTES
+    size = sum(file.stat().st_size for file in files)
+    large = size >= LARGE_BYTES
     return Dataset(
         name=name,
         title=f"{len(files)} files" if len(files) > 1 else str(files[0]),
@@ -272,7 +274,7 @@ def own_text(name, paths, separator="", field="text"):
         size="",
         stem=name,
         tokenizer="byte",
-        split=First() if large else Last(),
+        split=First(min(SHARD_TOKENS, size // BYTES_PER_VALIDATION_TOKEN)) if large else Last(),
         shard_tokens=SHARD_TOKENS if large else None,
         separator="",
     )

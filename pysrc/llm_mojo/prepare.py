@@ -79,12 +79,10 @@ def run(args):
     split = dataset.split
     if dataset.other_split and args.tokenizer not in (None, dataset.tokenizer):
         split = dataset.other_split
+    if args.val_fraction and args.val_tokens:
+        raise Error("prepare: --val-fraction and --val-tokens both say what is for validation; leave out one of them")
     if args.val_fraction or args.val_tokens:
-        if (
-            isinstance(split, Named)
-            or (isinstance(split, First) and split.tokens)
-            or (args.val_fraction and args.val_tokens)
-        ):
+        if dataset.name in DATASETS and (isinstance(split, Named) or (isinstance(split, First) and split.tokens)):
             raise Error(f"prepare: {dataset.name} comes with its own split; leave out --val-fraction and --val-tokens")
         split = Last(args.val_fraction) if args.val_fraction else First(args.val_tokens)
     dataset = replace(
