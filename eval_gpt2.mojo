@@ -1,19 +1,20 @@
 """Evaluates a GPT-2: loss and perplexity on token shards, accuracy on HellaSwag. `--help` lists the flags."""
 
-from std.math import exp
-from std.os.path import dirname, exists
+from std.os.path import exists
 from std.sys import exit, stderr
 
 from llm.arguments import Arguments, Option, parse_arguments
 from llm.checkpoint import read_config, read_parameters
 from llm.config import GPT2Config
 from llm.cpu.parallel import available_threads
-from llm.evaluate import LossEstimate, SlidingWindow, evaluate_shards, token_lengths
-from llm.files import AtomicFile
+from llm.evaluate import SlidingWindow, evaluate_shards, token_lengths
+from llm.files import AtomicFile, beside
 from llm.gpt2 import GPT2
-from llm.hellaswag import NUM_ENDINGS, Accuracy, Judgement, judge_all, wilson_interval
-from llm.json import json_number, json_numbers, json_text
-from llm.report import fixed, grouped
+from llm.hellaswag import NUM_ENDINGS, judge_all
+from llm.json import json_number, json_text
+from llm.judgement import Accuracy, Judgement
+from llm.manifest import check_manifests
+from llm.report import grouped
 from llm.screen import Screen
 from llm.setup import check_tokenizer, initial_checkpoint, open_hellaswag
 from llm.signals import signal_name, stop_signal, watch_for_signals
@@ -89,12 +90,15 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
         )
         var estimate = evaluate_shards(model, window, lengths, screen)
         if estimate.windows > 0:
-            screen.line(loss_line(estimate))
-        results += String(t', "data": {loss_json(data, window, estimate)}')
+            screen.line(estimate.line())
+        results += String(
+            t', "data": {{"path": {json_text(data)}, "seq_len": {window.T}, "stride": {window.stride},'
+            t" {estimate.json_members()}}}"
+        )
     if questions and stop_signal() == 0:
         var judgements = judge_all(questions.value(), model, args.int("limit"), screen)
         if len(judgements) > 0:
-            screen.line(hellaswag_lines(Accuracy(judgements)))
+            screen.line(Accuracy(judgements).lines())
         results += String(t', "hellaswag": {hellaswag_json(questions.value().path, judgements)}')
     if stop_signal() != 0:
         screen.line(
@@ -116,74 +120,31 @@ def sliding_window(args: Arguments, config: GPT2Config) raises -> SlidingWindow:
 
 
 def lengths_of_tokens(args: Arguments, window: SlidingWindow, config: GPT2Config) raises -> List[Int]:
-    """Returns the bytes of each token, or nothing if there is no tokenizer of the shards."""
-    var beside = dirname(window.paths[0]) + "/tokenizer.bin"
-    var tokenizer = Optional[Tokenizer](None)
-    if args.given("tokenizer"):
-        tokenizer = Tokenizer(args.string("tokenizer"))
-    elif exists(beside):
-        tokenizer = Tokenizer(beside)
+    """Returns the bytes of each token, or nothing if there is no tokenizer of the shards.
+
+    Raises:
+        If shards, tokenizer and model do not belong together.
+    """
+    var path = Optional(
+        args.string("tokenizer") if args.given("tokenizer") else beside(window.paths[0], "tokenizer.bin")
+    )
+    if not args.given("tokenizer") and not exists(path.value()):
+        path = None
+    check_manifests(args.string("val-data"), path, config.vocab_size)
+    if not path:
+        return List[Int]()
+    var tokenizer = Optional(Tokenizer(path.value()))
     check_tokenizer(tokenizer, config)
-    return token_lengths(tokenizer.value()) if tokenizer else List[Int]()
-
-
-def loss_line(estimate: LossEstimate) -> String:
-    """Writes what came out for the screen."""
-    var line = String(t"loss {fixed(estimate.mean(), 6)} | perplexity {fixed(exp(estimate.mean()), 3)}")
-    if estimate.bytes > 0:
-        line += String(t" | {fixed(estimate.bits_per_byte(), 4)} bits per byte")
-    if estimate.windows > 1:
-        var low, high = estimate.interval()
-        line += String(
-            t" | 95% interval {fixed(low, 4)} to {fixed(high, 4)}, {fixed(exp(low), 2)} to {fixed(exp(high), 2)}"
-            t" (windows taken as independent)"
-        )
-    return line^
-
-
-def loss_json(data: String, window: SlidingWindow, estimate: LossEstimate) -> String:
-    """Writes what came out for `--json`."""
-    return String(
-        t'{{"path": {json_text(data)}, "seq_len": {window.T}, "stride": {window.stride}, "windows": {estimate.windows},'
-        t' "targets": {estimate.targets}, "loss": {json_number(estimate.mean())}, "perplexity":'
-        t' {json_number(exp(estimate.mean()))}, "standard_error": {json_number(estimate.standard_error())},'
-        t' "bits_per_byte": {json_number(estimate.bits_per_byte())}}}'
-    )
-
-
-def hellaswag_lines(accuracy: Accuracy) -> String:
-    """Writes what came out for the screen."""
-    return (
-        _share("acc     ", accuracy.right, accuracy.examples)
-        + "\n"
-        + _share("acc_norm", accuracy.right_per_token, accuracy.examples)
-    )
-
-
-def _share(name: String, right: Int, examples: Int) -> String:
-    var low, high = wilson_interval(right, examples)
-    return String(
-        t"{name} {fixed(Float64(right) / Float64(examples), 4)} ({grouped(right)} of {grouped(examples)}) | 95%"
-        t" interval {fixed(low, 4)} to {fixed(high, 4)} (Wilson)"
-    )
+    return token_lengths(tokenizer.value())
 
 
 def hellaswag_json(path: String, judgements: List[Judgement]) -> String:
-    """Writes what came out for `--json`, example by example: the label, and loss and length of each ending."""
+    """Writes what came out for `--json`, example by example."""
     var accuracy = Accuracy(judgements)
     var text = String(
         t'{{"path": {json_text(path)}, "examples": {accuracy.examples}, "acc": {json_number(accuracy.acc())},'
         t' "acc_norm": {json_number(accuracy.acc_norm())}, "judgements": ['
     )
     for i in range(len(judgements)):
-        ref judgement = judgements[i]
-        var lengths = List[Float64]()
-        for length in judgement.lengths:
-            lengths.append(Float64(length))
-        text += ",\n  " if i > 0 else "\n  "
-        text += String(
-            t'{{"label": {judgement.label}, "likeliest": {judgement.likeliest()}, "likeliest_per_token":'
-            t' {judgement.likeliest_per_token()}, "losses": {json_numbers(judgement.losses)}, "lengths":'
-            t" {json_numbers(lengths)}}}"
-        )
+        text += (",\n  " if i > 0 else "\n  ") + judgements[i].json()
     return text + "\n]}"

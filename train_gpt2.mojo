@@ -9,7 +9,8 @@ from llm.cpu.parallel import available_threads
 from llm.cpu.peak import measured_peak
 from llm.generate import generate
 from llm.gpt2 import GPT2
-from llm.hellaswag import Accuracy, HellaSwag, Judgement, judge_all
+from llm.hellaswag import HellaSwag, judge_all
+from llm.judgement import Accuracy, Judgement
 from llm.logs import LogEnd
 from llm.options import save_settings, trainer_arguments
 from llm.plan import check_memory, describe, plan

@@ -5,11 +5,12 @@ window of a shard all targets count, of each later one the last `stride`, those 
 token but a shard's first is a target just once, and beyond the first window sees at least T - stride + 1 tokens.
 """
 
-from std.math import isfinite, log, sqrt
+from std.math import exp, isfinite, log, sqrt
 from std.utils.numerics import nan
 
 from llm.files import glob_files
 from llm.gpt2 import GPT2
+from llm.json import json_number
 from llm.memory import Arena, Tensor, aligned_bytes
 from llm.report import fixed
 from llm.screen import Screen
@@ -126,6 +127,27 @@ struct LossEstimate(Copyable, Movable):
         """Returns the 95% confidence interval of the mean."""
         var half = Z_95 * self.standard_error()
         return (self.mean() - half, self.mean() + half)
+
+    def line(self) -> String:
+        """Writes it for the screen."""
+        var line = String(t"loss {fixed(self.mean(), 6)} | perplexity {fixed(exp(self.mean()), 3)}")
+        if self.bytes > 0:
+            line += String(t" | {fixed(self.bits_per_byte(), 4)} bits per byte")
+        if self.windows > 1:
+            var low, high = self.interval()
+            line += String(
+                t" | 95% interval {fixed(low, 4)} to {fixed(high, 4)}, {fixed(exp(low), 2)} to {fixed(exp(high), 2)}"
+                t" (windows taken as independent)"
+            )
+        return line^
+
+    def json_members(self) -> String:
+        """Writes the members of an object for a program to read."""
+        return String(
+            t'"windows": {self.windows}, "targets": {self.targets}, "loss": {json_number(self.mean())}, "perplexity":'
+            t' {json_number(exp(self.mean()))}, "standard_error": {json_number(self.standard_error())},'
+            t' "bits_per_byte": {json_number(self.bits_per_byte())}'
+        )
 
 
 def evaluate_shards[

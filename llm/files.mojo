@@ -334,6 +334,12 @@ def make_folder(who: String, path: String) raises:
         raise Error(t"{who}: cannot make the folder {path}; check the folder above it and its permissions")
 
 
+def beside(path: String, name: String) -> String:
+    """Returns the path of another file in the folder of one."""
+    var folder = String(dirname(path))
+    return folder + "/" + name if folder.byte_length() > 0 else name
+
+
 def glob_files(pattern: String) raises -> List[String]:
     """Lists what matches a pattern of `*`, `?` and `[...]`, in byte order; a name that exists stands for itself.
 

@@ -4,13 +4,13 @@ The file is a header and a stream of uint16, for each example: 65535, its size i
 the context and the four endings, their tokens preceded by how many there are.
 """
 
-from std.math import isfinite, sqrt
+from std.math import isfinite
 from std.sys import size_of
 
-from llm.evaluate import Z_95
 from llm.files import InputFile, MappedFile
 from llm.gpt2 import GPT2
 from llm.header import CHOICES_MAGIC, HEADER_BYTES, read_header
+from llm.judgement import Accuracy, Judgement
 from llm.memory import Arena, Tensor, aligned_bytes
 from llm.screen import Screen
 from llm.signals import stop_signal
@@ -142,70 +142,6 @@ struct HellaSwag(Movable):
         return self._stream.slice(position + 1, Int(self._stream[position]))
 
 
-struct Judgement(Copyable, Movable):
-    """What a model thinks of one example."""
-
-    var label: Int
-    """The ending that is right."""
-    var losses: List[Float64]
-    """Cross entropy of each ending given the context, summed over its tokens."""
-    var lengths: List[Int]
-    """Tokens of each ending."""
-
-    def __init__(out self, label: Int):
-        """Starts without endings."""
-        self.label = label
-        self.losses = List[Float64]()
-        self.lengths = List[Int]()
-
-    def likeliest(self) -> Int:
-        """Returns the ending of the highest probability."""
-        return self._lowest(per_token=False)
-
-    def likeliest_per_token(self) -> Int:
-        """Returns the ending of the highest probability per token, the geometric mean."""
-        return self._lowest(per_token=True)
-
-    def _lowest(self, *, per_token: Bool) -> Int:
-        var best = 0
-        for i in range(1, len(self.losses)):
-            var loss, lowest = self.losses[i], self.losses[best]
-            if per_token:
-                loss /= Float64(self.lengths[i])
-                lowest /= Float64(self.lengths[best])
-            if loss < lowest:
-                best = i
-        return best
-
-
-@fieldwise_init
-struct Accuracy(Copyable, Movable):
-    """How many examples a model got right."""
-
-    var examples: Int
-    var right: Int
-    """By the probability of the whole ending: acc."""
-    var right_per_token: Int
-    """By the probability per token: acc_norm, which is what llm.c reports."""
-
-    def __init__(out self, judgements: List[Judgement]):
-        """Counts."""
-        self.examples = len(judgements)
-        self.right = 0
-        self.right_per_token = 0
-        for ref judgement in judgements:
-            self.right += Int(judgement.likeliest() == judgement.label)
-            self.right_per_token += Int(judgement.likeliest_per_token() == judgement.label)
-
-    def acc(self) -> Float64:
-        """Returns the share of right answers."""
-        return Float64(self.right) / Float64(self.examples)
-
-    def acc_norm(self) -> Float64:
-        """Returns the share of right answers by the probability per token."""
-        return Float64(self.right_per_token) / Float64(self.examples)
-
-
 def judge_all[
     dtype: DType
 ](mut questions: HellaSwag, mut model: GPT2[dtype], limit: Int, mut screen: Screen) raises -> List[Judgement]:
@@ -225,18 +161,6 @@ def judge_all[
             var accuracy = Accuracy(judgements)
             ticker.show(screen, i + 1, String(t"acc_norm {accuracy.right_per_token}/{accuracy.examples}"))
     return judgements^
-
-
-def wilson_interval(right: Int, examples: Int) -> Tuple[Float64, Float64]:
-    """Returns the 95% confidence interval of a share: Wilson's score interval, good for small numbers and near 0 and 1.
-    """
-    comptime z = Z_95
-    var n = Float64(examples)
-    var p = Float64(right) / n
-    var middle = p + z * z / (2 * n)
-    var half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    var scale = 1 + z * z / n
-    return (max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0))
 
 
 def _check_example(stream: Tensor[U16], start: Int, index: Int) raises -> Int:

@@ -1,8 +1,8 @@
 """Whether data, tokenizer and model belong together: `prepare` notes beside the data which tokenizer made it."""
 
-from std.os.path import dirname, exists
+from std.os.path import exists
 
-from llm.files import glob_files, read_text
+from llm.files import beside, glob_files, read_text
 from llm.json import JsonObject
 from llm.sha256 import sha256_of_file
 
@@ -18,8 +18,7 @@ def check_manifests(pattern: String, tokenizer: Optional[String], vocab_size: In
     """
     var checked = String()
     for shard in glob_files(pattern):
-        var folder = String(dirname(shard))
-        var path = folder + ("/" if folder.byte_length() > 0 else "") + "manifest.json"
+        var path = beside(shard, "manifest.json")
         if path != checked and exists(path):
             _check(path, tokenizer, vocab_size)
             checked = path

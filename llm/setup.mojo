@@ -1,13 +1,13 @@
 """What the flags of the trainer mean: which model, which data, which tokenizer."""
 
-from std.os.path import dirname, exists
+from std.os.path import exists
 
 from llm.arguments import Arguments
 from llm.checkpoint import read_config
 from llm.config import GPT2Config, named_config
 from llm.cpu.adamw import AdamW
 from llm.dataloader import IN_ORDER, RANDOM_WINDOWS, DataLoader
-from llm.files import glob_files
+from llm.files import beside, glob_files
 from llm.hellaswag import HellaSwag
 from llm.manifest import check_manifests
 from llm.run_folder import complete_checkpoints
@@ -143,10 +143,9 @@ def _tokenizer_path(args: Arguments) raises -> Optional[String]:
     if args.given("tokenizer"):
         return None if args.string("tokenizer") == "" else Optional(args.string("tokenizer"))
     for shard in glob_files(args.string("train-data")):
-        var folder = dirname(shard)
-        var beside = (folder + "/" if folder.byte_length() > 0 else "") + "tokenizer.bin"
-        if exists(beside):
-            return beside
+        var path = beside(shard, "tokenizer.bin")
+        if exists(path):
+            return path
     return Optional(String("gpt2_tokenizer.bin")) if exists("gpt2_tokenizer.bin") else None
 
 
