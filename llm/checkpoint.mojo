@@ -5,7 +5,7 @@ from std.sys import size_of
 from llm.config import MAX_CHANNELS, MAX_LAYERS, MAX_LENGTH, GPT2Config
 from llm.files import AtomicFile, InputFile
 from llm.header import CHECKPOINT_MAGIC, HEADER_BYTES, Header, read_header
-from llm.memory import Tensor
+from llm.memory import Arena, Tensor
 from llm.tensors import NUM_TENSORS, ParameterSpec, ParameterTensors, parameter_specs
 
 comptime F32 = DType.float32
@@ -13,6 +13,9 @@ comptime BF16 = DType.bfloat16
 comptime FP32_VERSION = 3
 comptime BF16_VERSION = 5
 
+comptime _CONVERTED_AT_ONCE = 1 << 16
+"""Elements that fit into a near cache while they are turned into another type."""
+comptime _LANES = 16
 
 def read_config(path: String) raises -> GPT2Config:
     """Reads the sizes of the model in a checkpoint.
@@ -25,8 +28,8 @@ def read_config(path: String) raises -> GPT2Config:
     return _checked_config(file, header)
 
 
-def read_parameters(path: String, mut params: ParameterTensors[F32]) raises:
-    """Fills the parameters from a checkpoint; bfloat16 values are widened.
+def read_parameters[dtype: DType](path: String, mut params: ParameterTensors[dtype]) raises:
+    """Fills the parameters from a checkpoint; fp32 and bfloat16 are turned into each other, to the nearest value.
 
     Raises:
         If there is no good checkpoint under this name, or its model has other sizes.
@@ -44,13 +47,10 @@ def read_parameters(path: String, mut params: ParameterTensors[F32]) raises:
             )
     var offset = HEADER_BYTES
     for i in range(NUM_TENSORS):
-        var tensor = params[i]
         if header[1] == BF16_VERSION:
-            _read_bfloat16(file, offset, tensor)
-            offset += tensor.size * size_of[BFloat16]()
+            offset += _read_tensor[BF16](file, offset, params[i])
         else:
-            file.read(offset, tensor)
-            offset += tensor.size * size_of[Float32]()
+            offset += _read_tensor[F32](file, offset, params[i])
 
 
 def write_checkpoint(path: String, config: GPT2Config, params: ParameterTensors[F32], in_bfloat16: Bool = False) raises:
@@ -117,16 +117,22 @@ def _check_limit(file: InputFile, what: String, value: Int, limit: Int) raises:
         )
 
 
-def _read_bfloat16(file: InputFile, offset: Int, target: Tensor[F32]) raises:
-    """Reads into the upper half of the target's own memory and widens from there, front to back.
-
-    Element i is read from byte 2n + 2i and written to byte 4i, which never overtakes what is still to be read.
-    """
-    var upper_half = Int(target.ptr) + target.size * size_of[BFloat16]()
-    var narrow = Tensor[BF16](Tensor[BF16].Ptr(unsafe_from_address=upper_half), target.size)
-    file.read(offset, narrow)
-    for i in range(target.size):
-        target[i] = narrow[i].cast[F32]()
+def _read_tensor[stored: DType, dtype: DType](file: InputFile, offset: Int, target: Tensor[dtype]) raises -> Int:
+    """Reads a tensor whose elements are `stored` in the file, and returns the bytes that it takes there."""
+    comptime if stored == dtype:
+        file.read(offset, target)
+    else:
+        var buffer = Arena(_CONVERTED_AT_ONCE * size_of[Scalar[stored]]())
+        var values = buffer.carve[stored](_CONVERTED_AT_ONCE)
+        for first in range(0, target.size, _CONVERTED_AT_ONCE):
+            var count = min(_CONVERTED_AT_ONCE, target.size - first)
+            file.read(offset + first * size_of[Scalar[stored]](), values.slice(0, count))
+            for i in range(0, count - count % _LANES, _LANES):
+                target.store(first + i, values.load[_LANES](i).cast[dtype]())
+            for i in range(count - count % _LANES, count):
+                target[first + i] = values[i].cast[dtype]()
+        _ = buffer^
+    return target.size * size_of[Scalar[stored]]()
 
 
 def _write_bfloat16(mut file: AtomicFile, source: Tensor[F32]) raises:

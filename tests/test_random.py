@@ -46,9 +46,9 @@ def test_xorshift(seed, program):
     assert [float(line[1]) for line in lines] == fractions(seed, 500)
 
 
-def sample(program, tmp_path, logits, count=1, seed=1337, temperature=1.0, top_k=0, run="output"):
+def sample(program, tmp_path, logits, count=1, seed=1337, temperature=1.0, top_k=0, top_p=1.0, run="output"):
     (tmp_path / "logits.bin").write_bytes(np.asarray(logits, dtype="<f4").tobytes())
-    return getattr(program, run)("sample", tmp_path / "logits.bin", count, seed, temperature, top_k)
+    return getattr(program, run)("sample", tmp_path / "logits.bin", count, seed, temperature, top_k, top_p)
 
 
 def referee(logits, count, seed, temperature, top_k):

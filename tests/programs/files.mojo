@@ -10,7 +10,7 @@
     stream FILE SIZE                the bytes of a file, in pieces of this size, as text
     mt19937 SEED COUNT              draws
     xorshift SEED COUNT             draws, as integers and as fractions
-    sample FILE COUNT SEED TEMPERATURE TOP_K
+    sample FILE COUNT SEED TEMPERATURE TOP_K TOP_P
                                     draws from the float32 logits in a file
 """
 
@@ -128,7 +128,7 @@ def show_samples() raises:
     var arena = Arena(64 + file.size)
     var logits = arena.carve[F32](file.size // size_of[Float32]())
     file.read(0, logits)
-    var sampler = Sampler(seed=number(4), temperature=Float64(text(5)), top_k=number(6))
+    var sampler = Sampler(seed=number(4), temperature=Float64(text(5)), top_k=number(6), top_p=Float64(text(7)))
     for _ in range(number(3)):
         print(sampler.sample(logits))
     _ = arena^

@@ -1,0 +1,89 @@
+"""Products of a weight matrix with a few vectors: what a step of generation does, bound by reading the weights once.
+
+A gemm would pack the weights first. Here each thread reads its rows from front to back, as one stream that the
+processor fetches ahead by itself, and multiplies every line with all vectors while it is in registers.
+"""
+
+from std.sys import simd_width_of, size_of
+
+from llm.cpu.gemm import Epilogue
+from llm.cpu.parallel import Team, share
+from llm.memory import Tensor
+
+comptime F32 = DType.float32
+comptime W = simd_width_of[F32]()
+comptime _CHAINS = 4
+"""Independent sums of a product, enough to hide the latency of an addition."""
+comptime _VECTORS = 4
+"""Vectors that a row is multiplied with at once: their sums and the row fit into registers."""
+
+
+def matvec[
+    dtype: DType, E: Epilogue
+](team: Team, output: Tensor[F32], inp: Tensor[F32], weight: Tensor[dtype], S: Int, C: Int, OC: Int, epilogue: E,):
+    """Computes output = epilogue(inp @ weight^T) for few rows. inp (S,C), weight (OC,C), output (S,OC); sums in float32.
+
+    The order of each sum depends on C alone: a vector's result depends neither on S nor on the number of threads.
+    """
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(OC, team.size, member)
+        for o in range(lo, hi):
+            var row = weight.ptr.unsafe_offset(o * C)
+            var s = 0
+            while s + _VECTORS <= S:
+                _dot[_VECTORS](output, inp, row, s, o, C, OC, epilogue)
+                s += _VECTORS
+            while s < S:
+                _dot[1](output, inp, row, s, o, C, OC, epilogue)
+                s += 1
+
+    team.run(body, "matvec", bytes=size_of[Scalar[dtype]]() * OC * C)
+
+
+@always_inline
+def _dot[
+    vectors: Int, dtype: DType, E: Epilogue
+](output: Tensor[F32], inp: Tensor[F32], row: Tensor[dtype].Ptr, s: Int, o: Int, C: Int, OC: Int, epilogue: E):
+    """Computes column o of rows s .. s + vectors - 1 of the output."""
+    var x = inp.ptr.unsafe_offset(s * C)
+    var sums = Array[SIMD[F32, W], vectors * _CHAINS](fill=SIMD[F32, W](0))
+    var full = C - C % W
+    var unrolled = C - C % (_CHAINS * W)
+    for c in range(0, unrolled, _CHAINS * W):
+        comptime for chain in range(_CHAINS):
+            _add_products[vectors, chain](sums, x, row, c + chain * W, C)
+    for c in range(unrolled, full, W):
+        _add_products[vectors, 0](sums, x, row, c, C)
+    comptime for v in range(vectors):
+        var sum = sums[v * _CHAINS]
+        comptime for chain in range(1, _CHAINS):
+            sum += sums[v * _CHAINS + chain]
+        var total = sum.reduce_add()
+        for c in range(full, C):
+            total += row[unsafe_offset=c].cast[F32]() * x[unsafe_offset=v * C + c]
+        output[(s + v) * OC + o] = epilogue.apply[1](s + v, o, total)
+
+
+@always_inline
+def _add_products[
+    vectors: Int, chain: Int, dtype: DType
+](mut sums: Array[SIMD[F32, W], vectors * _CHAINS], x: Tensor[F32].Ptr, row: Tensor[dtype].Ptr, c: Int, C: Int,):
+    var weights = row.unsafe_offset(c).unsafe_load[width=W]().cast[F32]()
+    comptime for v in range(vectors):
+        var i = v * _CHAINS + chain
+        sums[i] = weights.fma(x.unsafe_offset(v * C + c).unsafe_load[width=W](), sums[i])
+
+
+def widen[dtype: DType](team: Team, output: Tensor[F32], weight: Tensor[dtype]):
+    """Copies weights to float32, for products of many rows."""
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(weight.size, team.size, member, W)
+        var full = hi - (hi - lo) % W
+        for i in range(lo, full, W):
+            output.store(i, weight.load[W](i).cast[F32]())
+        for i in range(full, hi):
+            output[i] = weight[i].cast[F32]()
+
+    team.run(body, "widen", bytes=(size_of[Scalar[dtype]]() + size_of[Float32]()) * weight.size)

@@ -1,0 +1,65 @@
+"""Logits and choices of llm/decode.mojo. Run by tests/test_decode.py.
+
+    logits CHECKPOINT TOKENS DTYPE THREADS CONTEXT READ TEXTS OUT    reads the first READ tokens at once and steps through
+                                                                     the rest, in TEXTS texts side by side; OUT holds the
+                                                                     logits of every step, (steps, TEXTS, V)
+
+TOKENS is a file of int32.
+"""
+
+from std.sys import argv, size_of
+
+from llm.checkpoint import read_config, read_parameters
+from llm.decode import Decoder
+from llm.files import AtomicFile, InputFile
+from llm.memory import Arena
+from llm.tensors import ParameterTensors
+
+comptime F32 = DType.float32
+comptime BF16 = DType.bfloat16
+
+
+def main() raises:
+    if text(4) == "bf16":
+        write_logits[BF16]()
+    else:
+        write_logits[F32]()
+
+
+def write_logits[dtype: DType]() raises:
+    var config = read_config(text(2))
+    var params = ParameterTensors[dtype](config)
+    read_parameters(text(2), params)
+    var tokens = read_tokens(text(3))
+    var count, texts = number(7), number(8)
+    var decoder = Decoder[dtype](config, params, number(5), texts=texts, context=number(6))
+    decoder.read(List(tokens[:count]))
+    var file = AtomicFile("decode", text(9))
+    var all = List[Int]()
+    for i in range(texts):
+        all.append(i)
+    for i in range(count, len(tokens)):
+        decoder.step(List[Int32](length=texts, fill=tokens[i]), all)
+        file.write(decoder.logits)
+    file.commit()
+    _ = params^
+
+
+def read_tokens(path: String) raises -> List[Int32]:
+    var file = InputFile("decode", path)
+    var arena = Arena(64 + file.size)
+    var tokens = arena.carve[DType.int32](file.size // size_of[Int32]())
+    file.read(0, tokens)
+    var list = List[Int32](capacity=tokens.size)
+    for i in range(tokens.size):
+        list.append(tokens[i])
+    _ = arena^
+    return list^
+
+
+def text(i: Int) -> String:
+    return String(argv()[i])
+
+
+def number(i: Int) raises -> Int:
+    return Int(text(i))
