@@ -92,7 +92,10 @@ def bench[dtype: DType](args: Arguments) raises:
     var used = bytes / mean_step / 1e9
     print(t"step      {fixed(mean_step * 1e3, 2)} ms, best {fixed(best_step * 1e3, 2)} ms;", end=" ")
     print(t"{fixed(Float64(texts) / mean_step, 1)} tok/s")
-    print(t"memory    a step reads {fixed(used, 1)} GB/s of weights, a plain sum {fixed(memory.best, 1)} at best:", end=" ")
+    print(
+        t"memory    a step reads {fixed(used, 1)} GB/s of weights, a plain sum {fixed(memory.best, 1)} at best:",
+        end=" ",
+    )
     print(t"{fixed(100 * used / memory.best, 1)}%")
     _ = params^
 

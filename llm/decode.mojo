@@ -374,7 +374,7 @@ struct _Scratch(Copyable, Movable):
         self.head_size = _head_size(config, context)
         self.heads = arena.carve[F32](threads * self.head_size)
         self.attention_workspace = arena.carve[F32](attention_workspace_size(context, config.head_size(), threads))
-        self.gemm_workspace = arena.carve[F32](gemm_workspace_size[F32](threads))
+        self.gemm_workspace = arena.carve[F32](gemm_workspace_size(threads))
 
     @staticmethod
     def bytes(config: GPT2Config, context: Int, texts: Int, threads: Int) -> Int:
@@ -382,7 +382,7 @@ struct _Scratch(Copyable, Movable):
         var rows = max(context, texts)
         var C = config.channels
         var scalars = rows * (11 * C + 2 + config.num_heads) + texts * config.vocab_size + 4 * C * C
-        scalars += threads * _head_size(config, context) + gemm_workspace_size[F32](threads)
+        scalars += threads * _head_size(config, context) + gemm_workspace_size(threads)
         scalars += attention_workspace_size(context, config.head_size(), threads)
         return aligned_bytes[F32](scalars) + 14 * aligned_bytes[F32](1)
 

@@ -1,43 +1,109 @@
-"""Text from a model: one token after another, each drawn from the logits of the last position."""
+"""Texts from a model: one token after another, each drawn from the logits of the last position."""
 
+from llm.decode import Decoder
 from llm.gpt2 import GPT2
-from llm.memory import Arena, Tensor, aligned_bytes
 from llm.sampler import Sampler
 from llm.tokenizer import TextStream, Tokenizer
 
 comptime F32 = DType.float32
 
 
-def generate[dtype: DType, //](mut model: GPT2[dtype], mut sampler: Sampler, tokenizer: Tokenizer, count: Int) raises:
-    """Prints `count` tokens as they are drawn, starting from the token that begins a text.
+struct Generator[dtype: DType](Movable):
+    """Continues one prompt in as many texts as there are samplers, all in step.
 
-    When the context is full its older half is dropped.
+    Each text follows from the prompt and its own sampler alone. Where a text would outgrow the context, its older half
+    is dropped and the rest is read again.
+    """
+
+    var decoder: Decoder[Self.dtype]
+    var samplers: List[Sampler]
+    var active: List[Int]
+    """The texts that are being continued."""
+    var has_dropped: Bool
+    """Whether something has been dropped since `begin`."""
+    var _tokens: List[List[Int32]]
+    """What the context holds of each text; the last one is still to be read."""
+
+    def __init__(out self, var decoder: Decoder[Self.dtype], var samplers: List[Sampler]):
+        """Takes a decoder for as many texts as there are samplers."""
+        self._tokens = List[List[Int32]]()
+        self.active = List[Int]()
+        self.has_dropped = False
+        self.decoder = decoder^
+        self.samplers = samplers^
+
+    def begin(mut self, prompt: List[Int32]) raises:
+        """Forgets what was, and reads a prompt; of one that is longer than the context only the end.
+
+        Raises:
+            If there is no token, or one that the model does not know.
+        """
+        if len(prompt) == 0:
+            raise Error("generate: expected a prompt of at least one token, got none")
+        self.has_dropped = len(prompt) > self.decoder.context
+        var kept = self._newest(prompt) if self.has_dropped else prompt.copy()
+        self.decoder.read(List(kept[: len(kept) - 1]))
+        self._tokens = List[List[Int32]](length=len(self.samplers), fill=kept)
+        self.active = List[Int]()
+        for text in range(len(self.samplers)):
+            self.active.append(text)
+
+    def next(mut self) raises -> List[Int]:
+        """Appends one token to every active text and returns them, in the order of `active`.
+
+        Raises:
+            If the model has diverged.
+        """
+        if self.decoder.cache.length() == self.decoder.context:
+            self._drop_older_half()
+        var last = List[Int32]()
+        for text in self.active:
+            last.append(self._tokens[text][len(self._tokens[text]) - 1])
+        self.decoder.step(last, self.active)
+        var V = self.decoder.config.vocab_size
+        var drawn = List[Int]()
+        for row in range(len(self.active)):
+            var token = self.samplers[self.active[row]].sample(self.decoder.logits.slice(row * V, V))
+            self._tokens[self.active[row]].append(Int32(token))
+            drawn.append(token)
+        return drawn^
+
+    def end(mut self, text: Int):
+        """Lets a text be; the others go on."""
+        var rest = List[Int]()
+        for other in self.active:
+            if other != text:
+                rest.append(other)
+        self.active = rest^
+
+    def _drop_older_half(mut self) raises:
+        self.has_dropped = True
+        var read = List[List[Int32]]()
+        for text in self.active:
+            self._tokens[text] = self._newest(self._tokens[text])
+            read.append(List(self._tokens[text][: len(self._tokens[text]) - 1]))
+        self.decoder.read_apart(read, self.active)
+
+    def _newest(self, tokens: List[Int32]) -> List[Int32]:
+        """Returns half a context of tokens, and the one that is still to be read."""
+        return List(tokens[len(tokens) - self.decoder.context // 2 - 1 :])
+
+
+def generate[dtype: DType, //](model: GPT2[dtype], mut sampler: Sampler, tokenizer: Tokenizer, count: Int) raises:
+    """Prints `count` tokens as they are drawn, starting from the token that begins a text. The model stays as it is.
 
     Raises:
         If the model has diverged, or has another vocabulary than the tokenizer.
     """
-    var V = model.config.vocab_size
-    var context = model.acts.max_seq_len
-    var arena = Arena(aligned_bytes[DType.int32](context) + aligned_bytes[F32](V))
-    var tokens = arena.carve[DType.int32](context)
-    var logits = arena.carve[F32](V)
+    var decoder = Decoder[F32](model.config, model.params, model.num_threads(), texts=1, context=model.acts.max_seq_len)
+    var generator = Generator(decoder^, [sampler.copy()])
+    generator.begin([Int32(first_token(tokenizer))])
     var stream = TextStream()
-    tokens[0] = Int32(first_token(tokenizer))
-    var used = 1
     for _ in range(count):
-        model.forward(tokens, 1, used)
-        model.logits(used - 1, 1, logits)
-        var next = sampler.sample(logits)
-        print(stream.push(tokenizer.decode(next)), end="", flush=True)
-        if used == context:
-            used = context // 2
-            for i in range(used):
-                tokens[i] = tokens[context - used + i]
-        if used < context:
-            tokens[used] = Int32(next)
-            used += 1
+        var drawn = generator.next()
+        print(stream.push(tokenizer.decode(drawn[0])), end="", flush=True)
     print(stream.finish(), flush=True)
-    _ = arena^
+    sampler.set_rng_state(generator.samplers[0].rng_state())
 
 
 def first_token(tokenizer: Tokenizer) raises -> Int:

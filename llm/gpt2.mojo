@@ -231,6 +231,10 @@ struct GPT2[dtype: DType = F32](Movable):
         self._weights_are_rounded = True
         return norm_of_blocks(self.acts.norm_blocks)
 
+    def num_threads(self) -> Int:
+        """Counts the threads that work on a pass."""
+        return self._crew.size
+
     def take_events(self, member: Int) -> List[Event]:
         """Returns what a thread has done since the last call; nothing unless built with TRACE."""
         return self._crew.take_events(member)

@@ -86,6 +86,14 @@ def scramble(x: UInt64) -> UInt64:
     return z ^ (z >> 31)
 
 
+def mixed_seed(seed: Int) -> Int:
+    """Scrambles a seed, so that generators with neighbouring seeds have nothing in common (splitmix64's output)."""
+    var z = UInt64(seed) * 0x9E3779B97F4A7C15
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return Int(z ^ (z >> 31))
+
+
 def identity_permutation(count: Int) -> List[Int]:
     """Lists 0 .. count - 1."""
     var items = List[Int](capacity=count)

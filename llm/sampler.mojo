@@ -15,7 +15,7 @@ comptime _LANES = 16
 comptime _BUCKETS = 4096
 
 
-struct Sampler(Movable):
+struct Sampler(Copyable, Movable):
     """Draws tokens, reproducibly by seed. As it is made it follows llm.c's CPU program: softmax, then one draw."""
 
     var temperature: Float32

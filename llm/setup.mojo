@@ -84,8 +84,10 @@ def _is_depth(name: String) -> Bool:
     return name.startswith("d") and name.byte_length() <= 3 and not exists(name)
 
 
-def initial_checkpoint(args: Arguments) raises -> String:
+def initial_checkpoint(args: Arguments, otherwise: String = "") raises -> String:
     """Returns the checkpoint that --init names; the published models have llm.c's file names.
+
+    What else one can do than download a model, `otherwise`, ends the message.
 
     Raises:
         If a published model is not here yet.
@@ -95,8 +97,8 @@ def initial_checkpoint(args: Arguments) raises -> String:
         var path = String(t"gpt2_{known[1]}.bin")
         if (name == known[0] or name == path) and not exists(path):
             raise Error(
-                t"{path} is not here; `python -m llm_mojo weights {known[0]}` downloads GPT-2's weights and makes it,"
-                t" and `--init d12` starts a model of GPT-2's size at random"
+                t"{path} is not here; `python -m llm_mojo weights {known[0]}` downloads GPT-2's weights and makes"
+                t" it{otherwise}"
             )
         if name == known[0]:
             return path
@@ -110,7 +112,7 @@ def model_config(args: Arguments, tokenizer: Optional[Tokenizer]) raises -> GPT2
         If there is no such checkpoint or no such model.
     """
     if not starts_at_random(args):
-        return read_config(initial_checkpoint(args))
+        return read_config(initial_checkpoint(args, ", and `--init d12` starts a model of GPT-2's size at random"))
     var config = named_config(args.string("init") if args.given("init") else String("d12"))
     var tokens = tokenizer.value().vocab_size if tokenizer else config.vocab_size
     return GPT2Config(
@@ -151,9 +153,15 @@ def _tokenizer_path(args: Arguments) raises -> Optional[String]:
 
 def check_tokenizer(tokenizer: Optional[Tokenizer], config: GPT2Config) raises:
     """Raises if there is a tokenizer that is not the model's."""
-    if tokenizer and tokenizer.value().vocab_size != config.vocab_size:
+    if tokenizer:
+        check_vocabulary(tokenizer.value(), config)
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: GPT2Config) raises:
+    """Raises if a tokenizer is not the model's."""
+    if tokenizer.vocab_size != config.vocab_size:
         raise Error(
-            t"the tokenizer has {tokenizer.value().vocab_size} tokens, the model {config.vocab_size}; give the"
+            t"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; give the"
             t" tokenizer that the model was trained with (--tokenizer), or another model (--init)"
         )
 

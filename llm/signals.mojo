@@ -21,11 +21,7 @@ def watch_for_signals() raises:
     Raises:
         If the system has no room for the flag.
     """
-    var page = external_call["mmap", Int](
-        Int(_FLAG), Int(4096), _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE, Int32(-1), Int(0)
-    )
-    if page != _FLAG:
-        raise Error(t"signals: no room for a flag at {_FLAG}: {get_errno()}; start the program again")
+    _make_flag()
     _ = external_call["signal", Int](Int32(SIGINT), _on_signal)
     _ = external_call["signal", Int](Int32(SIGTERM), _on_signal)
     # Whoever closes a terminal ends its runs, but not those started with nohup, which write to a file. (Whether the
@@ -37,9 +33,25 @@ def watch_for_signals() raises:
     _ = external_call["signal", Int](_SIGXFSZ, _do_nothing)
 
 
+def watch_for_interrupts() raises:
+    """From here on every Ctrl-C sets the flag that `stop_signal` reads, and ends a wait for input; call it once.
+
+    Raises:
+        If the system has no room for the flag.
+    """
+    _make_flag()
+    _ = external_call["signal", Int](Int32(SIGINT), _on_interrupt)
+    _ = external_call["siginterrupt", Int32](Int32(SIGINT), Int32(1))
+
+
 def stop_signal() -> Int:
     """Returns the signal that asked the run to stop, or 0."""
     return Int(_flag().unsafe_load[volatile=True]())
+
+
+def forget_signal():
+    """Goes on as if no signal had come."""
+    _flag().unsafe_store[volatile=True](0)
 
 
 def signal_name(signal: Int) -> String:
@@ -49,6 +61,14 @@ def signal_name(signal: Int) -> String:
     return "SIGTERM" if signal == SIGTERM else "SIGHUP"
 
 
+def _make_flag() raises:
+    var page = external_call["mmap", Int](
+        Int(_FLAG), Int(4096), _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE, Int32(-1), Int(0)
+    )
+    if page != _FLAG:
+        raise Error(t"signals: no room for a flag at {_FLAG}: {get_errno()}; start the program again")
+
+
 def _flag() -> Pointer[Int32, MutUntrackedOrigin]:
     return Pointer[Int32, MutUntrackedOrigin](unsafe_from_address=_FLAG)
 
@@ -56,6 +76,10 @@ def _flag() -> Pointer[Int32, MutUntrackedOrigin]:
 def _on_signal(signal: Int32) abi("C"):
     if stop_signal() != 0:
         external_call["_exit", NoneType](Int32(128) + signal)
+    _flag().unsafe_store[volatile=True](signal)
+
+
+def _on_interrupt(signal: Int32) abi("C"):
     _flag().unsafe_store[volatile=True](signal)
 
 

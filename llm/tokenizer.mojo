@@ -212,7 +212,7 @@ struct Tokenizer(Movable):
         return Span(self._bytes)[start : start + Int(self._bytes[start - 1])]
 
 
-struct TextStream(Movable):
+struct TextStream(Copyable, Movable):
     """Turns bytes that arrive in pieces into text for a screen.
 
     A character whose bytes are still incomplete is held back. What is not UTF-8 becomes U+FFFD, one for each longest

@@ -1,0 +1,101 @@
+"""llm/decode.mojo: cached logits against PyTorch and against our own forward pass, alone and side by side."""
+
+import numpy as np
+import pytest
+import torch
+
+from llm_mojo import formats, reference
+from llm_mojo.formats import ModelConfig
+
+CONFIGS = {
+    "tiny": ModelConfig(max_seq_len=5, vocab_size=11, num_layers=1, num_heads=1, channels=3),
+    "ragged": ModelConfig(max_seq_len=150, vocab_size=61, num_layers=3, num_heads=3, channels=24),
+    "vectors": ModelConfig(max_seq_len=200, vocab_size=300, num_layers=2, num_heads=2, channels=160),
+}
+
+
+@pytest.fixture(scope="session")
+def program(mojo_program):
+    return mojo_program("tests/programs/decode.mojo")
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request, tmp_path_factory):
+    """A checkpoint, tokens for a whole context, and PyTorch's logits (T,V) for them."""
+    config = CONFIGS[request.param]
+    path = tmp_path_factory.mktemp("model") / "model.bin"
+    tensors = reference.init_tensors(config, 3, spread=True)
+    formats.write_checkpoint(path, config, tensors)
+    tokens = np.random.default_rng(1).integers(config.vocab_size, size=config.max_seq_len, dtype=np.int32)
+    tokens.tofile(path.with_name("tokens.bin"))
+    return path, config, tokens, logits_of(tensors, config, tokens)
+
+
+def logits_of(tensors, config, tokens):
+    with torch.no_grad():
+        double = {name: torch.tensor(tensor, dtype=torch.float64) for name, tensor in tensors.items()}
+        return reference.forward(double, config, torch.tensor(tokens[None].astype(np.int64)))[0][0].numpy()
+
+
+def decode(program, model, read, texts=1, dtype="fp32", threads=2, run="output"):
+    """Reads some tokens at once and steps through the others; returns logits (steps, texts, V)."""
+    path, config, tokens, _ = model
+    out = path.with_name("logits.bin")
+    arguments = [path, path.with_name("tokens.bin"), dtype, threads, config.max_seq_len, read, texts, out]
+    said = getattr(program, run)("logits", *arguments)
+    if run == "error":
+        return said
+    return np.fromfile(out, dtype="<f4").reshape(len(tokens) - read, texts, config.vocab_size)
+
+
+def reads(config):
+    """Nothing; few positions, which matvec reads; pages not full, full, and just over; all but the last."""
+    return [read for read in (0, 1, 7, 8, 9, 63, 64, 65, 129) if read < config.max_seq_len - 1] + [config.max_seq_len - 1]
+
+
+def test_cached_logits_are_pytorchs(program, model):
+    _, config, _, expected = model
+    for read in reads(config):
+        logits = decode(program, model, read)
+        np.testing.assert_allclose(logits[:, 0], expected[read:], atol=2e-5, err_msg=f"{read} tokens read at once")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_text_is_the_same_beside_others_and_on_any_number_of_threads(dtype, program, model):
+    config = model[1]
+    for read in reads(config)[::3]:
+        alone = decode(program, model, read, 1, dtype, threads=1)
+        for texts, threads in [(1, 3), (2, 2), (7, 5)]:
+            beside = decode(program, model, read, texts, dtype, threads)
+            assert (beside == alone).all(), f"{read} tokens read, {texts} texts, {threads} threads"
+
+
+def test_bfloat16_weights(program, model, tmp_path):
+    """With weights rounded to bfloat16 and nothing else, whether they are so in the file or become so."""
+    path, config, tokens, _ = model
+    _, tensors = formats.read_checkpoint(path)
+    rounded = {}
+    for name, tensor in tensors.items():
+        narrow = torch.tensor(np.asarray(tensor)).to(torch.bfloat16).float().numpy()
+        rounded[name] = narrow
+    expected = logits_of(rounded, config, tokens)
+    short = tmp_path / "model.bin"
+    formats.write_checkpoint(short, config, rounded, dtype="bfloat16")
+    np.copyto(np.memmap(tmp_path / "tokens.bin", dtype=np.int32, mode="w+", shape=tokens.shape), tokens)
+    for dtype in ["fp32", "bf16"]:
+        logits = decode(program, (short, config, tokens, None), config.max_seq_len // 2, dtype=dtype)
+        np.testing.assert_allclose(logits[:, 0], expected[config.max_seq_len // 2 :], atol=2e-5)
+    from_float = decode(program, model, 0, dtype="bf16")
+    assert (from_float == decode(program, (short, config, tokens, None), 0, dtype="bf16")).all()
+
+
+def test_more_than_the_context_holds(program, model):
+    path, config, tokens, _ = model
+    np.append(tokens, tokens[:1]).tofile(path.with_name("tokens.bin"))
+    longer = (path, config, np.append(tokens, tokens[:1]), None)
+    try:
+        assert f"the context of {config.max_seq_len} tokens is full" in decode(program, longer, 2, run="error")
+        error = decode(program, longer, len(tokens) + 1, run="error")
+        assert f"{len(tokens) + 1} tokens do not fit into a context of {config.max_seq_len}" in error
+    finally:
+        tokens.tofile(path.with_name("tokens.bin"))
