@@ -43,7 +43,9 @@ def model_tokenizer(args: Arguments, checkpoint: String) raises -> Tokenizer:
         var trained_with = find_tokenizer(run)
         if trained_with:
             return trained_with.take()
-    for path in [folder + "/tokenizer.bin", folder + "/gpt2_tokenizer.bin", String("gpt2_tokenizer.bin")]:
+    # What `weights` writes for a folder, what `prepare` writes, and what `weights` writes for a published model.
+    var own = checkpoint.removesuffix(".bin") + "_tokenizer.bin"
+    for path in [own, folder + "/tokenizer.bin", folder + "/gpt2_tokenizer.bin", String("gpt2_tokenizer.bin")]:
         if exists(path):
             return Tokenizer(path)
     raise Error(
