@@ -29,9 +29,15 @@ FLAGS ?=
 # 1: go on with the run in OUT; 0: replace it.
 RESUME ?= 0
 
+# make sample PROMPT="Once upon a time" continues this text.
+PROMPT ?=
+export PROMPT
+# The folder of the run that has saved last.
+NEWEST = $(patsubst %/,%,$(dir $(firstword $(shell ls -t runs/*/DONE_* 2>/dev/null))))
+
 MOJO_SOURCES := $(shell find llm -name '*.mojo')
 
-.PHONY: help setup train finetune test test-long bench bench-quick format clean
+.PHONY: help setup train sample finetune test test-long bench bench-quick format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +48,10 @@ train: $(VENV)/.ready build/train_gpt2 ## Train a small GPT on TEXT=file-or-fold
 	@$(BIN)/python -m llm_mojo prepare "$(SOURCE)" --out "$(DATA)"
 	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train*.bin' -j '$(DATA)/*_val*.bin' --tokenizer "$(DATA)/tokenizer.bin" \
 		-o "$(OUT)" -y $(RESUME) $(TRAIN_FLAGS) $(FLAGS)
+
+sample: $(VENV)/.ready build/sample_gpt2 ## Continue PROMPT="..." with the newest checkpoint of runs/; without PROMPT, talk to it
+	@[ -n "$(NEWEST)" ] || { echo "make: no checkpoint in runs/; 'make train' makes one" >&2; exit 1; }
+	@$(RUN) build/sample_gpt2 --init "$(NEWEST)" $(if $(PROMPT),--prompt "$$PROMPT") $(FLAGS)
 
 finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakespeare, llm.c's job (downloads 0.5 GB)
 	@[ -e gpt2_124M.bin ] || $(BIN)/python -m llm_mojo weights gpt2
@@ -66,7 +76,7 @@ format: $(VENV)/.ready ## Format the Mojo sources
 clean: ## Remove programs and packages; data, checkpoints and runs stay
 	rm -rf build $(VENV)
 
-build/train_gpt2: train_gpt2.mojo $(MOJO_SOURCES) $(VENV)/.ready
+build/%: %.mojo $(MOJO_SOURCES) $(VENV)/.ready
 	@command -v cc >/dev/null || { echo "make: no C compiler: linking needs 'cc'; on Debian and Ubuntu: sudo apt install gcc" >&2; exit 1; }
 	@echo "Compiling $@ ..."
 	@mkdir -p build

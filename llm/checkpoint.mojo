@@ -17,6 +17,7 @@ comptime _CONVERTED_AT_ONCE = 1 << 16
 """Elements that fit into a near cache while they are turned into another type."""
 comptime _LANES = 16
 
+
 def read_config(path: String) raises -> GPT2Config:
     """Reads the sizes of the model in a checkpoint.
 
