@@ -111,15 +111,18 @@ def session[dtype: DType](mut generator: Generator[dtype], tokenizer: Tokenizer,
     while True:
         print("> ", end="", file=stderr, flush=True)
         var line = read_line()
+        var interrupted = stop_signal() != 0
+        forget_signal()
         if not line:
             print(file=stderr)
             return
-        if stop_signal() != 0:
+        var is_empty = len(line.value()) == 0
+        if interrupted and is_empty:
             print(file=stderr)
-        else:
-            if len(line.value()) > 0 or len(generator.active) == 0:
-                begin(generator, tokenizer, line.value())
-            write(generator, tokenizer, args, "")
+            continue
+        if not is_empty or len(generator.active) == 0:
+            begin(generator, tokenizer, line.value())
+        write(generator, tokenizer, args, "")
         forget_signal()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from conftest import ENVIRONMENT
+from conftest import ENVIRONMENT, Program
 from llm_mojo import formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.formats import ModelConfig
@@ -23,9 +23,17 @@ PROMPTS = ["a", "the quick", "Hello, world", "def f(x):", "1 2 3 4", "ZZZZ", "\n
 TEXT = "Grüße aus 東京 🙂!\nA naïve café, and so on: 12, 13, 14.\n"
 
 
+class SampleProgram(Program):
+    """The program; on one thread unless a test says otherwise, as threads of tiny models mostly wait for each other."""
+
+    def run(self, *arguments, **options):
+        threads = [] if "--threads" in arguments else ["--threads", 1]
+        return super().run(*arguments, *threads, **options)
+
+
 @pytest.fixture(scope="session")
 def program(mojo_program):
-    return mojo_program("sample_gpt2.mojo")
+    return SampleProgram(mojo_program("sample_gpt2.mojo").path)
 
 
 @pytest.fixture(scope="module")
@@ -359,7 +367,9 @@ def test_ctrl_c_in_a_session(session, random_model):
     # At the prompt it only starts a new one.
     talk.until("> ")
     for _ in range(2):
-        talk.process.send_signal(signal.SIGINT)
+        # A signal before the program waits for input does nothing.
+        while not select.select([talk.terminal], [], [], 0.2)[0]:
+            talk.process.send_signal(signal.SIGINT)
         talk.until("> ")
     talk.type("\x04")
     assert talk.process.wait(timeout=60) == 0
