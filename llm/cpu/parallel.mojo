@@ -1,6 +1,6 @@
 """Threads. The only file that knows the threading primitives.
 
-A `Crew` owns threads that sleep until they get a job. In a job every thread runs the same code, forward or backward
+A `Crew` owns threads that wait until they get a job. In a job every thread runs the same code, forward or backward
 through the whole model, as a member of a `Team`: each kernel gives each member its share of the output and ends at a
 barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
 
@@ -23,8 +23,11 @@ comptime Job = def(Int, Team) thin -> None
 comptime TRACING = is_defined["TRACE"]()
 """With `mojo build -D TRACE` every member notes when it worked on what; otherwise nothing of that is compiled."""
 
-comptime _SPINS_BEFORE_YIELD = 4_000
-comptime _SPINS_BEFORE_SLEEP = 100_000
+comptime _SPINS = 1_500
+"""Looks of a waiting thread before it sleeps: some ten microseconds, longer than a team is apart on an idle machine."""
+comptime _FUTEX = 202 if CompilationTarget.is_x86() else 98
+comptime _FUTEX_WAIT_PRIVATE = 128
+comptime _FUTEX_WAKE_PRIVATE = 129
 
 
 struct Team(TrivialRegisterPassable):
@@ -74,15 +77,12 @@ struct Team(TrivialRegisterPassable):
         if self.size == 1:
             return
         ref state = Pointer[_State, MutUntrackedOrigin](unsafe_from_address=self._state)[]
-        var phase = state.phase.load[ordering=Ordering.ACQUIRE]()
+        var phase = state.phases.count()
         if state.arrived.fetch_add(1) == Int64(self.size - 1):
             state.arrived.store(0)
-            state.phase.store(phase + 1)
-            return
-        var spins = 0
-        while state.phase.load[ordering=Ordering.ACQUIRE]() == phase:
-            spins += 1
-            _relax(spins)
+            state.phases.advance()
+        else:
+            state.phases.wait_beyond(phase)
 
 
 @fieldwise_init
@@ -100,20 +100,60 @@ struct Event(Copyable, Movable):
     """Memory traffic of all threads together, or 0."""
 
 
+struct _Milestones(Movable):
+    """A counter that threads wait for: they look for a while, then sleep until it moves.
+
+    Looking costs a tenth of a microsecond, sleeping and waking several. But where more threads want to run than there
+    are cores, one that only looks takes time from the one that it waits for.
+    """
+
+    var _count: Atomic[Int64]
+    var _pad1: Array[Int64, 7]
+    var _sleepers: Atomic[Int64]
+    """Threads that sleep, or are about to."""
+    var _pad2: Array[Int64, 7]
+
+    def __init__(out self):
+        self._count = Atomic[Int64](0)
+        self._pad1 = Array[Int64, 7](fill=0)
+        self._sleepers = Atomic[Int64](0)
+        self._pad2 = Array[Int64, 7](fill=0)
+
+    def count(self) -> Int64:
+        return self._count.load[ordering=Ordering.ACQUIRE]()
+
+    def advance(mut self):
+        """Adds one, for all who wait."""
+        _ = self._count.fetch_add(1)
+        if self._sleepers.load() > 0:
+            self._futex(_FUTEX_WAKE_PRIVATE, Int(Int32.MAX))
+
+    def wait_beyond(mut self, seen: Int64):
+        """Returns when the count is no longer the one seen."""
+        for _ in range(_SPINS):
+            if self.count() != seen:
+                return
+            _pause()
+        # The kernel looks again before it puts the thread to sleep: an advance in between is not missed.
+        _ = self._sleepers.fetch_add(1)
+        while self.count() == seen:
+            self._futex(_FUTEX_WAIT_PRIVATE, Int(seen & 0xFFFFFFFF))
+        _ = self._sleepers.fetch_add(-1)
+
+    def _futex(self, operation: Int, value: Int):
+        # A futex is 32 bits, the lower half of the count.
+        _ = external_call["syscall", Int](_FUTEX, Int(Pointer(to=self._count)), operation, value, Int(0))
+
+
 struct _State(Movable):
     """What the members of a crew share; each counter has a cache line of its own."""
 
     var arrived: Atomic[Int64]
-    var _pad1: Array[Int64, 7]
-    var phase: Atomic[Int64]
-    var _pad2: Array[Int64, 7]
-    var jobs: Atomic[Int64]
-    """Number of jobs given so far."""
-    var _pad3: Array[Int64, 7]
-    var sleepers: Atomic[Int64]
-    """Workers that wait at `semaphore`, or are about to."""
-    var semaphore: Array[Int64, 16]
-    """Room for the C library's sem_t."""
+    var _pad: Array[Int64, 7]
+    var phases: _Milestones
+    """Barriers passed."""
+    var jobs: _Milestones
+    """Jobs given."""
     var job: Job
     var context: Int
     var size: Int
@@ -124,13 +164,9 @@ struct _State(Movable):
     def __init__(out self, size: Int):
         self.events = List[List[Event]](length=size, fill=List[Event]())
         self.arrived = Atomic[Int64](0)
-        self.phase = Atomic[Int64](0)
-        self.jobs = Atomic[Int64](0)
-        self.sleepers = Atomic[Int64](0)
-        self._pad1 = Array[Int64, 7](fill=0)
-        self._pad2 = Array[Int64, 7](fill=0)
-        self._pad3 = Array[Int64, 7](fill=0)
-        self.semaphore = Array[Int64, 16](fill=0)
+        self._pad = Array[Int64, 7](fill=0)
+        self.phases = _Milestones()
+        self.jobs = _Milestones()
         self.job = _no_job
         self.context = 0
         self.size = size
@@ -158,7 +194,6 @@ struct Crew(Movable):
         self._threads = List[Int]()
         self._state = unsafe_alloc[_State](1)
         self._state.unsafe_write(_State(size))
-        _ = external_call["sem_init", Int32](self._state[].semaphore.unsafe_ptr(), Int32(0), UInt32(0))
         for member in range(1, size):
             # Each worker gets (address of the state, its number) and frees the note.
             var note = unsafe_alloc[Int](2)
@@ -178,7 +213,7 @@ struct Crew(Movable):
     def __deinit__(deinit self):
         """Ends the threads."""
         self._state[].stopping = True
-        self._wake()
+        self._state[].jobs.advance()
         for thread in self._threads:
             _ = external_call["pthread_join", Int32](thread, Int(0))
         self._state.unsafe_deinit_pointee()
@@ -191,7 +226,7 @@ struct Crew(Movable):
         """
         self._state[].job = job
         self._state[].context = context
-        self._wake()
+        self._state[].jobs.advance()
         _join_in(self._state, 0)
 
     def take_events(self, member: Int) -> List[Event]:
@@ -199,11 +234,6 @@ struct Crew(Movable):
         var events = self._state[].events[member].copy()
         self._state[].events[member].clear()
         return events^
-
-    def _wake(self):
-        _ = self._state[].jobs.fetch_add(1)
-        for _ in range(self._state[].sleepers.load()):
-            _ = external_call["sem_post", Int32](self._state[].semaphore.unsafe_ptr())
 
 
 def _join_in(state: Pointer[_State, MutUntrackedOrigin], member: Int):
@@ -221,17 +251,7 @@ def _work(note: Pointer[Int, MutUntrackedOrigin]) abi("C") -> Int:
     note.unsafe_free()
     var done = Int64(0)
     while True:
-        var spins = 0
-        while state[].jobs.load[ordering=Ordering.ACQUIRE]() == done:
-            spins += 1
-            if spins < _SPINS_BEFORE_SLEEP:
-                _relax(spins)
-                continue
-            # Announce first, look again, then sleep: a job given in between is seen here or posts the semaphore.
-            _ = state[].sleepers.fetch_add(1)
-            if state[].jobs.load() == done:
-                _ = external_call["sem_wait", Int32](state[].semaphore.unsafe_ptr())
-            _ = state[].sleepers.fetch_add(-1)
+        state[].jobs.wait_beyond(done)
         done += 1
         if state[].stopping:
             return 0
@@ -239,13 +259,10 @@ def _work(note: Pointer[Int, MutUntrackedOrigin]) abi("C") -> Int:
 
 
 @always_inline
-def _relax(spins: Int):
-    """Waits a moment; after a while lets other threads have the core, as there may be more threads than cores."""
-    if spins % _SPINS_BEFORE_YIELD == 0:
-        _ = external_call["sched_yield", Int32]()
-    else:
-        comptime if CompilationTarget.is_x86():
-            llvm_intrinsic["llvm.x86.sse2.pause", NoneType]()
+def _pause():
+    """Lets a moment pass, cheaply."""
+    comptime if CompilationTarget.is_x86():
+        llvm_intrinsic["llvm.x86.sse2.pause", NoneType]()
 
 
 def available_threads() -> Int:
