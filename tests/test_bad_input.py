@@ -167,7 +167,7 @@ WRONG = {  # (program, status): what is wrong: (how, flags, what is said[, how i
         "a shard without a header": (cut("train_1.bin", 99), [], r"train_1\.bin: .*header of 1024 bytes, found 99"),
         "a shard cut off": (cut("train_1.bin", 1100), [], r"train_1\.bin: expected 1288 bytes.* found 1100.*cut off"),
         "a shard too long": (longer("train_1.bin"), [], r"train_1\.bin: expected 1288 bytes.* found 1289.*too long"),
-        "a shard of Llama 3": (field("train_1.bin", 0, 20240801), [], r"found a token shard of Llama 3"),
+        "half a shard of Llama 3": (field("train_1.bin", 0, 20240801), [], r"version 7 of .*Llama 3, found version 1"),
         "a shard of another version": (field("train_1.bin", 1, 2), [], r"expected version 1 .*found version 2"),
         "a shard of -1 tokens": (field("train_1.bin", 2, -1), [], r"expected a number of tokens, found -1"),
         "a shard that is not ours": (secret("train_1.bin"), [], r"train_1\.bin: Permission denied", ANOTHER_USER),
