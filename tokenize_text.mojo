@@ -1,13 +1,15 @@
 """Turns text files into token shards, in threads. `--help` lists the flags."""
 
+from std.os import remove
 from std.os.path import basename, exists
 from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
-from llm.arguments import Arguments, Option, parse_arguments
+from llm.arguments import Option, command_line, parse_arguments
 from llm.corpus import Corpus
 from llm.cpu.parallel import Team, available_threads
 from llm.files import AtomicFile, InputFile, MappedFile, glob_files
+from llm.manifest import Manifest
 from llm.report import fixed, grouped
 from llm.screen import Screen
 from llm.shards import TokenSpool
@@ -53,8 +55,6 @@ def tokenize() raises -> Int:
     var name = args.string("name") if args.given("name") else basename(args.string("out").rstrip("/"))
     if name in ["", ".", ".."]:
         args.fail(String(t"expected --name: '{args.string('out')}' gives none"))
-    if exists(args.string("out") + "/manifest.json"):
-        raise Error(t"{args.string('out')} has a data set that `python -m llm_mojo prepare` made; use another --out")
     var val_fraction = args.float("val-fraction", maximum=1)
     var shard_tokens = args.int("shard-tokens")
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
@@ -73,15 +73,30 @@ def tokenize() raises -> Int:
             t"too little text: expected {MIN_TOKENS} tokens or more for training and for validation, found {middle} and"
             t" {spool.count - middle}; give more text, or change --val-fraction"
         )
+    var manifest = Manifest()
+    for i in range(len(corpus.paths)):
+        manifest.add_input(corpus.paths[i], corpus.sizes[i], corpus.hashes[i])
+    var stem = args.string("out") + "/" + name
     var files = List[AtomicFile]()
-    write_split(spool, 0, middle, args.string("out") + "/" + name + "_train", shard_tokens, files)
-    write_split(spool, middle, spool.count - middle, args.string("out") + "/" + name + "_val", shard_tokens, files)
-    copy_tokenizer(args.string("tokenizer"), args.string("out") + "/tokenizer.bin", files)
+    write_split(spool, 0, middle, stem + "_train", shard_tokens, files, manifest)
+    write_split(spool, middle, spool.count - middle, stem + "_val", shard_tokens, files, manifest)
+    files.append(copy_of(args.string("tokenizer"), args.string("out") + "/tokenizer.bin"))
+    manifest.add_output(files[len(files) - 1], None)
+    var command = String("tokenize_text")
+    for word in command_line():
+        command += " '" + word.replace("'", "'\\''") + "'"
+    var text = manifest.text(command, tokenizer, args.string("tokenizer"))
+    # A manifest that is there speaks of what is there: it goes first, and the new one comes last.
+    if exists(args.string("out") + "/manifest.json"):
+        remove(args.string("out") + "/manifest.json")
     var written = List[String]()
     for i in range(len(files)):
         files[i].commit()
         written.append(files[i].path)
-        screen.line(String(t"wrote {files[i].path}"))
+        screen.line(String(t"wrote {files[i].path} ({grouped(files[i].size)} bytes)"))
+    var file = AtomicFile("tokenize", args.string("out") + "/manifest.json")
+    file.write(text)
+    file.commit()
     for split in ["_train*.bin", "_val*.bin"]:
         for path in glob_files(args.string("out") + "/" + name + split):
             if path not in written:
@@ -99,7 +114,7 @@ def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, team: Team, mut spool: 
             var seconds = Float64(perf_counter_ns() - start) / 1e9
             screen.line(
                 String(
-                    t"{grouped(corpus.num_files)} files, {grouped(corpus.num_bytes)} bytes: {grouped(spool.count)}"
+                    t"{grouped(len(corpus.paths))} files, {grouped(corpus.num_bytes)} bytes: {grouped(spool.count)}"
                     t" tokens in {fixed(seconds, 1)} s ({fixed(Float64(corpus.num_bytes) / 1e6 / seconds, 1)} MB/s)"
                 )
             )
@@ -112,28 +127,32 @@ def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, team: Team, mut spool: 
 
 
 def write_split(
-    spool: TokenSpool, start: Int, count: Int, stem: String, shard_tokens: Int, mut files: List[AtomicFile]
+    spool: TokenSpool,
+    start: Int,
+    count: Int,
+    stem: String,
+    shard_tokens: Int,
+    mut files: List[AtomicFile],
+    mut manifest: Manifest,
 ) raises:
     """Writes the shards of a split as `prepare` does: STEM.bin, or STEM_000000.bin and on if they are cut."""
-    if shard_tokens == 0:
-        files.append(spool.shard(stem + ".bin", start, count))
-        return
-    var shards = (count + shard_tokens - 1) // shard_tokens
+    var size = shard_tokens if shard_tokens > 0 else count
+    var shards = (count + size - 1) // size
     # A short rest goes to the last whole shard.
-    if shards > 1 and (count - (shards - 1) * shard_tokens) * SHORT_REST < shard_tokens:
+    if shards > 1 and (count - (shards - 1) * size) * SHORT_REST < size:
         shards -= 1
     for i in range(shards):
-        var first = i * shard_tokens
-        var last = count if i + 1 == shards else first + shard_tokens
-        var path = String(t"{stem}_{String(i).ascii_rjust(6, '0')}.bin")
-        files.append(spool.shard(path, start + first, last - first))
+        var path = String(t"{stem}_{String(i).ascii_rjust(6, '0')}.bin") if shard_tokens > 0 else stem + ".bin"
+        var tokens = count - i * size if i + 1 == shards else size
+        files.append(spool.shard(path, start + i * size, tokens))
+        manifest.add_output(files[len(files) - 1], tokens)
 
 
-def copy_tokenizer(source: String, target: String, mut files: List[AtomicFile]) raises:
-    """Puts the tokenizer beside the shards, where the trainer looks for it."""
+def copy_of(source: String, target: String) raises -> AtomicFile:
+    """Puts the tokenizer beside the shards, where the trainer looks for it; it appears when the caller commits it."""
     var bytes = MappedFile(InputFile("tokenizer", source))
     var file = AtomicFile("tokenizer", target)
     file.write(bytes.view[U8](0, bytes.size))
     _ = bytes^
     file.flush()
-    files.append(file^)
+    return file^

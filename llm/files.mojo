@@ -26,7 +26,15 @@ comptime _GLOB_NO_MATCH = 3
 comptime _LOCK_EXCLUSIVE_AT_ONCE = Int32(6)
 
 
-struct InputFile(Movable):
+trait Readable:
+    """What can be read at given offsets."""
+
+    def read[dtype: DType](self, offset: Int, target: Tensor[dtype]) raises:
+        """Fills `target` with the bytes from `offset` on."""
+        ...
+
+
+struct InputFile(Movable, Readable):
     """A file opened for reading at given offsets."""
 
     var who: String
@@ -137,7 +145,7 @@ struct MappedFile(Movable):
         _ = external_call["madvise", Int32](self._address, size, _MADV_DONTNEED)
 
 
-struct AtomicFile(Movable):
+struct AtomicFile(Movable, Readable):
     """A file that appears under its name when it is whole: written as `name.tmp`, flushed to the disk, renamed.
 
     If `commit` is not reached, the temporary file is removed and what was under the name stays.
@@ -147,9 +155,10 @@ struct AtomicFile(Movable):
     """What is being done, for messages."""
     var path: String
     """Where the file will appear."""
+    var size: Int
+    """Bytes written so far."""
     var _temporary: String
     var _fd: Int32
-    var _written: Int
 
     def __init__(out self, who: String, path: String) raises:
         """Starts a file, making its folder if there is none.
@@ -161,7 +170,7 @@ struct AtomicFile(Movable):
         self.path = path
         self._temporary = path + ".tmp"
         self._fd = -1
-        self._written = 0
+        self.size = 0
         if isdir(path):
             raise Error(t"{who}: {path}: expected the name of a file, found a folder; name a file in it")
         make_folder(who, dirname(path))
@@ -175,7 +184,7 @@ struct AtomicFile(Movable):
         self.path = move.path^
         self._temporary = move._temporary^
         self._fd = move._fd
-        self._written = move._written
+        self.size = move.size
 
     def __deinit__(deinit self):
         """Removes what was written if it was not committed."""
@@ -193,11 +202,11 @@ struct AtomicFile(Movable):
         var wanted = source.size * size_of[Scalar[dtype]]()
         var done = 0
         while done < wanted:
-            var count = external_call["pwrite", Int](self._fd, address + done, wanted - done, self._written)
+            var count = external_call["pwrite", Int](self._fd, address + done, wanted - done, self.size)
             if count <= 0:
                 raise self._error()
             done += count
-            self._written += count
+            self.size += count
 
     def read[dtype: DType](self, offset: Int, target: Tensor[dtype]) raises:
         """Fills `target` with the bytes from `offset` on, which have been written.

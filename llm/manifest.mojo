@@ -1,10 +1,15 @@
-"""Whether data, tokenizer and model belong together: `prepare` notes beside the data which tokenizer made it."""
+"""Whether data, tokenizer and model belong together: the manifest beside the data says what it was made from.
 
-from std.os.path import exists
+`python -m llm_mojo prepare` writes it, and tokenize_text.mojo in the same form.
+"""
 
-from llm.files import beside, glob_files, read_text
-from llm.json import JsonObject
-from llm.sha256 import sha256_of_file
+from std.os.path import basename, exists
+
+from llm.files import AtomicFile, beside, glob_files, read_text
+from llm.json import JsonObject, json_text
+from llm.sha256 import sha256_of_file, sha256_of_written
+from llm.tokenizer import Tokenizer
+from llm.unicode_table import UNICODE_VERSION
 
 comptime _LARGEST_MANIFEST = 1 << 26
 comptime _LARGEST_VOCABULARY = 1 << 31
@@ -46,3 +51,49 @@ def _check(path: String, tokenizer: Optional[String], vocab_size: Int) raises:
             t"data and tokenizer do not agree: {data}, {tokenizer.value()} is another one; give the tokenizer.bin"
             t" beside the data (--tokenizer), or prepare the data with the one given"
         )
+
+
+struct Manifest(Movable):
+    """What was made of what, as it is written beside the data."""
+
+    var _inputs: String
+    var _outputs: String
+    var _documents: Int
+
+    def __init__(out self):
+        """Starts without files."""
+        self._inputs = String()
+        self._outputs = String()
+        self._documents = 0
+
+    def add_input(mut self, path: String, size: Int, sha256: String):
+        """Notes a file of text, which is a document."""
+        self._documents += 1
+        self._inputs += ",\n  " if self._inputs else "\n  "
+        self._inputs += String(t'{{"name": {json_text(path)}, "bytes": {size}, "sha256": "{sha256}"}}')
+
+    def add_output(mut self, file: AtomicFile, tokens: Optional[Int]) raises:
+        """Notes a file that has been written, with its tokens if it is a shard."""
+        var count = String(t'"tokens": {tokens.value()}, ') if tokens else String()
+        var name = json_text(String(basename(file.path)))
+        var sha256 = sha256_of_written(file)
+        self._outputs += ",\n  " if self._outputs else "\n  "
+        self._outputs += String(t'{name}: {{{count}"bytes": {file.size}, "sha256": "{sha256}"}}')
+
+    def text(self, command: String, tokenizer: Tokenizer, source: String) raises -> String:
+        """Returns the JSON; `source` is the tokenizer file, which lies beside the data as tokenizer.bin."""
+        var end_of_text = String(tokenizer.end_of_text) if tokenizer.end_of_text >= 0 else String("null")
+        var sha256 = sha256_of_file(source)
+        var lines: List[String] = [
+            '"manifest": 1',
+            String(t'"command": {json_text(command)}'),
+            String(t'"versions": {{"unicode": "{UNICODE_VERSION}"}}'),
+            String(
+                t'"tokenizer": {{"name": {json_text(source)}, "file": "tokenizer.bin", "vocab_size":'
+                t' {tokenizer.vocab_size}, "end_of_text": {end_of_text}, "sha256": "{sha256}"}}'
+            ),
+            String(t'"documents": {self._documents}'),
+            String(t'"inputs": [{self._inputs}\n ]'),
+            String(t'"outputs": {{{self._outputs}\n }}'),
+        ]
+        return "{\n " + ",\n ".join(lines) + "\n}\n"

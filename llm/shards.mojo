@@ -43,10 +43,12 @@ struct TokenSpool(Movable):
             self._append[DType.uint16](tokens)
 
     def _append[dtype: DType](mut self, tokens: List[Int32]) raises:
-        var narrow = List[Scalar[dtype]](capacity=len(tokens))
-        for token in tokens:
-            narrow.append(token.cast[dtype]())
-        self._file.write(Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=Int(narrow.unsafe_ptr())), len(narrow)))
+        var narrow = List[Scalar[dtype]](length=len(tokens), fill=0)
+        var source = tokens.unsafe_ptr()
+        var target = narrow.unsafe_ptr()
+        for i in range(len(tokens)):
+            target[unsafe_offset=i] = source[unsafe_offset=i].cast[dtype]()
+        self._file.write(Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=Int(target)), len(narrow)))
         _ = narrow^
         self.count += len(tokens)
 

@@ -255,7 +255,7 @@ def test_tokens_beyond_the_vocabulary(position, program, tmp_path):
 
 def test_sha256(program, tmp_path):
     path = tmp_path / "f"
-    for size in (0, 1, 55, 56, 63, 64, 65, 1000, 372108):
+    for size in (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000, (1 << 20) - 1, 1 << 20, 2_500_000):
         path.write_bytes(np.random.default_rng(size).bytes(size))
         assert program.output("sha256", path).strip() == hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -1,7 +1,9 @@
 """tokenize_text.mojo: the shards that `python -m llm_mojo prepare` makes, whatever the threads and the cuts."""
 
+import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -46,11 +48,20 @@ def tokenize(program, prepared, out, *flags, tokenizer="gpt2"):
     return program.output(*flags)
 
 
+def check_manifest(ours, theirs):
+    ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (ours, theirs))
+    assert all(ours[key] == theirs[key] for key in ("manifest", "documents", "outputs"))
+    assert ours["inputs"] == [{key: each[key] for key in ("name", "bytes", "sha256")} for each in theirs["inputs"]]
+    assert ours["tokenizer"] | {"name": ""} == theirs["tokenizer"] | {"name": ""}
+    assert ours["tokenizer"]["name"] in ours["command"]
+
+
 @pytest.mark.parametrize(("threads", "tokenizer"), [(1, "gpt2"), (2, "gpt2"), (7, "gpt2"), (2, "byte")])
 def test_the_bytes_that_prepare_makes(threads, tokenizer, program, prepared, tmp_path):
     output = tokenize(program, prepared, tmp_path / "own", "--threads", threads, tokenizer=tokenizer)
     expected = {path.name: path.read_bytes() for path in (prepared / tokenizer).glob("*.bin")}
-    assert {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()} == expected
+    assert {path.name: path.read_bytes() for path in (tmp_path / "own").glob("*.bin")} == expected
+    check_manifest(tmp_path / "own", prepared / tokenizer)
     count = sum(len(formats.read_tokens(tmp_path / "own" / f"own_{split}.bin")) for split in ("train", "val"))
     assert f"5 files, {sum(len(text.encode()) for text in TEXTS.values()):,} bytes: {count:,} tokens" in output
 
@@ -62,7 +73,8 @@ def test_shards_of_a_size(shard_tokens, program, prepared, tmp_path):
     prepare(prepared, tmp_path / "theirs", "gpt2", *shape)
     tokenize(program, prepared, tmp_path / "ours", *shape)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "theirs").glob("*.bin")}
-    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == expected
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").glob("*.bin")} == expected
+    check_manifest(tmp_path / "ours", tmp_path / "theirs")
     assert sum("train" in name for name in expected) == {100_003: 9, 423_000: 2}[shard_tokens]
 
 
@@ -108,11 +120,26 @@ def test_what_is_wrong_is_said(program, prepared, tmp_path):
     assert "expected --out" in program.error("-i", tmp_path / "short.txt", status=2)
     assert "expected --name" in program.error("-i", tmp_path / "short.txt", "-o", ".", status=2)
     assert not list((tmp_path / "out").iterdir())
-    (tmp_path / "out" / "manifest.json").touch()
-    assert "has a data set that" in program.error("-i", tmp_path / "short.txt", *flags)
 
 
 def test_shards_of_another_text_are_pointed_out(program, prepared, tmp_path):
     (tmp_path / "own_train_000099.bin").touch()
+    (tmp_path / "manifest.json").write_text("of that text")
     output = tokenize(program, prepared, tmp_path, "--name", "own")
     assert f"note: {tmp_path}/own_train_000099.bin was there before" in output
+    check_manifest(tmp_path, prepared / "gpt2")
+
+
+@pytest.mark.parametrize("signal", [2, 15])
+def test_a_signal_leaves_nothing(signal, program, prepared, tmp_path):
+    (tmp_path / "text").write_bytes(TEXTS["b.txt"].encode() * 300)
+    flags = ["-i", tmp_path / "text", "-o", tmp_path / "out", "--tokenizer", prepared / "gpt2" / "tokenizer.bin"]
+    command = [program.path, *flags]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out/*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal and "nothing was written" in output
+    assert not list((tmp_path / "out").iterdir())
