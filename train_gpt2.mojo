@@ -96,7 +96,7 @@ def train_with[dtype: DType](args: Arguments) raises -> Int:
     if args.given("out"):
         clear_folder(out, keep_checkpoints=Bool(resumed))
         save_settings(args)
-    var peak = measured_peak(threads) if report.screen.is_terminal else 0
+    var peak = measured_peak[dtype](threads) if report.screen.is_terminal else 0
     var saved = progress.step
     while True:
         var last = progress.step >= run.steps

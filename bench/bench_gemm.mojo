@@ -15,7 +15,7 @@ from linalg.matmul import matmul
 
 from limits import Limits
 from llm.activations import HEAD_ROWS
-from llm.arguments import Option, parse_arguments
+from llm.arguments import Arguments, Option, parse_arguments
 from llm.cpu.gemm import Matrix, Plain, gemm, gemm_workspace_size
 from llm.cpu.parallel import Crew, Team, available_threads
 from llm.memory import Arena, Tensor, aligned_bytes
@@ -47,13 +47,23 @@ def bench() raises:
             Option("rows", "", "N", "256", "positions in a batch (B*T)"),
             Option("rounds", "", "N", "5", "rounds of both contestants for each product"),
             Option("only", "", "TEXT", "", "only products whose name contains this"),
+            Option(
+                "dtype", "", "fp32|bf16", "fp32", "type of the operands; MAX has no products of bf16 to compare with"
+            ),
             Option("threads", "", "N", "0", "threads to use (0: one for each core); MAX always takes all cores"),
             Option("json", "", "", "", "print a JSON object for each product"),
         ],
     )
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var rounds = args.int("rounds", minimum=1)
-    var bench = Bench(args.int("rows", minimum=1), threads)
+    if args.choice("dtype") == "bf16":
+        time_all(Bench[DType.bfloat16](args.int("rows", minimum=1), threads), args, rounds, threads)
+    else:
+        time_all(Bench[F32](args.int("rows", minimum=1), threads), args, rounds, threads)
+
+
+def time_all[dtype: DType, //](var bench: Bench[dtype], args: Arguments, rounds: Int, threads: Int) raises:
+    """Times the products and prints the table."""
     var json = args.bool("json")
     if not json:
         print(
@@ -117,13 +127,15 @@ struct Timing(Copyable, Movable):
         """Writes a row of the table."""
         ref p = self.product
         var ours = Float64(p.flops()) / median(self.ours) / 1e9
-        var max = Float64(p.flops()) / median(self.max) / 1e9
+        var beside = String("-").ascii_rjust(11) + String("-").ascii_rjust(11)
+        if len(self.max) > 0:
+            var max = Float64(p.flops()) / median(self.max) / 1e9
+            beside = fixed(max, 1).ascii_rjust(11) + (fixed(100 * max / self.peak, 1) + "%").ascii_rjust(11)
         return (
             p.name.ascii_ljust(24)
             + fixed(ours, 1).ascii_rjust(10)
             + (fixed(100 * ours / self.peak, 1) + "%").ascii_rjust(11)
-            + fixed(max, 1).ascii_rjust(11)
-            + (fixed(100 * max / self.peak, 1) + "%").ascii_rjust(11)
+            + beside
             + String(p.count).ascii_rjust(12)
         )
 
@@ -138,33 +150,35 @@ struct Timing(Copyable, Movable):
 
 
 @fieldwise_init
-struct Run(Movable):
+struct Run[dtype: DType](Movable):
     """What the threads work on."""
 
     var product: Product
-    var a: Matrix[F32]
-    var b: Matrix[F32]
+    var a: Matrix[Self.dtype]
+    var b: Matrix[Self.dtype]
     var c: Tensor[F32]
     var workspace: Tensor[F32]
 
 
-def multiply(context: Int, team: Team):
+def multiply[dtype: DType](context: Int, team: Team):
     """The job of every thread."""
-    ref run = Pointer[Run, MutUntrackedOrigin](unsafe_from_address=context)[]
+    ref run = Pointer[Run[dtype], MutUntrackedOrigin](unsafe_from_address=context)[]
     ref p = run.product
     gemm(team, run.workspace, p.M, p.N, p.K, run.a, run.b, run.c, p.N, Plain())
 
 
-struct Bench:
+struct Bench[dtype: DType](Movable):
     """The threads and the operands."""
 
     var timings: List[Timing]
     var _crew: Crew
     var _limits: Limits
     var _arena: Arena
-    var _weights: Tensor[F32]
-    var _left: Tensor[F32]
-    var _right: Tensor[F32]
+    var _weights: Tensor[Self.dtype]
+    var _gradients: Tensor[F32]
+    var _left: Tensor[Self.dtype]
+    var _right: Tensor[Self.dtype]
+    var _output: Tensor[F32]
     var _workspace: Tensor[F32]
 
     def __init__(out self, rows: Int, threads: Int) raises:
@@ -174,15 +188,22 @@ struct Bench:
         self._crew = Crew(threads)
         self._limits = Limits()
         self._arena = Arena(
-            aligned_bytes[F32](MOVES_THROUGH) + 2 * aligned_bytes[F32](activations) + aligned_bytes[F32](scratch)
+            aligned_bytes[Self.dtype](MOVES_THROUGH)
+            + aligned_bytes[F32](MOVES_THROUGH)
+            + 2 * aligned_bytes[Self.dtype](activations)
+            + aligned_bytes[F32](activations)
+            + aligned_bytes[F32](scratch)
         )
-        self._weights = self._arena.carve[F32](MOVES_THROUGH)
-        self._left = self._arena.carve[F32](activations)
-        self._right = self._arena.carve[F32](activations)
+        self._weights = self._arena.carve[Self.dtype](MOVES_THROUGH)
+        self._gradients = self._arena.carve[F32](MOVES_THROUGH)
+        self._left = self._arena.carve[Self.dtype](activations)
+        self._right = self._arena.carve[Self.dtype](activations)
+        self._output = self._arena.carve[F32](activations)
         self._workspace = self._arena.carve[F32](scratch)
         for tensor in [self._weights, self._left, self._right]:
             for i in range(tensor.size):
-                tensor[i] = Float32((i * 7919) % 1013) / 1013 - 0.5
+                tensor[i] = (Float32((i * 7919) % 1013) / 1013 - 0.5).cast[Self.dtype]()
+        self._gradients.fill(0)
 
     def time(mut self, product: Product, rounds: Int) raises:
         """Times a product: in every round some runs of ours, then as many of MAX's."""
@@ -190,40 +211,42 @@ struct Bench:
         self._limits.flops = 0
         var runs = max(2, min(20, 20_000_000_000 // product.flops()))
         for round in range(rounds):
-            self._limits.measure_flops(self._crew)
+            self._limits.measure_flops[Self.dtype](self._crew)
             # The first run of each wakes the threads.
             for i in range(-1, runs):
                 var run = self._operands(product, round * runs + i)
                 var begin = perf_counter_ns()
-                self._crew.run(multiply, Int(Pointer(to=run)))
+                self._crew.run(multiply[Self.dtype], Int(Pointer(to=run)))
                 if i >= 0:
                     timing.ours.append(Float64(perf_counter_ns() - begin) / 1e9)
-                    self._limits.measure_flops(self._crew)
+                    self._limits.measure_flops[Self.dtype](self._crew)
             let_threads_sleep()
-            for i in range(-1, runs):
-                var run = self._operands(product, round * runs + i)
-                var begin = perf_counter_ns()
-                multiply_by_max(run)
-                if i >= 0:
-                    timing.max.append(Float64(perf_counter_ns() - begin) / 1e9)
-            let_threads_sleep()
+            comptime if Self.dtype == F32:
+                for i in range(-1, runs):
+                    var run = self._operands(product, round * runs + i)
+                    var begin = perf_counter_ns()
+                    multiply_by_max(rebind[Run[F32]](run))
+                    if i >= 0:
+                        timing.max.append(Float64(perf_counter_ns() - begin) / 1e9)
+                let_threads_sleep()
         timing.peak = self._limits.flops
         self.timings.append(timing^)
 
-    def _operands(self, product: Product, number: Int) -> Run:
+    def _operands(self, product: Product, number: Int) -> Run[Self.dtype]:
         """Puts the weights of each run where those of the runs before were not."""
-        var size = product.M * product.N if product.makes_weights else product.K * product.N
-        var weights = self._weights.slice((number + 1) * size % (MOVES_THROUGH - size + 1), size)
-        var b = self._right if product.makes_weights else weights
-        return Run(
-            product.copy(),
-            Matrix[F32](self._left.ptr, 1, product.M) if product.a_transposed else Matrix[F32](
-                self._left.ptr, product.K, 1
-            ),
-            Matrix[F32](b.ptr, 1, product.K) if product.b_transposed else Matrix[F32](b.ptr, product.N, 1),
-            weights if product.makes_weights else self._right,
-            self._workspace,
-        )
+        ref p = product
+        var size = p.M * p.N if p.makes_weights else p.K * p.N
+        # A model's tensors start on whole cache lines too.
+        var place = (number + 1) * size % (MOVES_THROUGH - size + 1) // 1024 * 1024
+        var a = Matrix(self._left.ptr, p.K, 1)
+        if p.a_transposed:
+            a = Matrix(self._left.ptr, 1, p.M)
+        var stored = (self._right if p.makes_weights else self._weights.slice(place, size)).ptr
+        var b = Matrix(stored, p.N, 1)
+        if p.b_transposed:
+            b = Matrix(stored, 1, p.K)
+        var c = self._gradients.slice(place, size) if p.makes_weights else self._output
+        return Run(product.copy(), a, b, c, self._workspace)
 
     def summary(self) -> String:
         """Writes the sums over a step."""
@@ -235,13 +258,15 @@ struct Bench:
             var count = Float64(t.product.count)
             flops += Float64(t.product.flops()) * count
             ours += median(t.ours) * count
-            max += median(t.max) * count
+            max += median(t.max) * count if len(t.max) > 0 else 0
             at_peak += Float64(t.product.flops()) * count / t.peak / 1e9
-        return String(
+        var text = String(
             t"all products of a step, {fixed(flops / 1e9, 1)} GFLOP: {fixed(1000 * ours, 1)} ms,"
-            t" {fixed(100 * at_peak / ours, 1)}% of the peak; MAX {fixed(1000 * max, 1)} ms,"
-            t" {fixed(100 * at_peak / max, 1)}%; at the peak {fixed(1000 * at_peak, 1)} ms"
+            t" {fixed(100 * at_peak / ours, 1)}% of the peak, at which they would take {fixed(1000 * at_peak, 1)} ms"
         )
+        if max > 0:
+            text += String(t"; MAX {fixed(1000 * max, 1)} ms, {fixed(100 * at_peak / max, 1)}%")
+        return text
 
 
 def multiply_by_max(run: Run) raises:

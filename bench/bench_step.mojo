@@ -77,7 +77,7 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
     var best = Float64.MAX_FINITE
     var settings = AdamW(1e-4, 0.9, 0.999, 1e-8, 0)
     for step in range(steps + 2):
-        limits.measure(crew)
+        limits.measure[dtype](crew)
         let_threads_sleep()
         for member in range(threads):
             _ = model.take_events(member)
@@ -92,10 +92,7 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
     _ = arena^
 
     print(t"{grouped(config.num_parameters())} parameters, B={B}, T={T}, {threads} threads")
-    print(
-        t"limits    {fixed(limits.flops, 1)} GFLOP/s of multiply-adds, {fixed(limits.adamw, 1)} GB/s of AdamW's"
-        t" traffic\n"
-    )
+    print(t"limits    {fixed(limits.flops, 1)} GFLOP/s of products, {fixed(limits.adamw, 1)} GB/s of AdamW's traffic\n")
     table.show(limits, steps)
     var arithmetic = Float64(config.flops_per_token(T) * B * T) / limits.flops
     var update = Float64(28 * config.num_parameters()) / limits.adamw
@@ -103,7 +100,7 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
     print(
         t"\nbest step {fixed(best / 1e6, 1)} ms; the floor is {fixed(floor / 1e6, 1)} ms"
         t" ({fixed(arithmetic / 1e6, 1)} arithmetic + {fixed(update / 1e6, 1)} AdamW's bytes):"
-        t" {fixed(100 * floor / best, 1)}% of it reached; {fixed(100 * arithmetic / best, 1)}% of the FMA peak"
+        t" {fixed(100 * floor / best, 1)}% of it reached; {fixed(100 * arithmetic / best, 1)}% of the peak of products"
     )
 
 

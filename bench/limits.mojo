@@ -32,16 +32,16 @@ struct Limits:
         self._arena = Arena(aligned_bytes[F32](4 * STREAM_SIZE))
         self._stream = self._arena.carve[F32](4 * STREAM_SIZE)
 
-    def measure(mut self, crew: Crew):
+    def measure[dtype: DType = F32](mut self, crew: Crew):
         """Measures all once more: some 50 ms."""
         for _ in range(10):
-            self.measure_flops(crew)
+            self.measure_flops[dtype](crew)
         self.copy = max(self.copy, self._pass(crew, _copy, 8))
         self.adamw = max(self.adamw, self._pass(crew, _stream_like_adamw, 28))
 
-    def measure_flops(mut self, crew: Crew):
+    def measure_flops[dtype: DType = F32](mut self, crew: Crew):
         """Measures the multiply-adds once more: a millisecond."""
-        self.flops = max(self.flops, peak_of_one_try(crew) / 1e9)
+        self.flops = max(self.flops, peak_of_one_try[dtype](crew) / 1e9)
 
     def _pass(self, crew: Crew, job: Job, bytes: Int) -> Float64:
         var start = perf_counter_ns()

@@ -32,7 +32,7 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
     var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
     var tokens = passes * B * T
     var flops = tokens * config.flops_per_token(T)
-    var peak = measured_peak(threads)
+    var peak = measured_peak[dtype](threads)
     var seconds = Float64(flops) / (_USUAL_SHARE * peak)
     return aligned(
         [

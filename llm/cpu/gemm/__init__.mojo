@@ -2,5 +2,6 @@
 
 from .epilogue import Bias, BiasGelu, BiasResidual, Epilogue, GeluBackward, Plain
 from .gemm import gemm, gemm_workspace_size
-from .kernel import HAS_BF16_DOT
+from .blocking import per_unit
+from .kernel import HAS_BF16_DOT, add_product
 from .matrix import Matrix, row_major

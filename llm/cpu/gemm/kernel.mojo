@@ -89,11 +89,12 @@ def _add_products[vectors: Int, //, dtype: DType](mut sums: Array[V, MR * vector
     comptime for r in range(MR):
         var a_unit = V(a[unsafe_offset=r * LDA])
         comptime for v in range(vectors):
-            sums[r * vectors + v] = _add_product[dtype](sums[r * vectors + v], a_unit, b_row[v])
+            sums[r * vectors + v] = add_product[dtype](sums[r * vectors + v], a_unit, b_row[v])
 
 
 @always_inline
-def _add_product[dtype: DType](sum: V, a: V, b: V) -> V:
+def add_product[dtype: DType](sum: V, a: V, b: V) -> V:
+    """Computes sum + a * b in each lane of units of `dtype`: one product, or two."""
     comptime if dtype == F32:
         return a.fma(b, sum)
     elif HAS_BF16_DOT:
