@@ -12,12 +12,14 @@ import tarfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tiktoken
 from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
 
-from llm_mojo import datasets, formats, prepare, pydocs, readers
+from llm_mojo import datasets, formats, own_text, prepare, pydocs, readers
 from llm_mojo.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +109,7 @@ def test_folder(capsys):
         path = Path("folder", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("" if name == "empty.txt" else f"<{name}>")
-    assert [str(file) for file in datasets.text_files(["folder"])] == ["folder/b/a.PY", "folder/b/x.md", "folder/z.txt"]
+    assert [str(file) for file in own_text.text_files(["folder"])] == ["folder/b/a.PY", "folder/b/x.md", "folder/z.txt"]
     run("folder")
     assert sum(map(len, shards("data/folder", "folder"))) == 3 + len("<b/a.PY><b/x.md><z.txt>")
 
@@ -471,14 +473,27 @@ def environment(**changes):
 
 
 @needs_cache
-def test_tinyshakespeare_has_llm_cs_counts():
+def test_tinyshakespeare_has_llm_cs_bytes(monkeypatch):
+    """Counts as llm.c's script prints them; bytes by that script's steps, with ranks that tiktoken itself has read."""
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
     command = [sys.executable, ROOT / "prepro_tinyshakespeare.py"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stderr
     assert "tiny_shakespeare_train.bin: 305,260 tokens (611,544 bytes)" in result.stdout
-    train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
-    assert (len(train), len(val)) == (305_260, 32_768)
-    assert val[:3] == [50256, 5962, 22307]
+    cache = Path(os.environ["LLM_MOJO_CACHE"])
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    ranks = data_gym_to_mergeable_bpe_ranks(str(cache / "gpt2/vocab.bpe"), str(cache / "gpt2/encoder.json"))
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    gpt2 = tiktoken.Encoding("referee", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    sections, ids = (cache / "tinyshakespeare/input.txt").read_text().split("\n\n"), []
+    for i, section in enumerate(sections):
+        ids += [50256, *gpt2.encode_ordinary(section if i == len(sections) - 1 else section + "\n\n")]
+    for split, expected in (("val", ids[:32768]), ("train", ids[32768:])):
+        header = np.zeros(256, dtype="<i4")
+        header[:3] = 20240520, 1, len(expected)
+        content = header.tobytes() + np.array(expected, dtype="<u2").tobytes()
+        assert Path(f"data/tinyshakespeare/tiny_shakespeare_{split}.bin").read_bytes() == content
     run("tinyshakespeare", "--tokenizer", "char")
     train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
     assert (len(train), len(val)) == (1_003_854, 111_540)

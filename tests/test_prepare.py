@@ -19,7 +19,7 @@ import pytest
 from test_datasets import EOT, ROOT, error_of, run, shards
 from test_tokenize import toy  # noqa: F401, a fixture
 
-from llm_mojo import formats, job, pipeline, prepare, readers
+from llm_mojo import formats, job, own_text, pipeline, prepare, readers
 
 WORDS = "the a of one Thing other stone Water under 7 , .".split()
 
@@ -104,10 +104,8 @@ def test_shards_of_another_cut_are_removed():
 
 
 def test_large_text_is_cut_by_itself(monkeypatch):
-    from llm_mojo import datasets
-
-    monkeypatch.setattr(datasets, "LARGE_BYTES", 500)
-    monkeypatch.setattr(datasets, "SHARD_TOKENS", 200)
+    monkeypatch.setattr(own_text, "LARGE_BYTES", 500)
+    monkeypatch.setattr(own_text, "SHARD_TOKENS", 200)
     Path("t.txt").write_bytes(b"x" * 499)
     run("t.txt")
     assert [path.name for path in sorted(Path("data/t").glob("t_*"))] == ["t_train.bin", "t_val.bin"]
@@ -255,7 +253,6 @@ def test_first_unknown_character_is_found_in_any_file(capsys, monkeypatch):
 def test_a_run_goes_on_from_every_journal(monkeypatch, capsys):
     """Whatever the last journal was, and however much was written after it, the bytes are those of one run."""
     monkeypatch.setattr(readers, "BLOCK_BYTES", 3000)
-    monkeypatch.setattr(job, "JOURNAL_SECONDS", 0.0)
     folder = Path("corpus")
     folder.mkdir()
     write_json_lines(folder / "a.jsonl", texts(120))
@@ -272,6 +269,7 @@ def test_a_run_goes_on_from_every_journal(monkeypatch, capsys):
             shutil.copytree(self.out, states[-1], dirs_exist_ok=True)
 
         with monkeypatch.context() as patched:
+            patched.setattr(job, "JOURNAL_SECONDS", 0.0)
             patched.setattr(job.Job, "_save", save_a_copy)
             run("corpus", "--out", "copied", *flags)
         assert len(states) > 6
@@ -378,7 +376,7 @@ def wait_for(condition, seconds=60):
 
 def test_kill_9_and_again():
     """The real thing, with worker processes, which do not outlive the one that was killed."""
-    write_json_lines("t.jsonl", texts(2000) * 70)
+    write_json_lines("t.jsonl", texts(2000) * 90)
     flags = ["t.jsonl", "--shard-tokens", "500_000", "--val-tokens", "500_000", "--workers", "2", "--out"]
     process = start(*flags, "killed")
     wait_for(lambda: Path("killed/t_train_000002.bin.part").exists())

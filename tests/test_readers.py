@@ -8,9 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import regex
+from test_datasets import STORIES, archive
 
 from llm_mojo import Error, readers
 from llm_mojo.readers import JsonLinesReader, ParquetReader, TextReader, reader_for
+from llm_mojo.stories import StoriesReader
 from llm_mojo.tokenize import GPT2_PATTERN
 
 PIECES = [*("a", "Z", "7", "'", "'s", "!", " ", "  ", "\n", "\t", "\r\n"), *"é東\u00a0\u3000\x1c\x85"]
@@ -171,6 +173,20 @@ def test_parquet(tmp_path, rows, kind):
         assert joined(pieces) == texts
     for row in range(0, len(texts), 5):
         assert documents(reader, path, row) == texts[row:]
+
+
+def test_stories_from_every_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 300)
+    path = tmp_path / "t.tar.gz"
+    path.write_bytes(archive(STORIES))
+    expected = ["he", "ll", "hell", 'a "quoted" 東 é', *(f"story {i}" for i in range(500))]
+    count = 0
+    for pieces in starts_and_rests(StoriesReader(), path):
+        assert joined(pieces) == expected
+        count += 1
+    assert count > 10
+    splits = {block.split: None for block in StoriesReader().blocks(path)}
+    assert list(splits) == ["train", "val"]
 
 
 DAMAGES = {

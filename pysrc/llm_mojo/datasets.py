@@ -1,4 +1,4 @@
-"""The registry of named data sets, and the user's own text as a data set. `python -m llm_mojo datasets` lists them.
+"""The registry of named data sets. `python -m llm_mojo datasets` lists them.
 
 A new data set is an entry in DATASETS: where its files are, which reader takes them apart, and which part is for validation.
 """
@@ -15,21 +15,12 @@ from typing import Any
 from llm_mojo import Error, download, pydocs
 from llm_mojo.download import fetch, read_json
 from llm_mojo.formats import atomic_file
-from llm_mojo.readers import (
-    TEXT_SUFFIXES,
-    JsonLinesReader,
-    ParquetReader,
-    StoriesReader,
-    TextReader,
-    is_text,
-    reader_for,
-)
+from llm_mojo.readers import JsonLinesReader, ParquetReader, TextReader
+from llm_mojo.stories import StoriesReader
 
 DATA = Path("data")
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 100_000_000
-LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first of which is for validation
-BYTES_PER_VALIDATION_TOKEN = 40  # then: about a tenth, but no more than a whole shard
 VAL_FRACTION = 0.1
 
 GITHUB = "https://raw.githubusercontent.com"
@@ -188,6 +179,7 @@ DATASETS = {
                     "TinyStories_all_data.tar.gz",
                     StoriesReader(),
                     f"{hub()}/datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz",
+                    sha256="26cf7605aca15bc4ea6fa637256400d9d01317b28ed296172b2d1dd160cd7699",
                 )
             ],
             licence="CDLA-Sharing-1.0",
@@ -252,65 +244,6 @@ DATASETS = {
         ),
     )
 }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# the user's own text
-
-
-def own_text(name, paths, separator="", field="text"):
-    """A Dataset of the user's files, and of those in the user's folders that have a known suffix."""
-    files = text_files(paths)
-    size = sum(file.stat().st_size for file in files)
-    large = size >= LARGE_BYTES
-    return Dataset(
-        name=name,
-        title=f"{len(files)} files" if len(files) > 1 else str(files[0]),
-        files=lambda: [
-            File(str(file), reader_for(file, separator, field), lambda file=file: file, file.stat().st_size)
-            for file in files
-        ],
-        licence="",
-        size="",
-        stem=name,
-        tokenizer="byte",
-        split=First(min(SHARD_TOKENS, size // BYTES_PER_VALIDATION_TOKEN)) if large else Last(),
-        shard_tokens=SHARD_TOKENS if large else None,
-        separator="",
-    )
-
-
-def text_files(paths):
-    """The files given, and those with a known suffix in the folders given: in order of name, none hidden."""
-    files = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(_files_of_folder(path), key=lambda file: file.relative_to(path).as_posix())
-            if not found:
-                known = " ".join(TEXT_SUFFIXES)
-                raise Error(
-                    f"{path}: expected text files ({known}), .jsonl or .parquet, found none with any text in it"
-                )
-            files += found
-        elif not path.exists():
-            names = ", ".join(DATASETS)
-            raise Error(f"{path}: no such file or folder, and no data set of that name; the names are {names}")
-        elif not path.is_file():
-            raise Error(f"{path}: expected a file or a folder, found something else; save the text in a file first")
-        elif path.stat().st_size == 0:
-            raise Error(f"{path}: the file is empty; give a file with text in it")
-        else:
-            files.append(path)
-    return files
-
-
-def _files_of_folder(folder):
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            file = Path(parent, name)
-            if not name.startswith(".") and is_text(file) and file.is_file() and file.stat().st_size:
-                yield file
 
 
 # ---------------------------------------------------------------------------------------------------------------------

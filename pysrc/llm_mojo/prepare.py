@@ -13,11 +13,12 @@ from pathlib import Path
 from llm_mojo import Error, evaluation
 from llm_mojo.cleaning import NAMES as CLEANING_NAMES
 from llm_mojo.cleaning import Cleaning
-from llm_mojo.datasets import DATA, DATASETS, MANIFEST, First, Last, Named, own_text
+from llm_mojo.datasets import DATA, DATASETS, MANIFEST, First, Last, Named
 from llm_mojo.download import locked, read_json, sha256_of, write_json
 from llm_mojo.formats import write_tokenizer
 from llm_mojo.job import Job, start_over
 from llm_mojo.manifest import Inputs, describe, inputs_are
+from llm_mojo.own_text import own_text
 from llm_mojo.shards import put_in_place
 from llm_mojo.tokenize import NAMES, ByteTokenizer, CharTokenizer, gpt2_tokenizer, read_tokenizer_file, write_meta
 

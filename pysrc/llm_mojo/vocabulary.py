@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 
 from llm_mojo import Error
-from llm_mojo.datasets import DATASETS, own_text
+from llm_mojo.datasets import DATASETS
 from llm_mojo.download import locked
 from llm_mojo.formats import atomic_file, write_tokenizer
 from llm_mojo.hf_tokenizer import find_merges, tokenizer_files
+from llm_mojo.own_text import own_text
 from llm_mojo.progress import Progress
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, token_bytes
 

@@ -1,0 +1,66 @@
+"""The user's own text as a data set: files, and folders of them."""
+
+import os
+from pathlib import Path
+
+from llm_mojo import Error
+from llm_mojo.datasets import DATASETS, SHARD_TOKENS, Dataset, File, First, Last
+from llm_mojo.readers import TEXT_SUFFIXES, is_text, reader_for
+
+LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first of which is for validation
+BYTES_PER_VALIDATION_TOKEN = 40  # then: about a tenth, but no more than a whole shard
+
+
+def own_text(name, paths, separator="", field="text"):
+    """A Dataset of the user's files, and of those in the user's folders that have a known suffix."""
+    files = text_files(paths)
+    size = sum(file.stat().st_size for file in files)
+    large = size >= LARGE_BYTES
+    return Dataset(
+        name=name,
+        title=f"{len(files)} files" if len(files) > 1 else str(files[0]),
+        files=lambda: [
+            File(str(file), reader_for(file, separator, field), lambda file=file: file, file.stat().st_size)
+            for file in files
+        ],
+        licence="",
+        size="",
+        stem=name,
+        tokenizer="byte",
+        split=First(min(SHARD_TOKENS, size // BYTES_PER_VALIDATION_TOKEN)) if large else Last(),
+        shard_tokens=SHARD_TOKENS if large else None,
+        separator="",
+    )
+
+
+def text_files(paths):
+    """The files given, and those with a known suffix in the folders given: in order of name, none hidden."""
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(_files_of_folder(path), key=lambda file: file.relative_to(path).as_posix())
+            if not found:
+                known = " ".join(TEXT_SUFFIXES)
+                raise Error(
+                    f"{path}: expected text files ({known}), .jsonl or .parquet, found none with any text in it"
+                )
+            files += found
+        elif not path.exists():
+            names = ", ".join(DATASETS)
+            raise Error(f"{path}: no such file or folder, and no data set of that name; the names are {names}")
+        elif not path.is_file():
+            raise Error(f"{path}: expected a file or a folder, found something else; save the text in a file first")
+        elif path.stat().st_size == 0:
+            raise Error(f"{path}: the file is empty; give a file with text in it")
+        else:
+            files.append(path)
+    return files
+
+
+def _files_of_folder(folder):
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(parent, name)
+            if not name.startswith(".") and is_text(file) and file.is_file() and file.stat().st_size:
+                yield file
