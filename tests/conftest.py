@@ -138,3 +138,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def documents():
+    """Python's documentation: 2 MB of English, on every machine."""
+    from llm_mojo import pydocs
+
+    return pydocs.documents()

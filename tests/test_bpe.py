@@ -8,7 +8,7 @@ import tiktoken
 from conftest import ROOT
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from llm_mojo import formats, pydocs, unicode_table
+from llm_mojo import formats, unicode_table
 from llm_mojo.download import fetch
 from llm_mojo.tokenize import END_OF_TEXT, GPT2_SHA256, GPT2_URL, ByteTokenizer, read_bpe, token_bytes
 
@@ -34,11 +34,6 @@ def gpt2_file(gpt2, tmp_path_factory):
     tokens = [gpt2.decode_single_token_bytes(token) for token in range(gpt2.n_vocab)]
     formats.write_tokenizer(path, tokens, gpt2.eot_token)
     return path
-
-
-@pytest.fixture(scope="module")
-def documents():
-    return pydocs.documents()
 
 
 @pytest.fixture

@@ -408,11 +408,6 @@ def test_list_of_data_sets(server, toy, capsys):
     assert " - " in lines["openwebtext"]
 
 
-@pytest.fixture(scope="module")
-def documents():
-    return pydocs.documents()
-
-
 def test_pydocs(documents):
     assert sum(map(len, documents)) > 1_000_000
     assert len(set(documents)) == len(documents)

@@ -11,16 +11,11 @@ import transformers
 from test_bpe import assert_equal, encode, program  # noqa: F401, fixtures
 from test_tokenize import TRICKY
 
-from llm_mojo import formats, pydocs
+from llm_mojo import formats
 from llm_mojo.__main__ import main
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, read_tokenizer_file
 
 V = 4096
-
-
-@pytest.fixture(scope="module")
-def documents():
-    return pydocs.documents()
 
 
 @pytest.fixture(scope="module")
