@@ -162,13 +162,16 @@ def test_json_lines(tmp_path, suffix, small_blocks):
 
 @pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string()])
 @pytest.mark.parametrize("rows", [7, 1000])
-def test_parquet(tmp_path, rows, kind):
+def test_parquet(tmp_path, rows, kind, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(readers, "ROWS", 9)
     path, texts = tmp_path / "t.parquet", [text for text in TEXTS if text]
     table = pyarrow.table({"n": range(len(texts)), "text": pyarrow.array(texts, kind)})
     pyarrow.parquet.write_table(table, path, row_group_size=rows)
     reader = reader_for(path)
     assert reader == ParquetReader("text")
     assert documents(reader, path) == texts
+    assert len(list(reader.blocks(path))) > 10
     for pieces in starts_and_rests(reader, path):
         assert joined(pieces) == texts
     for row in range(0, len(texts), 5):

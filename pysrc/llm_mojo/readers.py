@@ -21,7 +21,7 @@ from llm_mojo import Error
 BLOCK_BYTES = 1 << 20
 LONGEST_WORD = 1 << 22  # text without white space for so many bytes is cut anywhere
 LONGEST_DOCUMENT = 1 << 26  # bytes, of those that must be whole in memory
-ROWS = 128  # of a table, in a block
+ROWS = 128  # of a table, read at a time
 
 
 class Block(NamedTuple):
@@ -243,12 +243,15 @@ class ParquetReader:
                     raise Error(f"{path}: expected a column {self.field!r}, found {found}; name one with --field")
                 rows, size = table.metadata.num_rows, Path(path).stat().st_size
                 groups, before = self._groups_from(table.metadata, row)
+                texts, characters = [], 0
                 for batch in table.iter_batches(ROWS, row_groups=groups, columns=[self.field]):
-                    texts = [text for text in batch.column(0)[max(row - before, 0) :].to_pylist() if text]
+                    new = [text for text in batch.column(0)[max(row - before, 0) :].to_pylist() if text]
                     before += len(batch)
-                    if texts:
-                        characters = sum(map(len, texts))
+                    texts += new
+                    characters += sum(map(len, new))
+                    if texts and (characters >= BLOCK_BYTES or before == rows):
                         yield Block(texts, characters, True, before == rows, before, size * before // rows, f"{path}")
+                        texts, characters = [], 0
         except arrow.ArrowException as error:
             raise Error(f"{path}: not a whole parquet file ({error}); get or make it again") from None
 

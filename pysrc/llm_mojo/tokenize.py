@@ -6,6 +6,7 @@ precedes each document. Text is str; the byte tokenizer also takes bytes.
 """
 
 import functools
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -110,11 +111,10 @@ class ByteTokenizer:
     tokens = [bytes([value]) for value in range(256)] + [END_OF_TEXT.encode()]
 
     def encode(self, pieces):
-        parts = []
-        for text, starts in pieces:
-            raw = text.encode() if isinstance(text, str) else text
-            parts += [np.array([self.eot] * starts, dtype=np.uint16), np.frombuffer(raw, dtype=np.uint8)]
-        return np.concatenate(parts)
+        raw = [text.encode() if isinstance(text, str) else text for text, _ in pieces]
+        begins = itertools.accumulate(map(len, raw), initial=0)
+        ids = np.frombuffer(b"".join(raw), dtype=np.uint8).astype(np.uint16)
+        return np.insert(ids, [at for at, (_, starts) in zip(begins, pieces) if starts], self.eot)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
