@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ import pytest
 import tiktoken
 from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
 
-from llm_mojo import datasets, formats, own_text, prepare, pydocs, readers
+from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers
 from llm_mojo.__main__ import main
+from llm_mojo.manifest import Inputs
 
 ROOT = Path(__file__).resolve().parent.parent
 EOT = 256  # of the byte tokenizer
@@ -346,6 +348,22 @@ def test_files_of_the_hub_have_its_hashes(server, toy, capsys):
     Path("data/.cache/fineweb10B/listing.json").unlink()
     Path("data/.cache/fineweb10B/listing.json.lock.json").unlink()
     assert "expected the Hub's list of the parquet files in sample/10BT" in error_of(capsys, "fineweb10B")
+
+
+def test_the_next_file_is_downloaded_meanwhile(server, tmp_path):
+    on_the_hub(server, "fineweb10B", {f"00{i}_00000.parquet": ["hello"] * 50 for i in range(3)})
+    inputs = Inputs(datasets.DATASETS["fineweb10B"].files())
+    second = Path("data/.cache/fineweb10B/001_00000.parquet")
+    inputs.opener(0)()
+    deadline = time.monotonic() + 20
+    while not second.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert second.exists() and not second.with_name("002_00000.parquet").exists()
+    for path in [path for path in server.files if path.endswith("002_00000.parquet")]:
+        server.files[path] = b"another file"
+    assert inputs.opener(1)() == second
+    with pytest.raises(Error, match="expected SHA-256"):
+        inputs.opener(2)()
 
 
 HELLASWAG = "rowanz/hellaswag/master/data/hellaswag_val.jsonl"

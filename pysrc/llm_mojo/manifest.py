@@ -5,10 +5,12 @@ The trainer reads `tokenizer` (vocab_size, sha256) to see that data, tokenizer a
 
 import platform
 import shlex
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from llm_mojo import Error
 from llm_mojo.download import sha256_of
 
 PACKAGES = ("llm-mojo", "numpy", "pyarrow", "tiktoken", "tokenizers")
@@ -40,12 +42,16 @@ def versions():
 
 
 class Inputs:
-    """The files of a data set as they are opened; their hashes are computed in a thread of their own meanwhile."""
+    """The files of a data set as they are opened.
+
+    Meanwhile, in threads, their hashes are computed and the file after the one in use is downloaded.
+    """
 
     def __init__(self, files):
         self.files = files
         self.sizes = [file.size for file in files]
         self._entries = {}
+        self._ahead = {}
         self._thread = ThreadPoolExecutor(1)
 
     def opener(self, number):
@@ -53,7 +59,9 @@ class Inputs:
 
         def open_file():
             file = self.files[number]
-            path = Path(file.fetch())
+            path = Path(self._ahead[number].path() if number in self._ahead else file.fetch())
+            if number + 1 < len(self.files) and self.files[number + 1].url and number + 1 not in self._entries:
+                self._ahead[number + 1] = _Fetching(self.files[number + 1])
             self.sizes[number] = path.stat().st_size
             sha256 = file.sha256 or self._thread.submit(sha256_of, path)
             self._entries[number] = (fingerprint(path), sha256)
@@ -81,6 +89,26 @@ class Inputs:
     def close(self):
         """Gives up the hashes that nobody waits for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class _Fetching:
+    """A download in a thread that does not keep the program from ending: what has come by then is used next time."""
+
+    def __init__(self, file):
+        self._file, self._path = file, None
+        self._thread = threading.Thread(target=self._fetch, daemon=True)
+        self._thread.start()
+
+    def _fetch(self):
+        try:
+            self._path = self._file.fetch()
+        except (Error, OSError):
+            pass  # path() tries again, and raises
+
+    def path(self):
+        """Waits for the file."""
+        self._thread.join()
+        return self._path or self._file.fetch()
 
 
 def fingerprint(path):
