@@ -14,9 +14,10 @@ from llm.hellaswag import NUM_ENDINGS, judge_all
 from llm.json import json_number, json_text
 from llm.judgement import Accuracy, Judgement
 from llm.manifest import check_manifests
+from llm.model_files import model_checkpoint
 from llm.report import grouped
 from llm.screen import Screen
-from llm.setup import check_tokenizer, initial_checkpoint, open_hellaswag
+from llm.setup import check_vocabulary, open_hellaswag
 from llm.signals import signal_name, stop_signal, watch_for_signals
 from llm.tokenizer import Tokenizer
 
@@ -26,7 +27,7 @@ comptime POSITIONS = 1024
 
 def options() -> List[Option]:
     return [
-        Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, or gpt2..gpt2-xl"),
+        Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, folder of a run, or gpt2..gpt2-xl"),
         Option("val-data", "j", "GLOB", "", "token shards: prints loss and perplexity"),
         Option("seq-len", "t", "N", "0", "tokens that a window over the shards shows (0: the model's context)"),
         Option("stride", "", "N", "0", "tokens from one window to the next (0: as --seq-len)"),
@@ -52,7 +53,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
     """Evaluates and returns the exit status: 0, or 128 and the signal that stopped it."""
     if not args.given("val-data") and not args.given("hellaswag"):
         args.fail("expected --val-data or --hellaswag: there is nothing to evaluate")
-    var path = initial_checkpoint(args)
+    var path = model_checkpoint(args)
     var config = read_config(path)
     var windows = Optional[SlidingWindow](None)
     var questions = open_hellaswag(args, config, config.max_seq_len)
@@ -133,9 +134,9 @@ def lengths_of_tokens(args: Arguments, window: SlidingWindow, config: GPT2Config
     check_manifests(args.string("val-data"), path, config.vocab_size)
     if not path:
         return List[Int]()
-    var tokenizer = Optional(Tokenizer(path.value()))
-    check_tokenizer(tokenizer, config)
-    return token_lengths(tokenizer.value())
+    var tokenizer = Tokenizer(path.value())
+    check_vocabulary(tokenizer, config)
+    return token_lengths(tokenizer)
 
 
 def hellaswag_json(path: String, judgements: List[Judgement]) -> String:

@@ -183,14 +183,17 @@ struct DataLoader(Movable):
         if self._order == RANDOM_WINDOWS:
             self.epoch = self.current_sample // self.num_batches
             for b in range(self.B):
-                self._copy(self._draw_window(b), inputs.slice(b * self.T, self.T), targets.slice(b * self.T, self.T))
+                var start = self._draw_window(b)
+                var row = inputs.slice(b * self.T, self.T)
+                self._shard.read_pairs(start, row, targets.slice(b * self.T, self.T), self._vocab_size)
         else:
             if self.current_sample >= _num_samples(self._shard, self._stride()):
                 self._advance()
             var sample = self.current_sample
             if self._order == SHUFFLED:
                 sample = self._sample_order[sample]
-            self._copy(sample * self._stride() + self._rank * self.B * self.T, inputs, targets)
+            var start = sample * self._stride() + self._rank * self.B * self.T
+            self._shard.read_pairs(start, inputs, targets, self._vocab_size)
         self.current_sample += 1
 
     def _draw_window(mut self, b: Int) raises -> Int:
@@ -205,11 +208,6 @@ struct DataLoader(Movable):
             self.current_shard = shard
             self._shard = TokenShard(self._paths[shard])
         return window - (self._windows[shard - 1] if shard > 0 else 0)
-
-    def _copy(self, start: Int, inputs: Tensor[I32], targets: Tensor[I32]) raises:
-        var largest = max(self._shard.read(start, inputs), self._shard.read(start + 1, targets))
-        if largest >= self._vocab_size:
-            raise self._unknown_token(start)
 
     def _stride(self) -> Int:
         return self.B * self.T * self._num_processes
@@ -233,15 +231,6 @@ struct DataLoader(Movable):
         if self._order == SHUFFLED:
             self._sample_order = identity_permutation(_num_samples(self._shard, self._stride()))
             self._rng.permute(self._sample_order)
-
-    def _unknown_token(self, start: Int) -> Error:
-        var i = start
-        while self._shard.token(i) < self._vocab_size:
-            i += 1
-        return Error(
-            t"data: {self._shard.path}: expected tokens below {self._vocab_size}, the model's vocabulary, found"
-            t" {self._shard.token(i)} at position {i}; use data made with the model's own tokenizer"
-        )
 
 
 def _num_samples(shard: TokenShard, stride: Int) -> Int:

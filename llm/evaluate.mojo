@@ -179,7 +179,9 @@ def evaluate_shards[
             for b in range(B):
                 var start = (first + b) * windows.stride
                 var fresh = length if first + b == 0 else length - (T - windows.stride)
-                _fill(inputs.slice(b * length, length), targets.slice(b * length, length), shard, start, fresh)
+                var counted = targets.slice(b * length, length)
+                shard.read_pairs(start, inputs.slice(b * length, length), counted, model.config.vocab_size)
+                counted.slice(0, length - fresh).fill(_NO_TARGET)
             try:
                 model.forward(inputs, B, length)
                 var losses = model.losses(targets)
@@ -193,14 +195,6 @@ def evaluate_shards[
                 ticker.show(screen, estimate.windows, String(t"loss {fixed(estimate.mean(), 4)}"))
     _ = arena^
     return estimate^
-
-
-def _fill(inputs: Tensor[I32], targets: Tensor[I32], shard: TokenShard, start: Int, fresh: Int):
-    """Lays out one window; its last `fresh` targets count."""
-    _ = shard.read(start, inputs)
-    _ = shard.read(start + 1, targets)
-    for t in range(inputs.size - fresh):
-        targets[t] = _NO_TARGET
 
 
 def token_lengths(tokenizer: Tokenizer) raises -> List[Int]:

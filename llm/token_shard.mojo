@@ -74,6 +74,21 @@ struct TokenShard(Movable):
             return _copy(self._file.view[U16](offset, target.size), target)
         return _copy(self._file.view[U32](offset, target.size), target)
 
+    def read_pairs(self, start: Int, inputs: Tensor[I32], targets: Tensor[I32], vocab_size: Int) raises:
+        """Copies tokens start, start + 1 ... to the inputs, and those that follow each of them to the targets.
+
+        Raises:
+            If one is not in the vocabulary.
+        """
+        if max(self.read(start, inputs), self.read(start + 1, targets)) >= vocab_size:
+            var i = start
+            while self.token(i) < vocab_size:
+                i += 1
+            raise Error(
+                t"data: {self.path}: expected tokens below {vocab_size}, the model's vocabulary, found"
+                t" {self.token(i)} at position {i}; use data made with the model's own tokenizer"
+            )
+
     def token(self, i: Int) -> Int:
         """Returns token `i`."""
         if self._size == size_of[UInt16]():

@@ -224,8 +224,9 @@ def test_wrong_flags(program, folder, flags, message):
         ("-j none_*.bin", "data: no file matches none_*.bin"),
         ("-j empty.bin", "data: empty.bin: expected at least 2 tokens, one to predict from the other, found 0"),
         ("-j model.bin", "expected a token shard (magic number 20240520), found a model checkpoint"),
-        ("-j beyond.bin -t 8", "evaluate: beyond.bin: after token 0: forward: token 60 at position 21 of the batch"),
-        ("-j last_beyond.bin -t 8", "evaluate: last_beyond.bin: after token 24: losses: token 60"),
+        ("-j beyond.bin -t 8", "data: beyond.bin: expected tokens below 60, the model's vocabulary, found 60 at position 21"),
+        ("-j last_beyond.bin -t 8", "data: last_beyond.bin: expected tokens below 60"),
+        ("-j huge.bin -t 8", "found 4294967295 at position 32"),
         ("-h s_0.bin", "expected a multiple-choice evaluation (magic number 20240522), found a token shard"),
         ("-h cut.bin", "example 199 of 200: expected an example, found the end of the file"),
         ("-h long.bin", "long.bin: example 1 takes 65 positions, the context has 64; use a model with a longer context"),
@@ -250,6 +251,7 @@ def test_bad_files(program, folder, tensors, examples, flags, message):
     formats.write_tokens(folder / "empty.bin", [])
     formats.write_tokens(folder / "beyond.bin", [*range(21), 60, *range(10)])
     formats.write_tokens(folder / "last_beyond.bin", [*range(32), 60])
+    formats.write_tokens(folder / "huge.bin", [*range(32), 2**32 - 1], "<u4")
     raw = (folder / "hellaswag.bin").read_bytes()
     (folder / "cut.bin").write_bytes(raw[:-10])
     (folder / "trailing.bin").write_bytes(raw + b"\0\0")
@@ -306,6 +308,8 @@ def test_the_trainer_evaluates_at_every_validation(trainer, program, folder, tmp
     sizes += ["--hellaswag-limit", 150, "--threads", 1]
     run = [*settings(tmp_path, tmp_path / "run", *sizes), "-l", 0.01]
     text = trainer.output(*run)
+    newest = program.output("-e", tmp_path / "run", "-h", folder / "hellaswag.bin", "--limit", 1)
+    assert f"{tmp_path}/run/model_00000004.bin: " in newest
     logged = {entry["step"]: entry for entry in log(tmp_path / "run") if "hellaswag_acc" in entry}
     assert list(logged) == [0, 2, 4]
     for step in (2, 4):
