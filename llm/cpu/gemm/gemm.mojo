@@ -55,7 +55,7 @@ def gemm[
             product.compute(row0, row1, col0, col1, packed_a, packed_a.unsafe_offset(_PACKED_A))
 
     # Every member of a crew has to come by, also those without a share: never another team here.
-    team.run(rectangle, "gemm", flops=2 * M * N * K)
+    team.run(rectangle, E.NAME, flops=2 * M * N * K)
 
 
 def _grid(M: Int, N: Int, members: Int) -> Tuple[Int, Int]:

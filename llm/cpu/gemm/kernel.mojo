@@ -70,6 +70,8 @@ def update_tile[
             if chunk < MR:
                 comptime for v in range(vectors):
                     prefetch[_TO_WRITE](c.unsafe_offset(chunk * ldc + v * W))
+                    if step.is_last:
+                        epilogue.announce(row + chunk, col + v * W)
             comptime for i in range(CHUNK):
                 _add_products[dtype](sums, a_slab.unsafe_offset(k + i), b_slab.unsafe_offset((k + i) * NR))
         for k in range(depth - depth % CHUNK, depth):
