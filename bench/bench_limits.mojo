@@ -22,8 +22,8 @@ def main():
         while perf_counter_ns() - start < NANOSECONDS:
             limits.measure(crew)
         print(
-            t'{{"threads": {threads}, "gflops": {fixed(limits.flops, 1)}, "copy_gbs": {fixed(limits.copy, 2)},'
-            t' "adamw_gbs": {fixed(limits.adamw, 2)}}}'
+            t'{{"threads": {threads}, "gflops": {fixed(limits.flops, 1)}, "read_gbs": {fixed(limits.read, 2)},'
+            t' "copy_gbs": {fixed(limits.copy, 2)}, "adamw_gbs": {fixed(limits.adamw, 2)}}}'
         )
     except error:
         print(t"bench_limits: {error}", file=stderr)

@@ -9,6 +9,7 @@ from llm.memory import Arena, Tensor, aligned_bytes
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()
+comptime READ_CHAINS = 8
 comptime STREAM_SIZE = 32_000_000
 """Scalars in each of the four arrays that passes over memory use: 128 MB, beyond the caches."""
 
@@ -18,6 +19,8 @@ struct Limits:
 
     var flops: Float64
     """GFLOP/s of fused multiply-adds in registers."""
+    var read: Float64
+    """GB/s of a pass that only reads."""
     var copy: Float64
     """GB/s of a copy, bytes read plus bytes written."""
     var adamw: Float64
@@ -27,6 +30,7 @@ struct Limits:
 
     def __init__(out self) raises:
         self.flops = 0
+        self.read = 0
         self.copy = 0
         self.adamw = 0
         self._arena = Arena(aligned_bytes[F32](4 * STREAM_SIZE))
@@ -36,6 +40,7 @@ struct Limits:
         """Measures all once more: some 50 ms."""
         for _ in range(10):
             self.measure_flops[dtype](crew)
+        self.read = max(self.read, self._pass(crew, _read, 4))
         self.copy = max(self.copy, self._pass(crew, _copy, 8))
         self.adamw = max(self.adamw, self._pass(crew, _stream_like_adamw, 28))
 
@@ -47,6 +52,24 @@ struct Limits:
         var start = perf_counter_ns()
         crew.run(job, Int(Pointer(to=self._stream)))
         return Float64(bytes * STREAM_SIZE) / Float64(perf_counter_ns() - start)
+
+
+def _read(context: Int, team: Team):
+    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(STREAM_SIZE, team.size, member, READ_CHAINS * W)
+        var sums = Array[SIMD[F32, W], READ_CHAINS](fill=SIMD[F32, W](0))
+        for i in range(lo, hi - READ_CHAINS * W + 1, READ_CHAINS * W):
+            comptime for j in range(READ_CHAINS):
+                sums[j] += stream.load[W](i + j * W)
+        var sum = SIMD[F32, W](0)
+        comptime for j in range(READ_CHAINS):
+            sum += sums[j]
+        # Stored, so that it has to be computed.
+        stream[3 * STREAM_SIZE + 64 * member] = sum.reduce_add()
+
+    team.run(body)
 
 
 def _copy(context: Int, team: Team):

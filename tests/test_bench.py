@@ -106,6 +106,12 @@ def test_watch_counts_and_stops():
     assert 0 < seen.first_step_s < 10 and seen.peak_mb > 0
 
 
+def test_a_slow_step_is_enough():
+    slow = script("for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done")
+    seen = watch(slow, Pace(warm_up=2, least=2, seconds=5))
+    assert seen.warm_up == 1 and seen.timed == [9000]
+
+
 def test_watch_tells_why_there_is_nothing():
     with pytest.raises(Missing, match="no such model"):
         watch(script("echo 'error: no such model' >&2; exit 1"), Pace())
@@ -152,7 +158,7 @@ def measured():
         "commit": "abc",
         "machine": {"cpu": "x", "family": "1/2", "vectors": [], "cores": 2, "memory_gb": 8},
         "versions": {"mojo-compiler": "1", "torch": "2", "gcc": "gcc 12"},
-        "limits": [{"threads": 2, "gflops": 500.0, "copy_gbs": 70.0, "adamw_gbs": 130.0}],
+        "limits": [{"threads": 2, "gflops": 500.0, "read_gbs": 90.0, "copy_gbs": 70.0, "adamw_gbs": 130.0}],
         "steps": [entry | {"rounds": rounds}, other | {"rounds": copy.deepcopy(rounds)}],
     } | empty
 

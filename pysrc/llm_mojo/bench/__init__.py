@@ -5,7 +5,8 @@ from pathlib import Path
 
 from llm_mojo import Error
 
-EXTRAS = {"kernels": "matrix products, attention, AdamW and layernorms", "scaling": "our step over T and model size"}
+PARTS = ("generation", "kernels", "scaling")
+"""What there is besides the sizes."""
 
 
 def add_arguments(parser):
@@ -22,7 +23,7 @@ def add_arguments(parser):
     )
     parser.add_argument("files", nargs="*", metavar="FILE.json", help="for compare and report")
     run = parser.add_argument_group("run")
-    parts = [size.name for size in SIZES] + list(EXTRAS)
+    parts = [size.name for size in SIZES] + list(PARTS)
     run.add_argument("--size", action="append", choices=parts, help="only this part (repeat for several)")
     run.add_argument(
         "--only",
@@ -83,6 +84,8 @@ def _measure(args):
         if size.name in (args.size or [size.name]) and not (args.quick and not args.size and size.T > 64):
             bench.steps(size, args.only)
     if not args.only:
+        if "generation" in (args.size or ["generation"]):
+            bench.generation()
         if "kernels" in (args.size or ["kernels"]):
             bench.kernels()
         if "scaling" in (args.size or ([] if args.quick else ["scaling"])):

@@ -127,3 +127,34 @@ CONTESTANTS = [
         quick=False,
     ),
 ]
+
+
+# ----- generation: programs that print {"prompt": [tokens/s ...], "continue": [tokens/s ...], "tokens": [...]}
+
+
+def generate_mojo(workshop, size, *flags):
+    return Command([workshop.mojo("bench/bench_generate.mojo"), "-e", workshop.checkpoint(size), *flags])
+
+
+def generate_mojo_bf16(workshop, size):
+    return generate_mojo(workshop, size, "--dtype", "bf16")
+
+
+def generate_transformers(workshop, size, *flags):
+    for package in ("torch", "transformers"):
+        if not importlib.util.find_spec(package):
+            raise Missing(f"{package} is not installed: pip install -e '.[bench]'")
+    init = ["--init", workshop.checkpoint(size)]
+    return Command([sys.executable, "-m", "llm_mojo.bench.torch_generate", *init, *flags])
+
+
+def generate_transformers_bf16(workshop, size):
+    return generate_transformers(workshop, size, "--bf16")
+
+
+GENERATORS = [
+    Contestant("mojo", "llm.mojo", generate_mojo, ours=True),
+    Contestant("mojo-bf16", "llm.mojo, bf16", generate_mojo_bf16, "bf16", ours=True),
+    Contestant("transformers", "transformers", generate_transformers),
+    Contestant("transformers-bf16", "transformers, bf16", generate_transformers_bf16, "bf16"),
+]

@@ -1,4 +1,4 @@
-"""The bench itself: checks the losses, then times all contestants in turn, round after round, and the kernels."""
+"""The bench itself: times all contestants in turn, round after round, and reports nothing unless their losses agree."""
 
 import json
 import subprocess
@@ -6,15 +6,19 @@ from datetime import datetime, timezone
 
 from llm_mojo import Error
 from llm_mojo.bench import machine, results
-from llm_mojo.bench.contestants import CONTESTANTS, STEPS
-from llm_mojo.bench.runner import CHECK, Pace, watch
-from llm_mojo.bench.sizes import scaling_sizes
+from llm_mojo.bench.contestants import CONTESTANTS, GENERATORS, STEPS
+from llm_mojo.bench.runner import Pace, watch
+from llm_mojo.bench.sizes import SIZES, scaling_sizes
 from llm_mojo.bench.workshop import Command, Missing
+from llm_mojo.formats import num_parameters
 
 TOO_SLOW_S = 60
 """Seconds for a step beyond which a contestant is left out."""
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 """How far apart losses may be."""
+SAME_TOKENS = 16
+"""Tokens that texts of the same weights have in common at least: then rounding may tip the scales."""
+GENERATION = {"continue": "One text, a token at a time", "prompt": "A prompt of 1,023 tokens"}
 
 
 class Bench:
@@ -65,14 +69,13 @@ class Bench:
                 entries[contestant.name] = self._entry(contestant, size)
             except Missing as reason:
                 self._missing(contestant, size, reason)
-        commands = {c.name: c for c in CONTESTANTS if c.name in entries}
-        if not self.quick:
-            self._round(commands, entries, size, CHECK, keep=False)
-            _check_losses(entries)
-        for number in range(self.rounds):
-            print(f"round {number + 1} of {self.rounds}", flush=True)
+        contestants = {c.name: c for c in CONTESTANTS if c.name in entries}
+        rounds = -(-self.rounds // size.rarer)
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", flush=True)
             self.measure_limits()
-            self._round(commands, entries, size, self.pace, keep=True)
+            self._round(contestants, entries, size)
+            # Before anything is reported: times of programs that do different work say nothing.
             _check_losses(entries)
             self.results["steps"] = [entry for entry in self.results["steps"] if entry["size"] != size.name]
             self.results["steps"] += [entry for entry in entries.values() if entry["rounds"]]
@@ -96,10 +99,10 @@ class Bench:
             "rounds": [],
         }
 
-    def _round(self, contestants, entries, size, pace, keep):
+    def _round(self, contestants, entries, size):
         for name, contestant in list(contestants.items()):
             try:
-                seen = watch(contestant.command(self.workshop, size), pace, self.prefix)
+                seen = watch(contestant.command(self.workshop, size), self.pace, self.prefix)
             except Missing as reason:
                 self._missing(contestant, size, reason)
                 del contestants[name], entries[name]
@@ -107,9 +110,6 @@ class Bench:
             entry = entries[name]
             if len(seen.losses) > len(entry["losses"]):
                 entry["losses"] = seen.losses
-            if not keep:
-                print(f"  {contestant.label:34} losses {seen.losses}", flush=True)
-                continue
             entry["rounds"].append(
                 {
                     "ms": seen.ms,
@@ -133,10 +133,10 @@ class Bench:
                 if seconds > TOO_SLOW_S:
                     raise Missing(f"a step would take about {seconds:.0f} s; over {TOO_SLOW_S} s is left out")
 
-    def _missing(self, contestant, size, reason):
+    def _missing(self, contestant, size, reason, part=None):
         print(f"  {contestant.label:34} missing: {reason}", flush=True)
         self.results["missing"].append(
-            {"size": size.name, "contestant": contestant.name, "label": contestant.label, "reason": str(reason)}
+            {"size": part or size.name, "contestant": contestant.name, "label": contestant.label, "reason": str(reason)}
         )
 
     def kernels(self):
@@ -194,6 +194,39 @@ class Bench:
             )
             self.save()
 
+    def generation(self):
+        """Times reading and writing text, in turn, after the texts have been found equal."""
+        print("\ngeneration", flush=True)
+        self.measure_limits()
+        runs = {}
+        for number in range(1 if self.quick else self.rounds):
+            for contestant in GENERATORS:
+                if number and contestant.name not in runs:
+                    continue
+                try:
+                    command = contestant.command(self.workshop, SIZES[0])
+                    run = self._json_lines(*command.argv, "--rounds", 2)[0]
+                except Missing as reason:
+                    self._missing(contestant, SIZES[0], reason, part="generation")
+                    continue
+                runs.setdefault(contestant.name, []).append(run)
+                print(
+                    f"  {contestant.label:34} reads {max(run['prompt']):7.0f} tokens/s, "
+                    f"writes {max(run['continue']):6.1f} tokens/s",
+                    flush=True,
+                )
+        _check_texts({contestant.label: runs.get(contestant.name) for contestant in GENERATORS[::2]})
+        for key, title in GENERATION.items():
+            for contestant in GENERATORS:
+                if contestant.name in runs:
+                    speeds = [speed for run in runs[contestant.name] for speed in run[key]]
+                    entry = {"task": key, "title": title, "contestant": contestant.name, "label": contestant.label}
+                    entry |= {"precision": contestant.precision, "ours": contestant.ours}
+                    bytes_each = 4 if contestant.precision == "fp32" else 2
+                    entry["weights_mb"] = round(bytes_each * num_parameters(SIZES[0].config) / 1e6, 3)
+                    self.results["generation"].append(entry | {"tokens_per_second": speeds})
+        self.save()
+
     def _json_lines(self, *command):
         """Runs a program of ours that prints JSON objects. Raises Missing if it fails."""
         argv = [*self.prefix, *(str(word) for word in command)]
@@ -213,3 +246,10 @@ def _check_losses(entries):
                     f"bench: {entry['label']} has loss {found} in step {step} where {ranked[0]['label']} has "
                     f"{expected}: they do not train the same model on the same tokens; no times are reported"
                 )
+
+
+def _check_texts(runs):
+    """Raises Error unless all write the same text from the same float32 weights."""
+    texts = {label: run[0]["tokens"][:SAME_TOKENS] for label, run in runs.items() if run}
+    if len({tuple(text) for text in texts.values()}) > 1:
+        raise Error(f"bench: the same weights continue a prompt differently: {texts}; no times are reported")

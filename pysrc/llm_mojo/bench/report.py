@@ -43,6 +43,7 @@ def section(results, source):
     )
     for size, title in R.sizes(results).items():
         text += f"\n**{title}**\n\n{table(results, size)}"
+    text += generation(results)
     left_out = missing(results)
     return text + (f"\nNot measured: {left_out}.\n" if left_out else "")
 
@@ -65,6 +66,32 @@ def table(results, size):
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def generation(results):
+    """Reading and writing text as Markdown."""
+    tasks = {entry["task"]: entry["title"] for entry in results["generation"]}
+    if not tasks:
+        return ""
+    labels = list(dict.fromkeys(entry["label"] for entry in results["generation"]))
+    text = f"\n**Generation, GPT-2 124M, tokens/s**\n\n| | {' | '.join(tasks.values())} | of the read bandwidth |\n"
+    text += f"| --- {'| ---: ' * (len(tasks) + 1)}|\n"
+    for label in labels:
+        cells = []
+        for task in tasks:
+            entries = [e for e in results["generation"] if (e["task"], e["label"]) == (task, label)]
+            s = R.Summary.of(entries[0]["tokens_per_second"])
+            cells.append(f"{speed(s.median)} ({speed(s.low)} to {speed(s.high)})")
+            if task == "continue":
+                share = s.median * entries[0]["weights_mb"] / 1000 / R.limits(results)["read_gbs"]
+        cells.append(f"{100 * share:.0f}%")
+        text += f"| {label} | {' | '.join(cells)} |\n"
+    return text
+
+
+def speed(value):
+    """Tokens a second with three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def milliseconds(value):

@@ -1,7 +1,7 @@
 """The file that a bench leaves behind, and what follows from it: medians, ranges, shares of the floor.
 
     {"format": 1, "date": ..., "commit": ..., "machine": {...}, "versions": {...},
-     "limits": [{"gflops", "copy_gbs", "adamw_gbs", "threads"} ...],          one for each round
+     "limits": [{"gflops", "read_gbs", "copy_gbs", "adamw_gbs", "threads"} ...],   one for each round
      "steps": [{"size", "title", "B", "T", "gflop", "floor_mb", "contestant", "label", "precision", "flags", "ours",
                 "losses": [...], "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb"} ...]} ...],
      "missing": [{"size", "contestant", "label", "reason"} ...],
@@ -47,7 +47,7 @@ def write(path, results):
 
 def limits(results):
     """The best that the machine has shown in any round."""
-    keys = ("gflops", "copy_gbs", "adamw_gbs")
+    keys = ("gflops", "read_gbs", "copy_gbs", "adamw_gbs")
     return {key: max(entry[key] for entry in results["limits"]) for key in keys}
 
 

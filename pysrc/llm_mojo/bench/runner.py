@@ -23,15 +23,12 @@ class Pace:
     warm_up: int = 2
     """Steps that are not counted: the first touches memory for the first time."""
     least: int = 2
-    """Steps that are counted at least."""
+    """Steps that are counted at least; one, if it takes longer than `seconds`."""
     most: int = 20
     seconds: float = 5.0
     """Once the counted steps have taken this long, there are enough of them."""
     patience: float = 140.0
     """Seconds after which a process is stopped."""
-
-
-CHECK = Pace(warm_up=0, least=2, most=2)
 
 
 @dataclass
@@ -83,9 +80,7 @@ def watch(command, pace, prefix=()):
                 seen.peak_mb = _peak_memory(pid) or seen.peak_mb
                 # Who needs seconds for a step has done all that happens only once in the first.
                 seen.warm_up = min(pace.warm_up, 1) if seen.ms[-1] > 2000 else pace.warm_up
-                count = len(seen.timed)
-                enough = sum(seen.timed) >= 1000 * pace.seconds or count >= pace.most
-                if count >= pace.least and enough:
+                if _is_enough(seen.timed, pace):
                     break
             else:
                 ended = True
@@ -105,6 +100,13 @@ def watch(command, pace, prefix=()):
             # A traceback ends in what is wrong; a complaint about flags begins with it.
             raise Missing((said or ["it printed no steps"])[0 if process.returncode == 2 else -1][:200])
     return seen
+
+
+def _is_enough(timed, pace):
+    if not timed:
+        return False
+    long = sum(timed) >= 1000 * pace.seconds
+    return len(timed) >= pace.most or long and (len(timed) >= pace.least or timed[-1] >= 1000 * pace.seconds)
 
 
 def _kill(pid):
