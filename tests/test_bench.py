@@ -16,11 +16,11 @@ from llm_mojo.__main__ import main
 from llm_mojo.bench import charts as bench_charts
 from llm_mojo.bench import report, results
 from llm_mojo.bench.compare import changes
-from llm_mojo.bench.contestants import CONTESTANTS
+from llm_mojo.bench.contestants import CONTESTANTS, MAX_LINALG
 from llm_mojo.bench.measure import _check_losses
 from llm_mojo.bench.runner import Pace, watch
 from llm_mojo.bench.sizes import SIZES
-from llm_mojo.bench.workshop import Command, Missing
+from llm_mojo.bench.workshop import Command, Missing, Workshop
 
 # ----- the contestants train the same model
 
@@ -224,3 +224,27 @@ def test_charts_keep_their_data(measured, tmp_path):
     for path in paths:
         name = path.stem.removesuffix("-dark")
         assert charts.read_data(path) == bench_charts.CHARTS[name][0](measured)
+
+
+# ----- programs that only the bench builds
+
+
+@pytest.mark.long
+def test_max_trains_as_ours(tiny, mojo_program):
+    """The step with MAX's products in place of ours, ragged and padded sizes, two threads."""
+    program = Workshop().mojo("train_gpt2.mojo", MAX_LINALG)
+    flags = ["-s", 0, "--threads", 2]
+    ours = losses(mojo_program("train_gpt2.mojo").path, tiny, "shard_*.bin", 6, *flags)
+    assert losses(program, tiny, "shard_*.bin", 6, *flags) == pytest.approx(ours, rel=2e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "bench").glob("bench_*.mojo")))
+def test_programs_build(source):
+    program = Workshop().mojo(f"bench/{source}", options=["--Werror", "-D", "TRACE"])
+    if source == "bench_limits.mojo":
+        found = json.loads(subprocess.run([program], capture_output=True, text=True, check=True).stdout)
+        assert min(found.values()) > 0
+    else:
+        help_text = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
+        assert help_text.startswith(f"usage: {program.name}")

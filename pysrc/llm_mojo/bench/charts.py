@@ -52,7 +52,7 @@ def roofline(results):
     """Arithmetic per byte and GFLOP/s of each kernel, and the two limits that no kernel can pass."""
     points = []
     for entry in results["gemm"]:
-        shared = {"intensity": _gemm_intensity(entry), "detail": f"{entry['name']}, {entry['--rows']} rows"}
+        shared = {"intensity": _gemm_intensity(entry), "detail": f"{entry['name']}, {entry['rows']} rows"}
         for label, key in (("matrix products", "ms"), ("the same by MAX", "max_ms")):
             points.append({"label": label, "gflops": 1000 * entry["gflop"] / R.Summary.of(entry[key]).median} | shared)
     for entry in results["attention"]:

@@ -51,8 +51,8 @@ def _timings(results):
         if entry["rounds"]:
             yield (f"{entry['label']} ({entry['title']})", entry["ours"]), R.timings(entry)
     for entry in results["gemm"]:
-        yield (f"gemm {entry['name']}, {entry['--rows']} rows", True), entry["ms"]
-        yield (f"MAX {entry['name']}, {entry['--rows']} rows", False), entry["max_ms"]
+        yield (f"gemm {entry['name']}, {entry['rows']} rows", True), entry["ms"]
+        yield (f"MAX {entry['name']}, {entry['rows']} rows", False), entry["max_ms"]
     for entry in results["attention"]:
         yield (f"attention forward, T={entry['T']}", True), entry["ms"]
         yield (f"attention backward, T={entry['T']}", True), entry["backward_ms"]

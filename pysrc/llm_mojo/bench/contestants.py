@@ -10,6 +10,8 @@ from llm_mojo.bench.workshop import Command, Missing
 
 STEPS = 1000
 """More steps than the bench ever waits for."""
+MAX_LINALG = {"llm/cpu/gemm/gemm.mojo": "bench/max_linalg/gemm.mojo"}
+"""What takes the place of what in the step that has MAX's matrix products."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ def train_gpt2_bf16(workshop, size):
 
 
 def with_max_linalg(workshop, size):
-    replaced = {"llm/cpu/gemm/gemm.mojo": "bench/max_linalg/gemm.mojo"}
-    return Command([workshop.mojo("train_gpt2.mojo", replaced), *_data_flags(workshop, size), "-s", 0])
+    return Command([workshop.mojo("train_gpt2.mojo", MAX_LINALG), *_data_flags(workshop, size), "-s", 0])
 
 
 def train_gpt2_basic(workshop, size):

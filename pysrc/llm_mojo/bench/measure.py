@@ -68,7 +68,7 @@ class Bench:
                 self._refuse_if_slow(contestant, size)
                 entries[contestant.name] = self._entry(contestant, size)
             except Missing as reason:
-                self._missing(contestant, size, reason)
+                self._missing_part(size.name, contestant.label, reason)
         contestants = {c.name: c for c in CONTESTANTS if c.name in entries}
         rounds = -(-self.rounds // size.rarer)
         for number in range(rounds):
@@ -104,7 +104,7 @@ class Bench:
             try:
                 seen = watch(contestant.command(self.workshop, size), self.pace, self.prefix)
             except Missing as reason:
-                self._missing(contestant, size, reason)
+                self._missing_part(size.name, contestant.label, reason)
                 del contestants[name], entries[name]
                 continue
             entry = entries[name]
@@ -133,34 +133,33 @@ class Bench:
                 if seconds > TOO_SLOW_S:
                     raise Missing(f"a step would take about {seconds:.0f} s; over {TOO_SLOW_S} s is left out")
 
-    def _missing(self, contestant, size, reason, part=None):
-        print(f"  {contestant.label:34} missing: {reason}", flush=True)
-        self.results["missing"].append(
-            {"size": part or size.name, "contestant": contestant.name, "label": contestant.label, "reason": str(reason)}
-        )
+    def _missing_part(self, part, label, reason):
+        """Names what did not take part, on the screen and in the file."""
+        print(f"  {label:34} missing: {reason}", flush=True)
+        self.results["missing"].append({"size": part, "label": label, "reason": str(reason)})
 
     def kernels(self):
         """Times the kernels beside their limits."""
         print("\nkernels", flush=True)
-        rounds = 2 if self.quick else 5
-        for key, source, *flags in [
-            ("gemm", "bench/bench_gemm.mojo", "--rows", 256),
-            ("gemm", "bench/bench_gemm.mojo", "--rows", 4096),
-            ("attention", "bench/bench_attention.mojo"),
-            ("memory", "bench/bench_memory.mojo"),
-        ]:
-            try:
-                program = self.workshop.mojo(source)
-                entries = self._json_lines(program, *flags, "--rounds", rounds, "--json")
-            except Missing as reason:
-                self.results["missing"].append(
-                    {"size": "kernels", "contestant": key, "label": source, "reason": str(reason)}
-                )
-                print(f"  {source} missing: {reason}", flush=True)
-                continue
-            self.results[key] += [dict(zip(flags[::2], flags[1::2])) | entry for entry in entries]
-            print(f"  {source} {' '.join(map(str, flags))}: {len(entries)} timed", flush=True)
-            self.save()
+        self._kernel("gemm", "bench/bench_gemm.mojo", rows=256)
+        if self.quick:
+            self._missing_part("kernels", "matrix products on 4,096 rows", "left out by --quick")
+        else:
+            self._kernel("gemm", "bench/bench_gemm.mojo", rows=4096)
+        self._kernel("attention", "bench/bench_attention.mojo")
+        self._kernel("memory", "bench/bench_memory.mojo")
+
+    def _kernel(self, key, source, **parameters):
+        flags = [word for name, value in parameters.items() for word in (f"--{name}", value)]
+        try:
+            rounds = 2 if self.quick else 5
+            entries = self._json_lines(self.workshop.mojo(source), *flags, "--rounds", rounds, "--json")
+        except Missing as reason:
+            self._missing_part("kernels", source, reason)
+            return
+        self.results[key] += [parameters | entry for entry in entries]
+        print(f"  {source} {' '.join(map(str, flags))}: {len(entries)} timed", flush=True)
+        self.save()
 
     def scaling(self):
         """Times our steps over contexts and over model sizes, against their arithmetic."""
@@ -176,10 +175,7 @@ class Bench:
             try:
                 seen = watch(Command([program, *model, "--vocab-size", c.vocab_size, *data]), pace, self.prefix)
             except Missing as reason:
-                self.results["missing"].append(
-                    {"size": "scaling", "contestant": size.name, "label": size.title, "reason": str(reason)}
-                )
-                print(f"  {size.title} missing: {reason}", flush=True)
+                self._missing_part("scaling", size.title, reason)
                 continue
             entry = {"name": size.name, "title": size.title, "B": size.B, "T": size.T, "layers": c.num_layers}
             entry |= {"channels": c.channels, "gflop": round(size.flops / 1e9, 6)}
@@ -195,11 +191,13 @@ class Bench:
             self.save()
 
     def generation(self):
-        """Times reading and writing text, in turn, after the texts have been found equal."""
+        """Times reading and writing text, in turn; nothing is kept unless the texts are equal."""
         print("\ngeneration", flush=True)
+        if self.quick:
+            return self._missing_part("generation", "all", "left out by --quick")
         self.measure_limits()
         runs = {}
-        for number in range(1 if self.quick else self.rounds):
+        for number in range(self.rounds):
             for contestant in GENERATORS:
                 if number and contestant.name not in runs:
                     continue
@@ -207,7 +205,7 @@ class Bench:
                     command = contestant.command(self.workshop, SIZES[0])
                     run = self._json_lines(*command.argv, "--rounds", 2)[0]
                 except Missing as reason:
-                    self._missing(contestant, SIZES[0], reason, part="generation")
+                    self._missing_part("generation", contestant.label, reason)
                     continue
                 runs.setdefault(contestant.name, []).append(run)
                 print(

@@ -4,7 +4,7 @@
      "limits": [{"gflops", "read_gbs", "copy_gbs", "adamw_gbs", "threads"} ...],   one for each round
      "steps": [{"size", "title", "B", "T", "gflop", "floor_mb", "contestant", "label", "precision", "flags", "ours",
                 "losses": [...], "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb"} ...]} ...],
-     "missing": [{"size", "contestant", "label", "reason"} ...],
+     "missing": [{"size", "label", "reason"} ...],
      "gemm": [...], "attention": [...], "memory": [...], "scaling": [...], "generation": [...]}
 
 Every timing is kept; nothing that can be computed is.
