@@ -239,7 +239,7 @@ def test_max_trains_as_ours(tiny, mojo_program):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "bench").glob("bench_*.mojo")))
+@pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "bench").glob("*_*.mojo")))
 def test_programs_build(source):
     program = Workshop().mojo(f"bench/{source}", options=["--Werror", "-D", "TRACE"])
     if source == "bench_limits.mojo":

@@ -134,7 +134,7 @@ CONTESTANTS = [
 
 
 def generate_mojo(workshop, size, *flags):
-    return Command([workshop.mojo("bench/bench_generate.mojo"), "-e", workshop.checkpoint(size), *flags])
+    return Command([workshop.mojo("bench/time_generation.mojo"), "-e", workshop.checkpoint(size), *flags])
 
 
 def generate_mojo_bf16(workshop, size):
