@@ -19,10 +19,14 @@ def main():
         var crew = Crew(threads)
         var limits = Limits()
         var start = perf_counter_ns()
+        var bf16 = Limits()
         while perf_counter_ns() - start < NANOSECONDS:
             limits.measure(crew)
+            for _ in range(10):
+                bf16.measure_flops[DType.bfloat16](crew)
         print(
-            t'{{"threads": {threads}, "gflops": {fixed(limits.flops, 1)}, "read_gbs": {fixed(limits.read, 2)},'
+            t'{{"threads": {threads}, "gflops": {fixed(limits.flops, 1)}, "bf16_gflops": {fixed(bf16.flops, 1)},'
+            t' "read_gbs": {fixed(limits.read, 2)},'
             t' "copy_gbs": {fixed(limits.copy, 2)}, "adamw_gbs": {fixed(limits.adamw, 2)}}}'
         )
     except error:

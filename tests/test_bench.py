@@ -158,7 +158,7 @@ def measured():
         "commit": "abc",
         "machine": {"cpu": "x", "family": "1/2", "vectors": [], "cores": 2, "memory_gb": 8},
         "versions": {"mojo-compiler": "1", "torch": "2", "gcc": "gcc 12"},
-        "limits": [{"threads": 2, "gflops": 500.0, "read_gbs": 90.0, "copy_gbs": 70.0, "adamw_gbs": 130.0}],
+        "limits": [{"threads": 2, "gflops": 500.0, "bf16_gflops": 1000.0, "read_gbs": 90.0, "copy_gbs": 70.0, "adamw_gbs": 130.0}],
         "steps": [entry | {"rounds": rounds}, other | {"rounds": copy.deepcopy(rounds)}],
     } | empty
 

@@ -27,15 +27,16 @@ def draw_all(results, folder):
 
 
 def step_times(results, size):
-    """The bars of one size: median, least and most milliseconds of each contestant; and the floor."""
+    """The bars of one size: median, least and most milliseconds of each contestant, and its floor."""
     entries = R.steps_of(results, size)
     if not entries:
         return None
     bars = []
     for entry in entries:
         s = R.summary(entry)
-        bars.append({"label": entry["label"], "ours": entry["ours"], "ms": s.median, "low": s.low, "high": s.high})
-    return {"title": entries[0]["title"], "floor_ms": R.floor_ms(entries[0], results), "bars": bars}
+        bar = {"label": entry["label"], "ours": entry["ours"], "ms": s.median, "low": s.low, "high": s.high}
+        bars.append(bar | {"floor_ms": R.floor_ms(entry, results)})
+    return {"title": entries[0]["title"], "bars": bars}
 
 
 def per_size(results, value):
@@ -139,15 +140,16 @@ def draw_step_times(figure, theme, data):
     axes.errorbar(medians, range(len(bars)), xerr=spread, fmt="none", ecolor=theme.text, elinewidth=1, capsize=2)
     if max(medians) > 5 * min(medians):
         axes.set_xscale("log")
-        axes.set_xlim(min(medians + [data["floor_ms"]]) / 1.6, max(bar["high"] for bar in bars) * 2)
+        axes.set_xlim(min(bar["floor_ms"] for bar in bars) / 1.6, max(bar["high"] for bar in bars) * 2)
     else:
         axes.set_xlim(0, max(bar["high"] for bar in bars) * 1.15)
     for i, bar in enumerate(bars):
         axes.annotate(_number(bar["ms"]), (bar["high"], i), (5, 0), textcoords="offset points", va="center")
-    axes.axvline(data["floor_ms"], color=theme.text, linestyle="--", linewidth=1)
+    for i, bar in enumerate(bars):
+        axes.plot([bar["floor_ms"]] * 2, [i - 0.45, i + 0.45], color=theme.text, linestyle=":", linewidth=2)
     axes.annotate(
-        f"floor {_number(data['floor_ms'])}",
-        (data["floor_ms"], 1),
+        "floor",
+        (bars[-1]["floor_ms"], 1),
         (0, 2),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",

@@ -36,10 +36,10 @@ def section(results, source):
     vectors = "AVX-512" if "avx512f" in machine["vectors"] else "AVX2"
     text = (
         f"{machine['cpu']} (family/model {machine['family']}), {machine['cores']} cores, {vectors}, "
-        f"{machine['memory_gb']:.0f} GB; {best['gflops']:.0f} GFLOP/s of multiply-adds and {best['adamw_gbs']:.0f} GB/s "
-        f"measured in the same run; Mojo {versions['mojo-compiler']}, PyTorch {versions['torch']}, {versions['gcc']}. "
+        f"{machine['memory_gb']:.0f} GB; {best['gflops']:.0f} GFLOP/s of multiply-adds "
+        f"({best['bf16_gflops']:.0f} in bf16) and {best['adamw_gbs']:.0f} GB/s of AdamW's traffic measured in the same run; Mojo {versions['mojo-compiler']}, PyTorch {versions['torch']}, {versions['gcc']}. "
         f"Medians (least to most) of [every timing]({source}), {results['date']}, commit `{results['commit']}`. The floor "
-        "of a float32 step is its arithmetic at the first rate plus AdamW's bytes at the second.\n"
+        "of a step is its arithmetic and AdamW's bytes at these speeds.\n"
     )
     for size, title in R.sizes(results).items():
         text += f"\n**{title}**\n\n{table(results, size)}"
@@ -53,7 +53,7 @@ def table(results, size):
     lines = ["| | ms a step | tokens/s | of the floor | memory | first step after |", "| --- " + "| ---: " * 5 + "|"]
     for entry in R.steps_of(results, size):
         s = R.summary(entry)
-        share = f"{100 * R.floor_ms(entry, results) / s.median:.0f}%" if entry["precision"] == "fp32" else ""
+        share = f"{100 * R.floor_ms(entry, results) / s.median:.0f}%"
         first = R.first_step_s(entry)
         label = f"`{entry['label']}`" if entry["label"].endswith(".mojo") else entry["label"]
         cells = [

@@ -1,7 +1,7 @@
 """The file that a bench leaves behind, and what follows from it: medians, ranges, shares of the floor.
 
     {"format": 1, "date": ..., "commit": ..., "machine": {...}, "versions": {...},
-     "limits": [{"gflops", "read_gbs", "copy_gbs", "adamw_gbs", "threads"} ...],   one for each round
+     "limits": [{"gflops", "bf16_gflops", "read_gbs", "copy_gbs", "adamw_gbs"} ...],   one for each round
      "steps": [{"size", "title", "B", "T", "gflop", "floor_mb", "contestant", "label", "precision", "flags", "ours",
                 "losses": [...], "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb"} ...]} ...],
      "missing": [{"size", "label", "reason"} ...],
@@ -47,7 +47,7 @@ def write(path, results):
 
 def limits(results):
     """The best that the machine has shown in any round."""
-    keys = ("gflops", "read_gbs", "copy_gbs", "adamw_gbs")
+    keys = ("gflops", "bf16_gflops", "read_gbs", "copy_gbs", "adamw_gbs")
     return {key: max(entry[key] for entry in results["limits"]) for key in keys}
 
 
@@ -87,9 +87,10 @@ def summary(entry):
 
 
 def floor_ms(entry, results):
-    """Milliseconds of a float32 step at the machine's limits: its arithmetic, then AdamW's traffic."""
+    """Milliseconds of a step at the machine's limits: its arithmetic in its precision, then AdamW's traffic."""
     best = limits(results)
-    return entry["gflop"] / best["gflops"] * 1000 + entry["floor_mb"] / best["adamw_gbs"]
+    gflops = best["bf16_gflops" if entry.get("precision") == "bf16" else "gflops"]
+    return entry["gflop"] / gflops * 1000 + entry["floor_mb"] / best["adamw_gbs"]
 
 
 def tokens_per_second(entry):
