@@ -126,12 +126,17 @@ class Bench:
             )
 
     def _refuse_if_slow(self, contestant, size):
-        """Expects time to grow with the arithmetic, from what smaller sizes of this run have shown."""
-        for entry in self.results["steps"]:
-            if entry["contestant"] == contestant.name and entry["gflop"] < size.flops / 1e9:
-                seconds = results.summary(entry).median / 1000 * size.flops / 1e9 / entry["gflop"]
-                if seconds > TOO_SLOW_S:
-                    raise Missing(f"a step would take about {seconds:.0f} s; over {TOO_SLOW_S} s is left out")
+        """Expects time to grow with the arithmetic, from the largest smaller size that this run has seen."""
+        smaller = [
+            entry
+            for entry in self.results["steps"]
+            if entry["contestant"] == contestant.name and entry["gflop"] < size.flops / 1e9
+        ]
+        if smaller:
+            nearest = max(smaller, key=lambda entry: entry["gflop"])
+            seconds = results.summary(nearest).median / 1000 * size.flops / 1e9 / nearest["gflop"]
+            if seconds > TOO_SLOW_S:
+                raise Missing(f"a step would take about {seconds:.0f} s; over {TOO_SLOW_S} s is left out")
 
     def _missing_part(self, part, label, reason):
         """Names what did not take part, on the screen and in the file."""

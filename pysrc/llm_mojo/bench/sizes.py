@@ -46,8 +46,8 @@ class Size:
 
 SIZES = [
     Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64),
-    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=2),
     Size("characters", "nanoGPT's character model, B=12, T=64", CHARACTERS, 12, 64),
+    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=2),
 ]
 
 
