@@ -37,6 +37,7 @@ def add_arguments(parser):
     run.add_argument("--llmc", type=Path, metavar="DIR", help="llm.c's folder with its train_gpt2 built")
     run.add_argument("--prefix", default="", metavar="COMMAND", help='what to time under, as in "chrt -f 10"')
     run.add_argument("--out", type=Path, metavar="FILE.json", help="default: bench/results/MACHINE-DATE.json")
+    run.add_argument("--append", action="store_true", help="add to --out's file, of the same commit and machine")
     compare = parser.add_argument_group("compare")
     compare.add_argument(
         "--threshold", type=float, default=5.0, metavar="PERCENT", help="what counts as a regression (default 5)"
@@ -76,7 +77,7 @@ def _measure(args):
     pace = Pace(seconds=2, most=10) if args.quick else Pace()
     workshop = Workshop(llmc=args.llmc.resolve() if args.llmc else None)
     out = args.out or workshop.folder / "quick.json"
-    bench = Bench(workshop, out, pace, rounds, shlex.split(args.prefix), args.quick)
+    bench = Bench(workshop, out, pace, rounds, shlex.split(args.prefix), args.quick, args.append)
     if whole and not args.out:
         name = f"{machine.short_name(bench.results['machine'])}-{bench.results['date'][:10]}.json"
         bench.path = ROOT / "bench" / "results" / name

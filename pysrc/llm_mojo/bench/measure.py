@@ -24,7 +24,7 @@ GENERATION = {"continue": "One text, a token at a time", "prompt": "A prompt of 
 class Bench:
     """One run and its file, which is written after every process: what was measured is not lost."""
 
-    def __init__(self, workshop, path, pace, rounds, prefix=(), quick=False):
+    def __init__(self, workshop, path, pace, rounds, prefix=(), quick=False, append=False):
         self.workshop = workshop
         self.path = path
         self.pace = pace
@@ -46,6 +46,15 @@ class Bench:
             "scaling": [],
             "generation": [],
         }
+        if append and path.exists():
+            self._take_up(results.read(path))
+
+    def _take_up(self, earlier):
+        """Goes on with the results of an earlier run of the same code on the same machine."""
+        for key in ("commit", "machine", "versions"):
+            if earlier[key] != self.results[key]:
+                raise Error(f"bench: {self.path} has {key} {earlier[key]}, now it is {self.results[key]}; use another --out")
+        self.results = earlier
 
     def save(self):
         results.write(self.path, self.results)
@@ -66,7 +75,7 @@ class Bench:
                 if self.quick and not contestant.quick:
                     raise Missing("left out by --quick")
                 self._refuse_if_slow(contestant, size)
-                entries[contestant.name] = self._entry(contestant, size)
+                entries[contestant.name] = self._earlier(contestant, size) or self._entry(contestant, size)
             except Missing as reason:
                 self._missing_part(size.name, contestant.label, reason)
         contestants = {c.name: c for c in CONTESTANTS if c.name in entries}
@@ -77,9 +86,16 @@ class Bench:
             self._round(contestants, entries, size)
             # Before anything is reported: times of programs that do different work say nothing.
             _check_losses(entries)
-            self.results["steps"] = [entry for entry in self.results["steps"] if entry["size"] != size.name]
-            self.results["steps"] += [entry for entry in entries.values() if entry["rounds"]]
+            known = self.results["steps"]
+            known += [entry for entry in entries.values() if entry["rounds"] and entry not in known]
             self.save()
+
+    def _earlier(self, contestant, size):
+        """What there is of a contestant already, to which more rounds are added."""
+        for entry in self.results["steps"]:
+            if (entry["size"], entry["contestant"]) == (size.name, contestant.name):
+                return entry
+        return None
 
     def _entry(self, contestant, size):
         contestant.command(self.workshop, size)
@@ -141,7 +157,9 @@ class Bench:
     def _missing_part(self, part, label, reason):
         """Names what did not take part, on the screen and in the file."""
         print(f"  {label:34} missing: {reason}", flush=True)
-        self.results["missing"].append({"size": part, "label": label, "reason": str(reason)})
+        entry = {"size": part, "label": label, "reason": str(reason)}
+        if entry not in self.results["missing"]:
+            self.results["missing"].append(entry)
 
     def kernels(self):
         """Times the kernels beside their limits."""
@@ -227,7 +245,12 @@ class Bench:
                     entry |= {"precision": contestant.precision, "ours": contestant.ours}
                     bytes_each = 4 if contestant.precision == "fp32" else 2
                     entry["weights_mb"] = round(bytes_each * num_parameters(SIZES[0].config) / 1e6, 3)
-                    self.results["generation"].append(entry | {"tokens_per_second": speeds})
+                    for earlier in self.results["generation"]:
+                        if (earlier["task"], earlier["contestant"]) == (key, contestant.name):
+                            earlier["tokens_per_second"] += speeds
+                            break
+                    else:
+                        self.results["generation"].append(entry | {"tokens_per_second": speeds})
         self.save()
 
     def _json_lines(self, *command):
