@@ -70,7 +70,7 @@ def gemm[
                 for j in range(full, N):
                     finish[1](epilogue, i, j, sums, out_i, accumulate)
 
-        team.run(rows, "gemm", flops=2 * M * N * K)
+        team.run(rows, E.NAME, flops=2 * M * N * K)
     else:
         abort("this build of the bench has products in float32 only")
 
