@@ -20,7 +20,7 @@ import pytest
 import tiktoken
 from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
 
-from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers
+from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers, tokenize
 from llm_mojo.__main__ import main
 from llm_mojo.manifest import Inputs
 
@@ -212,7 +212,7 @@ def test_interrupted_run_leaves_the_old_data(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepare.ByteTokenizer, "encode", interrupted)
+        patched.setattr(tokenize.ByteTokenizer, "encode", interrupted)
         run("t.txt", status=130)
     assert shards("data/t", "t") == before
     run("t.txt")
@@ -390,6 +390,12 @@ def test_hellaswag(server, toy, capsys):
     capsys.readouterr()
     run("hellaswag")
     assert "up to date" in capsys.readouterr().out
+    run("hellaswag", "--tokenizer", "byte")
+    questions = formats.read_hellaswag("data/hellaswag/hellaswag_val.bin")
+    assert questions[1] == formats.Choice(
+        list(b"hello"), [list(f" {each}".encode()) for each in items[1]["endings"]], 0
+    )
+    assert "only --tokenizer, --out and --force apply" in error_of(capsys, "hellaswag", "--clean", "strip")
     server.files[HELLASWAG] = b'{"ctx": "a"}'
     for path in Path("data/.cache/hellaswag").iterdir():
         path.unlink()
@@ -554,6 +560,6 @@ def test_start_up_imports_no_heavy_packages():
 def test_missing_package_is_named(package, extra, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     Path("t.txt").write_text("x" * 100)
-    monkeypatch.setattr(prepare, "gpt2_tokenizer", lambda: __import__(package))
+    monkeypatch.setattr(prepare, "open_tokenizer", lambda name: __import__(package))
     message = error_of(capsys, "t.txt", "--tokenizer", "gpt2")
     assert f"needs the Python package {package}; install it with: pip install -e '.[{extra}]'" in message

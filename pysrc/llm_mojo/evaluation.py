@@ -7,21 +7,26 @@ from llm_mojo.datasets import MANIFEST
 from llm_mojo.download import locked, read_json, sha256_of, write_json
 from llm_mojo.formats import Choice, write_hellaswag, write_tokenizer
 from llm_mojo.manifest import Inputs, describe, inputs_are
-from llm_mojo.tokenize import gpt2_tokenizer
+from llm_mojo.tokenize import open_tokenizer, tokenizer_identity
 
 
-def prepare(dataset, out, force=False, argv=()):
+def prepare(dataset, tokenizer_name, out, force=False, argv=()):
     """Writes <stem>_val.bin, tokenizer.bin and manifest.json to the folder `out`, unless they are there."""
     out, name = Path(out), f"{dataset.stem}_val.bin"
     with locked(out):
-        files, recipe = dataset.files(), {"dataset": dataset.name, "tokenizer": "gpt2"}
+        files = dataset.files()
+        recipe = {"dataset": dataset.name, "tokenizer": tokenizer_identity(tokenizer_name)}
         manifest = read_json(out / MANIFEST)
         if not force and manifest and manifest["recipe"] == recipe and inputs_are(files, manifest["inputs"]):
             if all((out / each).is_file() for each in manifest["outputs"]):
                 print(f"{out} is up to date: {name} {manifest['questions']:,} questions; --force makes it again")
                 return
-        print(f"preparing {dataset.name} ({dataset.title})", flush=True)
-        tokenizer, inputs = gpt2_tokenizer(), Inputs(files)
+        if tokenizer_name == "char":
+            raise Error(
+                f"prepare: {dataset.name}: characters are those of another text; give its meta.pkl (--tokenizer)"
+            )
+        print(f"preparing {dataset.name} ({dataset.title}) with the tokenizer {tokenizer_name}", flush=True)
+        tokenizer, inputs = open_tokenizer(tokenizer_name), Inputs(files)
         questions = [
             question
             for number, file in enumerate(files)
@@ -34,7 +39,11 @@ def prepare(dataset, out, force=False, argv=()):
             each: {"bytes": (out / each).stat().st_size, "sha256": sha256_of(out / each)}
             for each in (name, "tokenizer.bin")
         }
-        about = {"name": "gpt2", "vocab_size": len(tokenizer.tokens), "sha256": outputs["tokenizer.bin"]["sha256"]}
+        about = {
+            "name": tokenizer.name,
+            "vocab_size": len(tokenizer.tokens),
+            "sha256": outputs["tokenizer.bin"]["sha256"],
+        }
         counts = {"questions": len(questions)}
         write_json(out / MANIFEST, describe(recipe, argv, about, inputs.entries(), outputs, **counts))
         print(f"wrote {out / name}: {len(questions):,} questions ({outputs[name]['bytes']:,} bytes)")

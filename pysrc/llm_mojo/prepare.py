@@ -20,7 +20,7 @@ from llm_mojo.job import Job, start_over
 from llm_mojo.manifest import Inputs, describe, inputs_are
 from llm_mojo.own_text import own_text
 from llm_mojo.shards import put_in_place
-from llm_mojo.tokenize import NAMES, ByteTokenizer, CharTokenizer, gpt2_tokenizer, read_tokenizer_file, write_meta
+from llm_mojo.tokenize import NAMES, CharTokenizer, open_tokenizer, tokenizer_identity, write_meta
 
 
 def add_arguments(parser):
@@ -75,7 +75,11 @@ def run(args):
     dataset = _find_dataset(args)
     out = args.out or DATA / dataset.name
     if dataset.is_evaluation:
-        evaluation.prepare(dataset, out, args.force, args.argv)
+        if args.val_fraction or args.val_tokens or args.shard_tokens or args.clean:
+            raise Error(
+                f"prepare: {dataset.name} is an evaluation: of its options only --tokenizer, --out and --force apply"
+            )
+        evaluation.prepare(dataset, args.tokenizer or dataset.tokenizer, out, args.force, args.argv)
         return
     split = dataset.split
     if dataset.other_split and args.tokenizer not in (None, dataset.tokenizer):
@@ -129,7 +133,7 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
             "readers": sorted({repr(file.reader) for file in files}),
             "cleaning": cleaning.identity(),
             "separator": dataset.separator,
-            "tokenizer": _tokenizer_identity(tokenizer_name),
+            "tokenizer": tokenizer_identity(tokenizer_name),
             "validation": str(dataset.split),
             "shard_tokens": dataset.shard_tokens,
         }
@@ -200,23 +204,9 @@ def _finish_renaming(out):
 # tokenizers
 
 
-def _tokenizer_identity(name):
-    if name in NAMES:
-        return name
-    path = Path(name)
-    if not path.exists():
-        raise Error(f"--tokenizer: expected {', '.join(NAMES)}, or a file or folder, found no {name}")
-    files = sorted(path.glob("tokenizer.bin")) or sorted(path.glob("meta.pkl")) if path.is_dir() else [path]
-    return [sha256_of(file) for file in files]
-
-
 def _make_tokenizer(name, dataset, inputs, cleaning):
-    if name == "gpt2":
-        return gpt2_tokenizer()
-    if name == "byte":
-        return ByteTokenizer()
     if name != "char":
-        return read_tokenizer_file(name)
+        return open_tokenizer(name)
     characters = set(dataset.separator)
     for number, file in enumerate(inputs.files):
         for block in file.reader.blocks(inputs.opener(number)(), whole=bool(cleaning)):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_mojo import Error
-from llm_mojo.download import fetch
+from llm_mojo.download import fetch, sha256_of
 from llm_mojo.formats import atomic_file, read_tokenizer
 
 NAMES = ("gpt2", "char", "byte")
@@ -119,6 +119,24 @@ class ByteTokenizer:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # tokenizers from files
+
+
+def open_tokenizer(name):
+    """The tokenizer called `gpt2` or `byte`, or that of a file or folder."""
+    if name == "gpt2":
+        return gpt2_tokenizer()
+    return ByteTokenizer() if name == "byte" else read_tokenizer_file(name)
+
+
+def tokenizer_identity(name):
+    """What tells one tokenizer from another: its name, or the hash of its file."""
+    if name in NAMES:
+        return name
+    path = Path(name)
+    if not path.exists():
+        raise Error(f"--tokenizer: expected {', '.join(NAMES)}, or a file or folder, found no {name}")
+    files = sorted(path.glob("tokenizer.bin")) or sorted(path.glob("meta.pkl")) if path.is_dir() else [path]
+    return [sha256_of(file) for file in files]
 
 
 def read_tokenizer_file(path):
