@@ -1,4 +1,4 @@
-"""Checkpoint to Hugging Face's folder and back: transformers computes our logits, tokenizes as tiktoken, and no byte changes."""
+"""Checkpoint to Hugging Face and back: transformers computes our logits, tokenizes as tiktoken, and no byte changes."""
 
 import json
 import os
@@ -255,7 +255,8 @@ def test_what_is_there_is_kept(capsys, monkeypatch):
     make_model("char", "char")
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("mine")
-    assert "mine holds something that is not an export of a model: notes.txt" in error_of(capsys, "m.bin", "--to", "mine")
+    message = error_of(capsys, "m.bin", "--to", "mine")
+    assert "mine holds something that is not an export of a model: notes.txt" in message
     run("export", "m.bin", "--to", "mine", "--force")
     assert set(files("mine")) == {"notes.txt", *export.FILES}
 

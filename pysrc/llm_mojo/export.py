@@ -2,8 +2,8 @@
 
     AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
-The tensors are those of `weights`, the other way round: without the padding of the vocabulary, Conv1D weights (in, out),
-the output layer tied to wte. `weights FOLDER` gives the checkpoint back, byte for byte.
+The tensors are those of `weights`, the other way round: without the padding of the vocabulary, Conv1D weights (in,
+out), the output layer tied to wte. `weights FOLDER` gives the checkpoint back, byte for byte.
 """
 
 import json
@@ -28,9 +28,11 @@ GPT2_VOCABULARY = 50257
 
 def add_arguments(parser):
     """Declares the options of `python -m llm_mojo export`."""
-    parser.add_argument("model", type=Path, metavar="RUN|CHECKPOINT", help="folder of a run (its newest checkpoint), or FILE.bin")
+    parser.add_argument(
+        "model", type=Path, metavar="RUN|CHECKPOINT", help="folder of a run (its newest checkpoint), or FILE.bin"
+    )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.bin of the model (default: the run's)")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.bin (default: the run's)")
     parser.add_argument("--force", action="store_true", help="write into a folder that is no export; other files stay")
 
 
@@ -42,8 +44,8 @@ def run(args):
     tokens, eot = read_tokenizer(tokenizer)
     if len(tokens) != config.vocab_size:
         raise Error(
-            f"export: {tokenizer} has {len(tokens):,} tokens, the model {config.vocab_size:,}; give the tokenizer that the"
-            " model was trained with (--tokenizer)"
+            f"export: {tokenizer} has {len(tokens):,} tokens, the model {config.vocab_size:,}; give the tokenizer"
+            " that the model was trained with (--tokenizer)"
         )
     try:
         texts = tokenizer_files(tokens, eot, config.max_seq_len)
@@ -67,8 +69,8 @@ def newest_checkpoint(folder):
     steps = [match[1] for path in folder.iterdir() if (match := re.fullmatch(r"DONE_(\d{8})", path.name))]
     if not steps:
         raise Error(
-            f"export: {folder}: expected a run with a complete checkpoint (model_STEP.bin and DONE_STEP), found none; name"
-            " the checkpoint itself, or the folder that was the run's --out"
+            f"export: {folder}: expected a run with a complete checkpoint (model_STEP.bin and DONE_STEP), found none;"
+            " name the checkpoint itself, or the folder that was the run's --out"
         )
     return folder / f"model_{max(steps)}.bin"
 
@@ -147,8 +149,9 @@ def _check_target(folder, force):
         return
     names = {path.name for path in folder.iterdir()}
     if names and not (names <= set(FILES) and _is_export(folder / MODEL_FILE)):
+        other = min(names - set(FILES), default=MODEL_FILE)
         raise Error(
-            f"export: {folder} holds something that is not an export of a model: {min(names - set(FILES), default=MODEL_FILE)};"
+            f"export: {folder} holds something that is not an export of a model: {other};"
             " choose another --to, or use --force to write into it (other files stay)"
         )
 
@@ -161,7 +164,10 @@ def _is_export(path):
 
 
 def _write_folder(folder, texts, write_model):
-    """Writes all files beside the folder first; then they move. While there is no config.json, nothing loads the folder."""
+    """Writes all files beside the folder first; then they move.
+
+    An export that is there before loses its config.json first and gets the new one last: what loads is whole.
+    """
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")

@@ -559,8 +559,8 @@ class Choice(NamedTuple):
 def write_hellaswag(path, examples):
     """Writes examples (an iterable of Choice); the context and each ending have at least one token. Returns how many.
 
-    A stream of uint16, for each example: 65535, its size in bytes, its index, the label, the number of endings, and then
-    the context and each ending, their ids preceded by how many there are.
+    A stream of uint16, for each example: 65535, its size in bytes, its index, the label, the number of endings, and
+    then the context and each ending, their ids preceded by how many there are.
     """
     who = "write_hellaswag"
     count = longest = 0
@@ -579,8 +579,8 @@ def write_hellaswag(path, examples):
             for ids in (example.context, *example.endings):
                 if len(ids) == 0 or min(ids) < 0 or max(ids) >= CHOICES_START:
                     raise FormatError(
-                        f"{where}: expected one or more ids from 0 to {CHOICES_START - 1} in the context and each ending,"
-                        f" got {list(ids)}"
+                        f"{where}: expected one or more ids from 0 to {CHOICES_START - 1} in the context and each"
+                        f" ending, got {list(ids)}"
                     )
                 stream += [len(ids), *ids]
             stream[1] = 2 * len(stream)
@@ -606,8 +606,8 @@ def read_hellaswag(path):
         end = position + size // 2
         if (start, number, endings) != (CHOICES_START, index, NUM_ENDINGS) or end > len(stream) or label >= NUM_ENDINGS:
             raise FormatError(
-                f"{who}: {path}: expected example {index} of {header[2]}, found something else; the file is damaged: make"
-                " it again"
+                f"{who}: {path}: expected example {index} of {header[2]}, found something else; the file is damaged:"
+                " make it again"
             )
         position += 5
         parts = []

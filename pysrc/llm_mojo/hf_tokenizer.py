@@ -1,7 +1,7 @@
 """Turns a vocabulary into the tokenizer files of Hugging Face, without their packages.
 
-A vocabulary is what llm.c's tokenizer file holds, the bytes of every token. Two kinds are known: byte-level BPE as GPT-2's
-(its own, one's own, or none but the 256 bytes) and single characters.
+A vocabulary is what llm.c's tokenizer file holds, the bytes of every token. Two kinds are known: byte-level BPE as
+GPT-2's (its own, one's own, or none but the 256 bytes) and single characters.
 """
 
 import json
@@ -79,8 +79,8 @@ def find_merges(tokens, eot):
             parts[at : at + 2] = [tokens[rank]]
         if len(parts) != 2:
             raise Error(
-                f"expected tokens in the order of a BPE's merges, found token {id}, {token!r}, which the tokens before it"
-                f" leave in {len(parts)} pieces; give the tokenizer file that `prepare` or `tokenizer` wrote"
+                f"expected tokens in the order of a BPE's merges, found token {id}, {token!r}, which the tokens before"
+                f" it leave in {len(parts)} pieces; give the tokenizer file that `prepare` or `tokenizer` wrote"
             )
         merges.append(parts)
     return merges
