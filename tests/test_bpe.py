@@ -36,6 +36,20 @@ def gpt2_file(gpt2, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """All pairs of bytes, in random order of merging, for tiktoken and in a file.
+
+    GPT-2 has no tokens of both letters and digits, say, so a wrong cut between them shows only with others.
+    """
+    tokens = [bytes([value]) for value in range(256)]
+    tokens += [bytes(divmod(int(pair), 256)) for pair in np.random.default_rng(0).permutation(65_536)]
+    path = tmp_path_factory.mktemp("pairs") / "tokenizer.bin"
+    formats.write_tokenizer(path, tokens, None)
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    return tiktoken.Encoding("pairs", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={}), path
+
+
 @pytest.fixture
 def encode(program, tmp_path):
     """The program's tokens of each text: it has checked that decoding them gives the text back."""
@@ -66,8 +80,8 @@ def assert_equal(texts, ours, theirs):
     pytest.fail(f"text {i}, {texts[i][:200]!r}, from token {first - start} on: {tokens[start:][:50]} != {theirs[i][:50]}")
 
 
-def assert_as_tiktoken(encode, gpt2, gpt2_file, texts):
-    assert_equal(texts, encode(gpt2_file, texts), [gpt2.encode_ordinary(text) for text in texts])
+def assert_as_tiktoken(encode, engine, path, texts):
+    assert_equal(texts, encode(path, texts), [engine.encode_ordinary(text) for text in texts])
 
 
 def test_tiny_shakespeare(encode, gpt2, gpt2_file):
@@ -84,11 +98,12 @@ def test_every_character(encode, gpt2, gpt2_file):
     assert_as_tiktoken(encode, gpt2, gpt2_file, list(map(chr, CODES.tolist())))
 
 
-def test_every_character_in_pairs(encode, gpt2, gpt2_file):
+def test_every_character_in_pairs(encode, gpt2, gpt2_file, pairs):
     """With a letter, a space, a digit and an apostrophe before and after it, a line each."""
     blocks = np.array_split(CODES, 64)
     texts = ["".join(f"a{c}a\n {c} \n1{c}1\n'{c}'\n" for c in map(chr, block)) for block in blocks]
-    assert_equal(texts, encode(gpt2_file, texts), [gpt2.encode_to_numpy(text) for text in texts])
+    for engine, path in ((gpt2, gpt2_file), pairs):
+        assert_equal(texts, encode(path, texts), [engine.encode_to_numpy(text) for text in texts])
 
 
 @pytest.mark.long
@@ -134,8 +149,10 @@ def random_strings(count, seed):
     return strings
 
 
-def test_random_strings(encode, gpt2, gpt2_file):
-    assert_as_tiktoken(encode, gpt2, gpt2_file, random_strings(100_000, seed=1))
+def test_random_strings(encode, gpt2, gpt2_file, pairs):
+    texts = random_strings(100_000, seed=1)
+    assert_as_tiktoken(encode, gpt2, gpt2_file, texts)
+    assert_as_tiktoken(encode, *pairs, texts)
 
 
 def test_long_pieces(encode, gpt2, gpt2_file):
@@ -145,6 +162,16 @@ def test_long_pieces(encode, gpt2, gpt2_file):
     for alphabet in ("ab", "abcdefghijklmnopqrstuvwxyz", "etaoinsrh", "=-", "中文字符"):
         texts += ["".join(random.choice(list(alphabet), size=n)) for n in (17, 255, 256, 257, 1000, 20_000)]
     assert_as_tiktoken(encode, gpt2, gpt2_file, texts + texts[::-1])
+
+
+def test_words_that_come_again(encode, gpt2, gpt2_file):
+    """Among them some that differ only in zeros at the end, and more different ones than are kept."""
+    random = np.random.default_rng(7)
+    zeros = [character + "\0" * n for character in ("", "~", "\x01") for n in range(1, 20)]
+    words = ["".join(random.choice(list("abcdefgh"), size=n)) for n in random.integers(1, 30, size=20_000)]
+    texts = [" ".join(random.choice(choices, size=50_000)) for choices in (zeros, words, words[:500])]
+    texts += [word + "a" + word + "\0" for word in zeros]
+    assert_as_tiktoken(encode, gpt2, gpt2_file, texts)
 
 
 LINES = {
