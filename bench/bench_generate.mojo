@@ -68,8 +68,7 @@ def bench[dtype: DType](args: Arguments) raises:
     for i in range(texts):
         all.append(i)
     var memory = Memory[dtype](params, threads)
-    var best_step = Float64.MAX_FINITE
-    var stepping = Float64(0)
+    var times = List[Float64]()
     # Each round reads the prompt, sums the weights and takes some steps: all meet the same weather.
     for round in range(ROUNDS):
         memory.measure()
@@ -81,17 +80,16 @@ def bench[dtype: DType](args: Arguments) raises:
         for i in range(steps // ROUNDS):
             start = Int(perf_counter_ns())
             decoder.step(List[Int32](length=texts, fill=Int32(i)), all)
-            var seconds = seconds_since(start)
-            stepping += seconds
-            best_step = min(best_step, seconds)
+            times.append(seconds_since(start))
     memory.measure()
-    var mean_step = stepping / Float64(steps // ROUNDS * ROUNDS)
+    sort(times)
+    var step = times[len(times) // 2]
     # Positions are looked up, not multiplied with.
     var bytes = Float64(size_of[Scalar[dtype]]() * (config.num_parameters() - params[WPE].size))
     bytes -= Float64(size_of[Scalar[dtype]]() * (config.padded_vocab_size - config.vocab_size) * config.channels)
-    var used = bytes / mean_step / 1e9
-    print(t"step      {fixed(mean_step * 1e3, 2)} ms, best {fixed(best_step * 1e3, 2)} ms;", end=" ")
-    print(t"{fixed(Float64(texts) / mean_step, 1)} tok/s")
+    var used = bytes / step / 1e9
+    print(t"step      {fixed(step * 1e3, 2)} ms (median; best {fixed(times[0] * 1e3, 2)} ms),", end=" ")
+    print(t"{fixed(Float64(texts) / step, 1)} tok/s")
     print(
         t"memory    a step reads {fixed(used, 1)} GB/s of weights, a plain sum {fixed(memory.best, 1)} at best:",
         end=" ",

@@ -61,16 +61,28 @@ struct Sampler(Copyable, Movable):
         Raises:
             If a logit is not a finite number: the model has diverged.
         """
-        var lowest, highest = _range(logits)
         if self.temperature == 0:
-            return _first(logits, highest)
+            return _first(logits, _range(logits)[1])
+        return self._draw(self.weigh(logits))
+
+    def weigh(mut self, logits: Tensor[F32]) raises -> Float64:
+        """Computes the likelihood of every token, and returns their sum; `likelihood` then tells each.
+
+        Raises:
+            If a logit is not a finite number.
+        """
+        var lowest, highest = _range(logits)
         if self.top_k > 0 and self.top_k < logits.size:
             lowest = self._cut[by_count=True](logits, lowest, highest, Float64(self.top_k))
         var total = self._fill_likelihoods(logits, lowest, highest)
         if self.top_p < 1:
             lowest = self._cut[by_count=False](logits, lowest, highest, self.top_p * total)
             total = self._fill_likelihoods(logits, lowest, highest)
-        return self._draw(total)
+        return total
+
+    def likelihood(self, token: Int) -> Float32:
+        """Returns the chance of a token, relative to the most likely one; 0 if it was cut off."""
+        return self._likelihoods[token]
 
     def _fill_likelihoods(mut self, logits: Tensor[F32], lowest: Float32, highest: Float32) -> Float64:
         """Computes e^((logit - highest) / temperature), 0 for logits below `lowest`, and returns the sum."""

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_mojo import formats, reference
+from llm_mojo.__main__ import main
 from llm_mojo.formats import ModelConfig
 
 CONFIGS = {
@@ -99,3 +101,21 @@ def test_more_than_the_context_holds(program, model):
         assert f"{len(tokens) + 1} tokens do not fit into a context of {config.max_seq_len}" in error
     finally:
         tokens.tofile(path.with_name("tokens.bin"))
+
+
+@pytest.mark.long
+def test_greedy_text_of_124m_is_that_of_transformers(program, tmp_path):
+    """200 tokens after each of ten prompts, random weights in GPT-2's own size; saved by transformers, converted by us."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    model.save_pretrained(tmp_path / "saved")
+    assert not main(["weights", str(tmp_path / "saved"), "--out", str(tmp_path / "model.bin")])
+    random = np.random.default_rng(0)
+    for length in [1, 2, 5, 8, 9, 33, 64, 65, 300, 824]:
+        prompt = random.integers(50257, size=length, dtype=np.int32)
+        prompt.tofile(tmp_path / "prompt.bin")
+        output = program.output("greedy", tmp_path / "model.bin", tmp_path / "prompt.bin", "fp32", 2, 1024, 200)
+        ids = torch.tensor(prompt[None].astype(np.int64))
+        settings = dict(do_sample=False, min_new_tokens=200, max_new_tokens=200, pad_token_id=0, eos_token_id=None)
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, length:]
+        assert [int(token) for token in output.split()] == expected.tolist(), f"a prompt of {length} tokens"

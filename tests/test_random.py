@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 SEEDS = [42, 43, 137, 0, 2**32 - 1]
 
@@ -71,6 +72,59 @@ def test_draws_follow_the_softmax(seed, temperature, top_k, program, tmp_path):
     assert np.mean(np.asarray(drawn) == expected) >= 0.999
 
 
+def kept_by_transformers(logits, temperature, top_k, top_p):
+    """The probabilities that are left after transformers' own processors."""
+    scores = torch.tensor(np.asarray(logits)[None], dtype=torch.float64)
+    steps = [TemperatureLogitsWarper(temperature)] if temperature != 1 else []
+    steps += [TopKLogitsWarper(top_k)] if top_k else []
+    steps += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    for step in steps:
+        scores = step(None, scores)
+    return scores.softmax(-1)[0].numpy()
+
+
+CUTS = [(1.0, 0, 1.0), (0.7, 0, 0.9), (1.0, 5, 1.0), (1.5, 20, 0.8), (2.0, 0, 0.3), (1.0, 0, 1e-6), (0.5, 3, 0.99)]
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), CUTS)
+@pytest.mark.parametrize("size", [37, 1000])
+def test_frequencies_are_those_of_transformers_processors(size, temperature, top_k, top_p, program, tmp_path):
+    """100,000 draws: chi-square against the softmax of what the processors keep, and nothing that they remove."""
+    count = 100_000
+    logits = np.random.default_rng(size).normal(scale=2, size=size).astype("f4")
+    drawn = numbers(sample(program, tmp_path, logits, count, 11, temperature, top_k, top_p))
+    expected = count * kept_by_transformers(logits, temperature, top_k, top_p)
+    observed = np.bincount(drawn, minlength=size)
+    assert observed[expected == 0].sum() == 0
+    # Rare tokens are counted together, so that each cell expects at least ten.
+    rare = expected < 10
+    cells = [(observed[~rare], expected[~rare]), ([observed[rare].sum()], [expected[rare].sum()])]
+    observed, expected = (np.concatenate(both) for both in zip(*cells))
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    chi_square = ((observed - expected) ** 2 / expected).sum()
+    # Wilson and Hilferty: its cube root is nearly normal. 4 deviations are passed by chance once in 30,000 times.
+    freedom = max(len(expected) - 1, 1)
+    z = ((chi_square / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / (2 / (9 * freedom)) ** 0.5
+    assert z < 4
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), CUTS[1:])
+@pytest.mark.parametrize("scale", [0.1, 3, 30])
+def test_what_is_kept_of_a_real_vocabulary(scale, temperature, top_k, top_p, program, tmp_path):
+    """Of logits as a GPT-2 has them the sampler tells what it keeps, token by token."""
+    logits = np.random.default_rng(3).normal(-80, scale, size=50257).astype("f4")
+    (tmp_path / "logits.bin").write_bytes(logits.tobytes())
+    kept = numbers(program.output("kept", tmp_path / "logits.bin", temperature, top_k, top_p))
+    expected = np.flatnonzero(kept_by_transformers(logits, temperature, top_k, top_p))
+    # Where probabilities add up to top_p, rounding may decide about the last.
+    difference = set(kept) ^ set(expected.tolist())
+    assert len(difference) <= (0 if top_p == 1 else 1)
+
+
+def test_top_p_0_keeps_the_most_likely(program, tmp_path):
+    assert set(numbers(sample(program, tmp_path, [1, 5, 4.9], 50, top_p=0))) == {1}
+
+
 def test_large_and_equal_logits(program, tmp_path):
     assert set(numbers(sample(program, tmp_path, [1e38, -3e38, 1e38], 50))) == {0, 2}
     # Several share the last place: all of them take part.
@@ -91,3 +145,8 @@ def test_a_model_that_has_diverged(value, program, tmp_path):
 def test_settings_that_make_no_sense(temperature, top_k, program, tmp_path):
     error = sample(program, tmp_path, [0, 1], temperature=temperature, top_k=top_k, run="error")
     assert "expected a temperature and a top_k of at least 0" in error
+
+
+@pytest.mark.parametrize("top_p", [-0.1, 1.1, "nan"])
+def test_top_p_outside_of_0_to_1(top_p, program, tmp_path):
+    assert "expected a top_p from 0 to 1" in sample(program, tmp_path, [0, 1], top_p=top_p, run="error")

@@ -3,6 +3,7 @@
     logits CHECKPOINT TOKENS DTYPE THREADS CONTEXT READ TEXTS OUT    reads the first READ tokens at once and steps through
                                                                      the rest, in TEXTS texts side by side; OUT holds the
                                                                      logits of every step, (steps, TEXTS, V)
+    greedy CHECKPOINT TOKENS DTYPE THREADS CONTEXT COUNT             the COUNT tokens that most likely follow
 
 TOKENS is a file of int32.
 """
@@ -12,7 +13,9 @@ from std.sys import argv, size_of
 from llm.checkpoint import read_config, read_parameters
 from llm.decode import Decoder
 from llm.files import AtomicFile, InputFile
+from llm.generate import Generator
 from llm.memory import Arena
+from llm.sampler import Sampler
 from llm.tensors import ParameterTensors
 
 comptime F32 = DType.float32
@@ -20,10 +23,24 @@ comptime BF16 = DType.bfloat16
 
 
 def main() raises:
-    if text(4) == "bf16":
+    if text(1) == "greedy":
+        show_greedy()
+    elif text(4) == "bf16":
         write_logits[BF16]()
     else:
         write_logits[F32]()
+
+
+def show_greedy() raises:
+    var config = read_config(text(2))
+    var params = ParameterTensors[F32](config)
+    read_parameters(text(2), params)
+    var decoder = Decoder[F32](config, params, number(5), texts=1, context=number(6))
+    var generator = Generator(decoder^, [Sampler(temperature=0)])
+    generator.begin(read_tokens(text(3)))
+    for _ in range(number(7)):
+        print(generator.next()[0])
+    _ = params^
 
 
 def write_logits[dtype: DType]() raises:

@@ -12,6 +12,8 @@
     xorshift SEED COUNT             draws, as integers and as fractions
     sample FILE COUNT SEED TEMPERATURE TOP_K TOP_P
                                     draws from the float32 logits in a file
+    kept FILE TEMPERATURE TOP_K TOP_P
+                                    the tokens that such draws choose from
 """
 
 from std.sys import argv, size_of
@@ -61,6 +63,8 @@ def main() raises:
             print(integers.next_uint32(), Float64(fractions.next_float32()))
     elif command == "sample":
         show_samples()
+    elif command == "kept":
+        show_kept()
     else:
         raise Error(t"no command {command}")
 
@@ -121,6 +125,19 @@ def show_stream(path: String, size: Int) raises:
     for start in range(0, len(bytes), size):
         print(stream.push(Span(bytes)[start : min(start + size, len(bytes))]), end="")
     print(stream.finish(), end="", flush=True)
+
+
+def show_kept() raises:
+    var file = InputFile("kept", text(2))
+    var arena = Arena(64 + file.size)
+    var logits = arena.carve[F32](file.size // size_of[Float32]())
+    file.read(0, logits)
+    var sampler = Sampler(temperature=Float64(text(3)), top_k=number(4), top_p=Float64(text(5)))
+    _ = sampler.weigh(logits)
+    for token in range(logits.size):
+        if sampler.likelihood(token) > 0:
+            print(token)
+    _ = arena^
 
 
 def show_samples() raises:
