@@ -4,7 +4,7 @@ A gemm would pack the weights first. Here each thread reads its rows from front 
 processor fetches ahead by itself, and multiplies every line with all vectors while it is in registers.
 """
 
-from std.sys import simd_width_of, size_of
+from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
 
 from llm.cpu.gemm import Epilogue
 from llm.cpu.parallel import Team, share
@@ -16,6 +16,10 @@ comptime _CHAINS = 4
 """Independent sums of a product, enough to hide the latency of an addition."""
 comptime _VECTORS = 4
 """Vectors that a row is multiplied with at once: their sums and the row fit into registers."""
+comptime _LINE = 64
+comptime _AHEAD = 4096
+"""Bytes that narrow weights are asked for ahead: a core's window of instructions holds too few loads of them."""
+comptime _INTO_L1 = PrefetchOptions().for_read().high_locality().to_data_cache()
 
 
 def matvec[
@@ -51,6 +55,10 @@ def _dot[
     var full = C - C % W
     var unrolled = C - C % (_CHAINS * W)
     for c in range(0, unrolled, _CHAINS * W):
+        comptime if dtype != F32:
+            comptime SIZE = size_of[Scalar[dtype]]()
+            comptime for byte in range(0, _CHAINS * W * SIZE, _LINE):
+                prefetch[_INTO_L1](row.unsafe_offset(c + (byte + _AHEAD) // SIZE))
         comptime for chain in range(_CHAINS):
             _add_products[vectors, chain](sums, x, row, c + chain * W, C)
     for c in range(unrolled, full, W):
