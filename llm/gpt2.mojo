@@ -9,6 +9,7 @@ from llm.config import GPT2Config
 from llm.cpu.adamw import AdamW, adamw_update
 from llm.cpu.attention import attention_backward, attention_forward
 from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
+from llm.cpu.dropout import Dropout, apply_dropout, residual_dropout
 from llm.cpu.embedding import embedding_backward, embedding_forward
 from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, sum_squares
 from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, GeluBackward, Plain, gemm, row_major
@@ -23,6 +24,7 @@ from llm.cpu.parallel import Crew, Event, Job, Team
 from llm.cpu.rounding import round_to
 from llm.initialize import initialize_parameters
 from llm.memory import Tensor
+from llm.random import draw_at
 from llm.tensors import (
     ATTPROJB,
     ATTPROJW,
@@ -48,6 +50,12 @@ from llm.tensors import (
 
 comptime F32 = DType.float32
 comptime Tokens = Tensor[DType.int32]
+
+# Where something is dropped in each block, as in GPT-2; and once before the first.
+comptime _IN_ATTENTION = 0
+comptime _AFTER_ATTENTION = 1
+comptime _AFTER_MLP = 2
+comptime _DROPS_PER_BLOCK = 3
 
 
 struct GPT2[dtype: DType = F32](Movable):
@@ -112,6 +120,7 @@ struct GPT2[dtype: DType = F32](Movable):
             grad_scale=1,
             decay_all=False,
             seed=0,
+            dropout=Dropout(),
         )
         self._crew = Crew(threads)
 
@@ -123,8 +132,11 @@ struct GPT2[dtype: DType = F32](Movable):
         self._run(_initialize_job[Self.dtype])
         self._weights_are_rounded = False
 
-    def forward(mut self, tokens: Tokens, B: Int, T: Int) raises:
+    def forward(mut self, tokens: Tokens, B: Int, T: Int, dropout: Dropout = Dropout()) raises:
         """Runs the blocks on tokens (B,T), up to and with the final layernorm.
+
+        With dropout, this pass and the `backward` that belongs to it leave out the elements that its key chooses, in the
+        places of GPT-2: embedding, attention probabilities, and what each half of a block adds to the residual stream.
 
         Raises:
             If the batch does not fit the plan or a token is not in the vocabulary.
@@ -137,6 +149,7 @@ struct GPT2[dtype: DType = F32](Movable):
         self._check_tokens("forward", tokens, B * T)
         self.B = B
         self.T = T
+        self._args.dropout = dropout
         for i in range(B * T):
             self.acts.tokens[i] = tokens[i]
         comptime if Self.dtype != F32:
@@ -248,6 +261,10 @@ struct GPT2[dtype: DType = F32](Movable):
         ref acts = self.acts
         var C = self.config.channels
         embedding_forward(team, acts.residual, acts.tokens, self.params[WTE], self.params[WPE], self.B, self.T, C)
+        var dropout = self._args.dropout
+        if dropout.is_on():
+            var x = self._residual(0)
+            apply_dropout(team, x, x, dropout)
         for l in range(self.config.num_layers):
             self._forward_block(team, l)
         layernorm_forward(
@@ -284,19 +301,42 @@ struct GPT2[dtype: DType = F32](Movable):
         layernorm_forward(team, acts.norm, ln1_mean, ln1_rstd, x, params.layer(LN1W, l), params.layer(LN1B, l), rows, C)
         var qkv_bias = Bias(params.layer(QKVB, l))
         linear_forward(team, workspace, qkv, acts.norm, self.weights.layer(QKVW, l), rows, C, 3 * C, qkv_bias)
-        attention_forward(team, acts.attention_workspace, att, lse, qkv, self.B, self.T, C, NH)
-        var attproj_residual = BiasResidual(params.layer(ATTPROJB, l), x, C)
-        linear_forward(team, workspace, x_mid, att, self.weights.layer(ATTPROJW, l), rows, C, C, attproj_residual)
+        var dropout = self._dropout(l, _IN_ATTENTION)
+        attention_forward(team, acts.attention_workspace, att, lse, qkv, self.B, self.T, C, NH, dropout)
+        self._add_linear(team, x_mid, x, att, ATTPROJW, ATTPROJB, l, C, self._dropout(l, _AFTER_ATTENTION))
 
         layernorm_forward(
             team, acts.norm, ln2_mean, ln2_rstd, x_mid, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
         )
         var fc_gelu = BiasGelu(params.layer(FCB, l), fc, 4 * C)
         linear_forward(team, workspace, acts.gelu, acts.norm, self.weights.layer(FCW, l), rows, C, 4 * C, fc_gelu)
-        var fcproj_residual = BiasResidual(params.layer(FCPROJB, l), x_mid, C)
-        linear_forward(
-            team, workspace, x_out, acts.gelu, self.weights.layer(FCPROJW, l), rows, 4 * C, C, fcproj_residual
-        )
+        self._add_linear(team, x_out, x_mid, acts.gelu, FCPROJW, FCPROJB, l, 4 * C, self._dropout(l, _AFTER_MLP))
+
+    def _add_linear(
+        self,
+        team: Team,
+        output: Tensor[F32],
+        residual: Tensor[F32],
+        inp: Tensor[Self.dtype],
+        weight: Int,
+        bias: Int,
+        l: Int,
+        width: Int,
+        dropout: Dropout,
+    ):
+        """Computes output = residual + dropout(inp @ weight^T + bias). inp (B*T,width), the others (B*T,C)."""
+        var workspace = self.acts.gemm_workspace
+        var rows = self.B * self.T
+        var C = self.config.channels
+        var matrix = self.weights.layer(weight, l)
+        if dropout.is_on():
+            # Backward's scratch is free in forward.
+            var product = self.acts.dnarrow.slice(0, rows * C)
+            linear_forward(team, workspace, product, inp, matrix, rows, width, C, Plain())
+            residual_dropout(team, output, residual, product, self.params.layer(bias, l), rows, C, dropout)
+        else:
+            var epilogue = BiasResidual(self.params.layer(bias, l), residual, C)
+            linear_forward(team, workspace, output, inp, matrix, rows, width, C, epilogue)
 
     def _loss(self, team: Team, targets: Tokens):
         ref acts = self.acts
@@ -344,6 +384,9 @@ struct GPT2[dtype: DType = F32](Movable):
         self._backward_head(team, targets, accumulate, weight)
         for l in range(self.config.num_layers - 1, -1, -1):
             self._backward_block(team, l, accumulate)
+        if self._args.dropout.is_on():
+            var dx = self.acts.dresidual.slice(0, self.B * self.T * self.config.channels)
+            apply_dropout(team, dx, dx, self._args.dropout)
         embedding_backward(
             team,
             self.grads[WTE],
@@ -446,9 +489,10 @@ struct GPT2[dtype: DType = F32](Movable):
 
         # MLP
         var gelu_grad = GeluBackward(fc, acts.gelu, 4 * C)
-        linear_backward_input(team, workspace, dfc, dx, self.weights.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
-        linear_backward_weight(team, workspace, grads.layer(FCPROJW, l), dx, acts.gelu, rows, 4 * C, C, accumulate)
-        linear_backward_bias(team, grads.layer(FCPROJB, l), dx, rows, C, accumulate)
+        var dproj = self._dropout_backward(team, dx, self._dropout(l, _AFTER_MLP))
+        linear_backward_input(team, workspace, dfc, dproj, self.weights.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
+        linear_backward_weight(team, workspace, grads.layer(FCPROJW, l), dproj, acts.gelu, rows, 4 * C, C, accumulate)
+        linear_backward_bias(team, grads.layer(FCPROJB, l), dproj, rows, C, accumulate)
         layernorm_recompute(
             team, acts.norm, x_mid, ln2_mean, ln2_rstd, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
         )
@@ -472,10 +516,12 @@ struct GPT2[dtype: DType = F32](Movable):
         )
 
         # Attention
-        linear_backward_weight(team, workspace, grads.layer(ATTPROJW, l), dx, att, rows, C, C, accumulate)
-        linear_backward_bias(team, grads.layer(ATTPROJB, l), dx, rows, C, accumulate)
-        linear_backward_input(team, workspace, datt, dx, self.weights.layer(ATTPROJW, l), rows, C, C, Plain())
-        attention_backward(team, acts.attention_workspace, dqkv, datt, qkv, att, lse, self.B, self.T, C, NH)
+        dproj = self._dropout_backward(team, dx, self._dropout(l, _AFTER_ATTENTION))
+        linear_backward_weight(team, workspace, grads.layer(ATTPROJW, l), dproj, att, rows, C, C, accumulate)
+        linear_backward_bias(team, grads.layer(ATTPROJB, l), dproj, rows, C, accumulate)
+        linear_backward_input(team, workspace, datt, dproj, self.weights.layer(ATTPROJW, l), rows, C, C, Plain())
+        var dropout = self._dropout(l, _IN_ATTENTION)
+        attention_backward(team, acts.attention_workspace, dqkv, datt, qkv, att, lse, self.B, self.T, C, NH, dropout)
         layernorm_recompute(
             team, acts.norm, x, ln1_mean, ln1_rstd, params.layer(LN1W, l), params.layer(LN1B, l), rows, C
         )
@@ -498,7 +544,23 @@ struct GPT2[dtype: DType = F32](Movable):
             accumulate,
         )
 
+    def _dropout_backward(self, team: Team, dout: Tensor[Self.dtype], dropout: Dropout) -> Tensor[Self.dtype]:
+        """Returns the gradient of what was dropped from: dout itself if nothing was."""
+        if not dropout.is_on():
+            return dout
+        # Free at both places: the layernorm whose output it holds has been used up, or is computed again afterwards.
+        var size = self.B * self.T * self.config.channels
+        var dinp = self.acts.norm.slice(0, size)
+        apply_dropout(team, dinp, dout.slice(0, size), dropout)
+        return dinp
+
     # ----- helpers
+
+    @always_inline
+    def _dropout(self, l: Int, site: Int) -> Dropout:
+        """Derives the choice of one place in a block from that of the pass."""
+        ref dropout = self._args.dropout
+        return Dropout(dropout.rate, draw_at(dropout.key, UInt64(1 + l * _DROPS_PER_BLOCK + site)))
 
     def _mean_loss(self) -> Float32:
         # In float64 and in order: the same for any number of threads, and exact enough for any batch.
@@ -551,6 +613,7 @@ struct _Arguments(Movable):
     var grad_scale: Float32
     var decay_all: Bool
     var seed: Int
+    var dropout: Dropout
 
 
 @always_inline

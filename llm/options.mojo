@@ -88,7 +88,8 @@ def options() -> List[Option]:
         Option("max-steps", "x", "N", "40", "steps to train (-1: one epoch)"),
         Option("overfit", "a", "0|1", "0", "1: train on the first batch of the validation data over and over"),
         Option("shuffle", "", "0|1|2", "1", "1: as llm.c shuffles; 2: random windows, as nanoGPT; 0: in order"),
-        Option("seed", "", "N", "1337", "seed of the initialisation, random windows and samples"),
+        Option("seed", "", "N", "1337", "seed of initialisation, random windows, dropout and samples"),
+        Option("dropout", "", "X", "0", "probability of dropout in training, as in GPT-2 (0: none)"),
         # optimizer
         Option("learning-rate", "l", "X", "1e-4", "learning rate of AdamW"),
         Option("schedule", "k", "cosine|linear|constant|wsd", "constant", "shape of the learning rate over the run"),

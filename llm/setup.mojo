@@ -35,6 +35,7 @@ def check_flags(args: Arguments) raises:
     _ = passes_per_step(args)
     _ = learning_rate_schedule(args, 0)
     _ = optimizer_settings(args)
+    _ = args.float("dropout", maximum=0.99)
     if args.int("val-batches", minimum=-1) == 0 and args.int("val-every") > 0:
         args.fail("--val-batches: expected -1 (all) or at least 1, got '0'; --val-every 0 turns validation off")
 

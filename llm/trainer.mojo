@@ -5,10 +5,12 @@ from std.time import perf_counter_ns
 
 from llm.arguments import Arguments
 from llm.cpu.adamw import AdamW
+from llm.cpu.dropout import Dropout
 from llm.dataloader import DataLoader
 from llm.gpt2 import GPT2
 from llm.memory import Arena, Tensor, aligned_bytes
 from llm.progress import Progress
+from llm.random import draw_at, scramble
 from llm.report import Step
 from llm.schedule import Schedule
 from llm.setup import learning_rate_schedule, number_of_steps, optimizer_settings, passes_per_step
@@ -37,6 +39,9 @@ struct Trainer[dtype: DType](Movable):
     """The z-score of the loss beyond which a step is skipped, or 0."""
     var skip_norm_z: Float64
     var overfit: Bool
+    var dropout: Float32
+    """Probability of what dropout leaves out, or 0."""
+    var _dropout_key: UInt64
     var _inputs: Tensor[I32]
     var _targets: Tensor[I32]
     var _arena: Arena
@@ -54,6 +59,9 @@ struct Trainer[dtype: DType](Movable):
         self.skip_loss_z = args.float("skip-loss-z")
         self.skip_norm_z = args.float("skip-norm-z")
         self.overfit = args.bool("overfit")
+        self.dropout = Float32(args.float("dropout", maximum=0.99))
+        # The random windows have the seed as it is.
+        self._dropout_key = scramble(~UInt64(args.int("seed")))
         self.val_batches = args.int("val-batches", minimum=-1)
         if self.val_batches < 0:
             self.val_batches = val_data.num_batches
@@ -73,8 +81,8 @@ struct Trainer[dtype: DType](Movable):
         var start = perf_counter_ns()
         if self.overfit:
             self.train_data.reset()
-        var loss = self._gradients()
         var number = progress.step + 1
+        var loss = self._gradients(number)
         if not isfinite(loss):
             raise Error(
                 t"step {number}: the loss is {loss}: the model has diverged; use a lower --learning-rate, a"
@@ -135,12 +143,13 @@ struct Trainer[dtype: DType](Movable):
             sum += self.model.loss(self._targets).cast[DType.float64]()
         return Float32(sum / Float64(self.val_batches))
 
-    def _gradients(mut self) raises -> Float32:
+    def _gradients(mut self, step: Int) raises -> Float32:
         """Leaves the gradient of the mean loss over all passes in the model, and returns that loss."""
         var sum = Float64(0)
         for i in range(self.passes):
             self.train_data.next_batch(self._inputs, self._targets)
-            self.model.forward(self._inputs, self.train_data.B, self.train_data.T)
+            var dropout = Dropout(self.dropout, draw_at(draw_at(self._dropout_key, UInt64(step)), UInt64(i)))
+            self.model.forward(self._inputs, self.train_data.B, self.train_data.T, dropout)
             var loss = self.model.backward(self._targets, accumulate=i > 0, weight=1 / Float32(self.passes))
             sum += loss.cast[DType.float64]()
         return Float32(sum / Float64(self.passes))

@@ -8,6 +8,7 @@ from std.math import iota, log, sqrt
 from std.sys import simd_width_of
 from std.utils.numerics import neg_inf
 
+from llm.cpu.dropout import Dropout
 from llm.cpu.parallel import Team
 from llm.cpu.tile import BLOCK, STRIP, W, load_tile, load_tile_transposed, padded, store_tile, strip_product
 from llm.cpu.vector_math import exp
@@ -53,8 +54,9 @@ def attention_forward[
     T: Int,
     C: Int,
     NH: Int,
+    dropout: Dropout = Dropout(),
 ):
-    """Computes output = softmax(Q K^T / sqrt(HS), causal) V for each head.
+    """Computes output = dropout(softmax(Q K^T / sqrt(HS), causal)) V for each head.
 
     Writes output (B,T,C) and logsumexp (B,NH,T), the logarithm of each softmax's denominator, for the backward pass.
     """
@@ -76,6 +78,9 @@ def attention_forward[
                 min(BLOCK, T - q_begin),
                 C,
                 HS,
+                dropout,
+                ((b * NH + h) * T + q_begin) * T,
+                T,
             )
 
     team.run(body, "attention_forward", flops=2 * B * T * T * C)
@@ -92,8 +97,14 @@ def _forward_tile[
     rows: Int,
     C: Int,
     HS: Int,
+    dropout: Dropout,
+    place: Int,
+    T: Int,
 ):
-    """Computes one tile of queries against all keys up to it: output and logsumexp start at its first query."""
+    """Computes one tile of queries against all keys up to it: output and logsumexp start at its first query.
+
+    For dropout, the probability of its query i and of key j stands at place + i * T + j.
+    """
     var HSp = padded(HS)
     var q = scratch.take(BLOCK * HSp)
     var k_transposed = scratch.take(HSp * BLOCK)
@@ -126,6 +137,8 @@ def _forward_tile[
                     _softmax_row[masked=True](scores_i, acc_i, row_max, row_sum, i, i + 1, scale)
                 else:
                     _softmax_row[masked=False](scores_i, acc_i, row_max, row_sum, i, BLOCK, scale)
+                if dropout.is_on():
+                    dropout.apply(scores_i, place + i * T + k_begin)
             strip_product[True](acc.ptr.unsafe_offset(r * HSp), HSp, scores_r, BLOCK, 1, v.ptr, HSp, HSp, visible)
 
     for i in range(rows):
@@ -193,11 +206,13 @@ def attention_backward[
     T: Int,
     C: Int,
     NH: Int,
+    dropout: Dropout = Dropout(),
 ):
     """Computes dqkv (B,T,3C) from doutput (B,T,C) and what `attention_forward` read and wrote.
 
     The probabilities are computed again, tile by tile: P = e^(S - logsumexp), S = Q K^T / sqrt(HS). With
     delta = sum_c doutput * output: dV = P^T dO, dS = P * (dO V^T - delta) / sqrt(HS), dQ = dS K, dK = dS^T Q.
+    With dropout, whose factors are computed again too, P^T and dO V^T are multiplied by them.
     One thread computes a whole head, so that every sum has one owner and one order.
     """
     var HS = C // NH
@@ -216,6 +231,8 @@ def attention_backward[
                 T,
                 C,
                 HS,
+                dropout,
+                item * T * T,
             )
 
     team.run(body, "attention_backward", flops=5 * B * T * T * C)
@@ -233,8 +250,13 @@ def _backward_head[
     T: Int,
     C: Int,
     HS: Int,
+    dropout: Dropout,
+    place: Int,
 ):
-    """Computes the three gradients of one head; every view starts at its first channel, position 0."""
+    """Computes the three gradients of one head; every view starts at its first channel, position 0.
+
+    For dropout, the probability of query i and key j stands at place + i * T + j.
+    """
     var HSp = padded(HS)
     var query_tiles = (T + BLOCK - 1) // BLOCK
     var q = scratch.take(BLOCK * HSp)
@@ -277,9 +299,13 @@ def _backward_head[
                     # Rows past the end of the sequence are padding: they see nothing and add nothing.
                     var seen = 0 if i >= rows else (i + 1 if on_diagonal else BLOCK)
                     var t = min(q_begin + i, T - 1)
-                    _softmax_backward_row(
-                        p.slice(i * BLOCK, BLOCK), ds.slice(i * BLOCK, BLOCK), logsumexp[t], delta[t], seen, scale
-                    )
+                    var p_i = p.slice(i * BLOCK, BLOCK)
+                    var ds_i = ds.slice(i * BLOCK, BLOCK)
+                    if dropout.is_on():
+                        dropout.apply(ds_i, place + t * T + k_begin)
+                    _softmax_backward_row(p_i, ds_i, logsumexp[t], delta[t], seen, scale)
+                    if dropout.is_on():
+                        dropout.apply(p_i, place + t * T + k_begin)
                 var dq_r = dq.ptr.unsafe_offset((q_begin + r) * HSp)
                 strip_product[True](dq_r, HSp, ds_r, BLOCK, 1, k.ptr, HSp, HSp, visible)
             var tile_rows = (rows + STRIP - 1) // STRIP * STRIP
