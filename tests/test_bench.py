@@ -226,6 +226,35 @@ def test_charts_keep_their_data(measured, tmp_path):
         assert charts.read_data(path) == bench_charts.CHARTS[name][0](measured)
 
 
+def published():
+    """The file of results that the README's tables name, and the tables."""
+    text = (ROOT / "README.md").read_text()
+    assert report.BEGIN in text, "the README has no tables of the bench"
+    section = text.partition(report.BEGIN)[2].partition(report.END)[0]
+    source = re.search(r"\((bench/results/\S+\.json)\)", section)[1]
+    tracked = subprocess.run(["git", "ls-files", source], cwd=ROOT, capture_output=True, text=True)
+    assert tracked.returncode or tracked.stdout.strip() == source, f"{source} is not committed"
+    return results.read(ROOT / source), source, section
+
+
+def test_readme_is_the_results():
+    """Every figure of the README's tables follows from the file that they name."""
+    found, source, section = published()
+    assert section == "\n" + report.section(found, source)
+
+
+def test_pictures_are_the_results():
+    """Every bar of every chart follows from the same file, and no chart is left over from another."""
+    found, _, _ = published()
+    images = sorted((ROOT / "imgs").glob("*.png"))
+    expected = {name for name, (data_of, _, _) in bench_charts.CHARTS.items() if data_of(found)}
+    assert {path.stem.removesuffix("-dark") for path in images} >= expected
+    for path in images:
+        name = path.stem.removesuffix("-dark")
+        if name in bench_charts.CHARTS:
+            assert charts.read_data(path) == bench_charts.CHARTS[name][0](found), path.name
+
+
 # ----- programs that only the bench builds
 
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.bench import results as R
+from llm_mojo.bench.contestants import CONTESTANTS
 from llm_mojo.bench.workshop import ROOT
 from llm_mojo.formats import atomic_file
 
 BEGIN = "<!-- bench: written by `python -m llm_mojo bench`, do not edit -->"
 END = "<!-- end of bench -->"
+PARTS = ("gemm", "attention", "memory", "scaling", "generation")
 
 
 def report(path, readme=ROOT / "README.md", images=ROOT / "imgs"):
@@ -102,7 +104,9 @@ def milliseconds(value):
 def missing(results):
     """Who did not take part, where and why, in one sentence."""
     titles = R.sizes(results)
-    return "; ".join(
-        f"{entry['label']} ({titles.get(entry['size'], entry['size'])}): {entry['reason']}"
-        for entry in results["missing"]
-    )
+    absent = [(entry["label"], titles.get(entry["size"], entry["size"]), entry["reason"]) for entry in results["missing"]]
+    seen = {(entry["label"], entry["size"]) for key in ("steps", "missing") for entry in results[key]}
+    for size, title in titles.items():
+        absent += [(c.label, title, "not run") for c in CONTESTANTS if (c.label, size) not in seen]
+    absent += [(part, "kernels and generation", "not run") for part in PARTS if not results[part]]
+    return "; ".join(f"{label} ({where}): {reason}" for label, where, reason in absent)
