@@ -39,10 +39,6 @@ class Size:
         """Bytes that a step has to move whatever the caches hold: AdamW's."""
         return ADAMW_BYTES * num_parameters(self.config)
 
-    def floor(self, limits):
-        """Milliseconds that a float32 step takes at the machine's measured limits."""
-        return 1e-6 * (self.flops / limits["gflops"] + self.bytes / limits["adamw_gbs"])
-
 
 SIZES = [
     Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64),
