@@ -91,9 +91,9 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("saved_as", ["fp32", "bf16"])
-def test_resumed_equals_uninterrupted(saved_as, trainer, data, tmp_path):
-    dtypes = ["--dtype", "bf16", "--save-dtype", saved_as]
+@pytest.mark.parametrize(("saved_as", "dropout"), [("fp32", 0), ("bf16", 0), ("bf16", 0.2)])
+def test_resumed_equals_uninterrupted(saved_as, dropout, trainer, data, tmp_path):
+    dtypes = ["--dtype", "bf16", "--save-dtype", saved_as, "--dropout", dropout]
     output = trainer.output(*flags(data, tmp_path / "whole", *dtypes))
     assert re.search("^products +bf16", output, re.M)
     out = copy_back_to(tmp_path / "whole", 9, tmp_path / "run")
