@@ -1,8 +1,10 @@
 """sample_gpt2.mojo: greedy texts against transformers' generate, endings, several texts, mistakes, and a session."""
 
+import codecs
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 
@@ -47,6 +49,15 @@ def random_model(tmp_path_factory):
     assert not main(["weights", str(folder / "saved"), "--out", str(folder / "model.bin")])
     formats.write_tokenizer(folder / "tokenizer.bin", BYTES, EOT)
     return folder / "model.bin", model
+
+
+@pytest.fixture(scope="module")
+def endless(random_model, tmp_path_factory):
+    """The random model with a vocabulary that has no end-of-text, so that only a signal ends its texts."""
+    folder = tmp_path_factory.mktemp("endless")
+    formats.write_tokenizer(folder / "tokenizer.bin", BYTES, None)
+    shutil.copy(random_model[0], folder / "model.bin")
+    return folder / "model.bin"
 
 
 @pytest.fixture(scope="module")
@@ -278,8 +289,8 @@ def test_top_p_0_takes_the_most_likely(program, random_model):
     assert program.output(*settings, "--top-p", 0) == program.output(*settings, "--temperature", 0)
 
 
-def test_ctrl_c_ends_a_text(program, random_model):
-    command = [program.path, "-e", random_model[0], "-p", "x", "-n", "100000000", "--temperature", "0"]
+def test_ctrl_c_ends_a_text(program, endless):
+    command = [program.path, "-e", endless, "-p", "x", "-n", "100000000", "--temperature", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
     os.read(process.stdout.fileno(), 1)
     process.send_signal(signal.SIGINT)
@@ -299,22 +310,26 @@ class Session:
         ends = {"stdin": other_end, "stdout": other_end, "stderr": other_end}
         self.process = subprocess.Popen(command, **ends, env=ENVIRONMENT, start_new_session=True)
         os.close(other_end)
+        self.decode = codecs.getincrementaldecoder("utf-8")().decode
         self.screen = ""
 
     def until(self, text):
         """Waits until a text has been shown since the last call, and returns what was shown before it."""
         while text not in self.screen:
-            assert select.select([self.terminal], [], [], 60)[0], f"{text!r} never came, but {self.screen!r}"
-            self.screen += os.read(self.terminal, 65536).decode().replace("\r\n", "\n")
+            self.look(text)
         before, _, self.screen = self.screen.partition(text)
         return before
 
     def some(self):
         """Waits until something is shown, and returns it."""
         while not self.screen:
-            assert select.select([self.terminal], [], [], 60)[0]
-            self.screen += os.read(self.terminal, 1024).decode().replace("\r\n", "\n")
+            self.look("something")
         return self.screen
+
+    def look(self, expected):
+        """Waits until more is shown; a read may end within a character or a line end."""
+        assert select.select([self.terminal], [], [], 60)[0], f"{expected!r} never came, but {self.screen!r}"
+        self.screen = (self.screen + self.decode(os.read(self.terminal, 65536))).replace("\r\n", "\n")
 
     def type(self, text):
         os.write(self.terminal, text.encode())
@@ -355,8 +370,8 @@ def test_a_session(session, run):
     assert talk.process.wait(timeout=60) == 0
 
 
-def test_ctrl_c_in_a_session(session, random_model):
-    talk = session("-e", random_model[0], "-n", 100_000_000, "--temperature", 0)
+def test_ctrl_c_in_a_session(session, endless):
+    talk = session("-e", endless, "-n", 100_000_000, "--temperature", 0)
     for _ in range(2):
         talk.until("> ")
         talk.type("hello\n")

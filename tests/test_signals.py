@@ -1,5 +1,6 @@
 """What stops a run from outside: signals, disks, folders. And divergence. The last good checkpoint survives it all."""
 
+import codecs
 import os
 import re
 import resource
@@ -134,9 +135,10 @@ def on_terminal(program, arguments, at="", number=None, **more):
     process = subprocess.Popen(command, stdout=other_end, env=ENVIRONMENT | {"TERM": "xterm"} | more)
     os.close(other_end)
     shown = ""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
     while True:
         try:
-            shown += os.read(terminal, 65536).decode()
+            shown += decode(os.read(terminal, 65536))
         except OSError:  # how the end of a terminal is told
             break
         if number and at in shown:
