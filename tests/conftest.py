@@ -1,5 +1,6 @@
 """Mojo under pytest: collects `test_*.mojo`, each `def test_*` as an item, and builds programs for the Python tests."""
 
+import codecs
 import functools
 import os
 import re
@@ -20,6 +21,14 @@ TIMEOUT = 600
 TARGET_CPU = os.environ.get("MOJO_TARGET_CPU")
 if TARGET_CPU:
     BUILD = BUILD.with_name(f"tests-{TARGET_CPU}")
+
+
+def wait_for(condition, seconds=300):
+    """Waits until something is so. The time is only there to end a test that would never end."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
 
 
 class MojoError(Exception):
@@ -114,6 +123,25 @@ class Program:
         result = self.run(*arguments, **options)
         assert result.returncode == status, result.stdout + result.stderr
         return result.stderr
+
+    def on_terminal(self, *arguments, at="", number=None, **more):
+        """Runs it on a terminal, sends a signal when `at` has appeared, and returns the status and what was shown."""
+        terminal, other_end = os.openpty()
+        command = [str(word) for word in [self.path, *arguments]]
+        process = subprocess.Popen(command, stdout=other_end, env=ENVIRONMENT | {"TERM": "xterm"} | more)
+        os.close(other_end)
+        shown = ""
+        decode = codecs.getincrementaldecoder("utf-8")().decode
+        while True:
+            try:
+                shown += decode(os.read(terminal, 65536))
+            except OSError:  # how the end of a terminal is told
+                break
+            if number and at in shown:
+                process.send_signal(number)
+                number = None
+        os.close(terminal)
+        return process.wait(), shown
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def test_watch_counts_and_stops():
     seen = watch(endless, Pace(warm_up=2, least=2, most=5, seconds=100))
     assert seen.ms == [1, 2, 3, 4, 5, 6, 7] and seen.timed == [3, 4, 5, 6, 7]
     assert seen.losses == [2.5] * 7
-    assert 0 < seen.first_step_s < 10 and seen.peak_mb > 0
+    assert seen.first_step_s > 0 and seen.peak_mb > 0
 
 
 def test_a_slow_step_is_enough():

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tiktoken
+from conftest import wait_for
 from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
 
 from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers, tokenize
@@ -355,10 +355,8 @@ def test_the_next_file_is_downloaded_meanwhile(server, tmp_path):
     inputs = Inputs(datasets.DATASETS["fineweb10B"].files())
     second = Path("data/.cache/fineweb10B/001_00000.parquet")
     inputs.opener(0)()
-    deadline = time.monotonic() + 20
-    while not second.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert second.exists() and not second.with_name("002_00000.parquet").exists()
+    wait_for(second.exists)
+    assert not second.with_name("002_00000.parquet").exists()
     for path in [path for path in server.files if path.endswith("002_00000.parquet")]:
         server.files[path] = b"another file"
     assert inputs.opener(1)() == second

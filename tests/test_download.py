@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from conftest import TIMEOUT, wait_for
 
 from llm_mojo import Error, download
 
@@ -35,6 +35,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.takes_ranges = True
         self.heeds_if_range = True
         self.pause = 0.0  # seconds after the first half of the body
+        self.goes_on = threading.Event()  # ends the pause
         self.requests = []  # headers of each
         self.url = f"http://127.0.0.1:{self.server_port}/file.bin"
 
@@ -73,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = body[: server.cuts.pop(0)]
         self.wfile.write(body[: len(body) // 2])
         self.wfile.flush()
-        time.sleep(server.pause)
+        server.goes_on.wait(server.pause)
         self.wfile.write(body[len(body) // 2 :])
 
     def start_of_range(self):
@@ -88,6 +89,7 @@ def server():
     server = Server()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
+    server.goes_on.set()
     server.shutdown()
     server.server_close()
 
@@ -274,7 +276,7 @@ def test_two_processes_download_once(server):
 
 
 def test_ctrl_c_keeps_the_part(server, tmp_path):
-    server.pause = 30.0
+    server.pause = 3600.0
     script = f"""
 import sys
 from llm_mojo import __main__, datasets
@@ -285,11 +287,9 @@ sys.exit(__main__.main(["prepare", "tinyshakespeare", "--tokenizer", "byte"]))
     command = [sys.executable, "-c", script]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     growing = download.CACHE / "tinyshakespeare/input.txt.part"
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and not (growing.exists() and growing.stat().st_size > 100_000):
-        time.sleep(0.02)
+    wait_for(lambda: growing.exists() and growing.stat().st_size > 100_000)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130
     assert "interrupted" in errors and "Traceback" not in errors
     assert growing.stat().st_size > 100_000

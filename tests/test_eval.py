@@ -1,17 +1,15 @@
 """eval_gpt2.mojo and the trainer's --hellaswag against PyTorch: every ending of 200 examples, every kind of window."""
 
+import dataclasses
 import functools
 import json
 import math
 import os
 import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import ENVIRONMENT
 from tiny_run import checkpoints, copy_back_to, log, make_data, settings
 
 from llm_mojo import formats, reference
@@ -277,18 +275,27 @@ def test_where_nothing_can_be_written_nothing_is_evaluated(program, folder):
         assert result.returncode == 1 and message in result.stderr and result.stdout == ""
 
 
-def test_ctrl_c_prints_what_is_done(program, folder):
-    """A long evaluation: GPT-2's size would take hours."""
-    many = formats.Choice([1] * 40, [[1] * 20] * 4, 0)
-    formats.write_hellaswag(folder / "many.bin", [many] * 65_000)
-    command = [program.path, "-e", folder / "model.bin", "-h", folder / "many.bin", "--json", folder / "kept.json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True) as process:
-        first = process.stdout.readline()
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
-    assert process.returncode == 128 + signal.SIGINT and "parameters" in first
-    assert "acc_norm 1.0000 (" in rest and "stopped by Ctrl-C; the figures are those of what was done" in rest
+SLOW = ["--n-layer", 12, "--n-head", 8, "--n-embd", 512]
+"""Sizes with which 65,000 examples take so long that only a signal ends them."""
+
+
+@pytest.fixture(scope="module")
+def many(folder):
+    """A file of examples that all have the first answer."""
+    one = formats.Choice([1] * 28, [[1] * 20] * 4, 0)
+    formats.write_hellaswag(folder / "many.bin", [one] * 65_000)
+    return folder / "many.bin"
+
+
+def test_ctrl_c_prints_what_is_done(program, folder, many):
+    sizes = {"num_layers": SLOW[1], "num_heads": SLOW[3], "channels": SLOW[5]}
+    config = dataclasses.replace(CONFIG, **sizes)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in formats.parameter_shapes(config).items()}
+    formats.write_checkpoint(folder / "slow.bin", config, zeros)
+    flags = ["-e", folder / "slow.bin", "-h", many, "--json", folder / "kept.json"]
+    status, shown = program.on_terminal(*flags, at="/65,000 |", number=signal.SIGINT)
+    assert status == 128 + signal.SIGINT
+    assert "acc_norm 1.0000 (" in shown and "stopped by Ctrl-C; the figures are those of what was done" in shown
     assert not (folder / "kept.json").exists()
 
 
@@ -338,19 +345,10 @@ def test_the_trainer_refuses_examples_longer_than_its_context(trainer, folder, t
     assert "usage: train_gpt2" in trainer.output("-b", 2, "-h")
 
 
-def test_a_signal_during_hellaswag_leaves_it_to_the_resumed_run(trainer, folder, tmp_path):
+def test_a_signal_during_hellaswag_leaves_it_to_the_resumed_run(trainer, many, tmp_path):
     make_data(tmp_path)
-    many = formats.Choice([1] * 28, [[1] * 20] * 4, 0)
-    formats.write_hellaswag(tmp_path / "many.bin", [many] * 65_000)
-    run = settings(tmp_path, tmp_path / "run", "-t", LONGEST, "-v", 2, "-h", tmp_path / "many.bin")
-    with subprocess.Popen(
-        [trainer.path, *map(str, run)], stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
-    ) as process:
-        while not process.stdout.readline().startswith("threads"):
-            pass
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
-    assert process.returncode == 128 + signal.SIGINT
-    assert "val loss" not in rest and "stopped by Ctrl-C after step 0 of 4" in rest
+    run = settings(tmp_path, tmp_path / "run", *SLOW, "-t", LONGEST, "-v", 2, "-h", many)
+    status, shown = trainer.on_terminal(*run, at="/65,000 |", number=signal.SIGINT)
+    assert status == 128 + signal.SIGINT
+    assert "val loss" not in shown and "stopped by Ctrl-C after step 0 of 4" in shown
     assert os.path.getsize(tmp_path / "run/log.jsonl") == 0 and not checkpoints(tmp_path / "run")

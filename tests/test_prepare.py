@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import wait_for
 from test_datasets import EOT, ROOT, error_of, run, shards
 from test_tokenize import toy  # noqa: F401, a fixture
 
@@ -367,17 +368,22 @@ def children(pid):
     return found
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
+GATE = """
+import os, time
+
+def wait(text):
+    while text == "gate" and not os.path.exists("open"):
         time.sleep(0.01)
+    return text
+"""
 
 
 def test_kill_9_and_again():
-    """The real thing, with worker processes, which do not outlive the one that was killed."""
-    write_json_lines("t.jsonl", texts(2000) * 90)
-    flags = ["t.jsonl", "--shard-tokens", "500_000", "--val-tokens", "500_000", "--workers", "2", "--out"]
+    """The real thing, with worker processes, which do not outlive the one that was killed before the last document."""
+    Path("gate.py").write_text(GATE)
+    write_json_lines("t.jsonl", [*(texts(2000) * 90), "gate"])
+    flags = ["t.jsonl", "--clean", "gate.py:wait", "--shard-tokens", "500_000", "--val-tokens", "500_000"]
+    flags += ["--workers", "2", "--out"]
     process = start(*flags, "killed")
     wait_for(lambda: Path("killed/t_train_000002.bin.part").exists())
     workers = children(process.pid)
@@ -385,6 +391,7 @@ def test_kill_9_and_again():
     process.wait()
     assert len(workers) >= 2 and not Path("killed/manifest.json").exists()
     wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+    Path("open").touch()
     run(*flags, "killed")
     run(*flags, "whole")
     assert outputs("killed")[0] == outputs("whole")[0]

@@ -3,11 +3,10 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT
+from conftest import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 
 from llm_mojo import formats
 
@@ -134,14 +133,16 @@ def test_shards_of_another_text_are_pointed_out(program, prepared, tmp_path):
 
 @pytest.mark.parametrize("signal", [2, 15])
 def test_a_signal_leaves_nothing(signal, program, prepared, tmp_path):
-    (tmp_path / "text").write_bytes(TEXTS["b.txt"].encode() * 300)
-    flags = ["-i", tmp_path / "text", "-o", tmp_path / "out", "--tokenizer", prepared / "gpt2" / "tokenizer.bin"]
+    """The text has no end, almost: one file under 3,000 names, 40 GB."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "0").write_bytes(TEXTS["b.txt"].encode() * 10)
+    for i in range(1, 3000):
+        (tmp_path / "texts" / str(i)).hardlink_to(tmp_path / "texts" / "0")
+    flags = ["-i", tmp_path / "texts/*", "-o", tmp_path / "out", "--tokenizer", prepared / "gpt2" / "tokenizer.bin"]
     command = [program.path, *flags]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/*")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: list(tmp_path.glob("out/*")) or process.poll() is not None)
     process.send_signal(signal)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=TIMEOUT)[0]
     assert process.returncode == 128 + signal and "nothing was written" in output
     assert not list((tmp_path / "out").iterdir())

@@ -8,12 +8,11 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from test_plot import write_log
 
-from conftest import ENVIRONMENT, ROOT
+from conftest import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 from llm_mojo.__main__ import main
 from llm_mojo.run_log import Follower
 from llm_mojo.watch import follow, settings_of, values_of
@@ -74,8 +73,7 @@ def test_a_real_run_is_followed_to_its_end(mojo_program, tmp_path):
     run = tmp_path / "run"
     command = [mojo_program("train_gpt2.mojo").path, *settings(tmp_path, run, "-x", 500, "-v", 100)]
     with subprocess.Popen([str(word) for word in command], env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
-        while not (run / "log.jsonl").exists():
-            time.sleep(0.01)
+        wait_for((run / "log.jsonl").exists)
         assert watch(run, "--to", "tensorboard") == 0
         assert process.wait() == 0
     found = scalars(run)
@@ -97,13 +95,10 @@ def test_a_growing_log(tmp_path):
         thread.start()
 
         def sent(count):
-            for _ in range(500):
-                if len(sink.sent) == count:
-                    flushes = sink.flushes
-                    while sink.flushes < flushes + 2:  # it has looked again since
-                        time.sleep(0.01)
-                    return len(sink.sent) == count
-                time.sleep(0.01)
+            wait_for(lambda: len(sink.sent) >= count)
+            flushes = sink.flushes
+            wait_for(lambda: sink.flushes >= flushes + 2)  # it has looked again since
+            return len(sink.sent) == count
 
         assert sent(4)
         half = '{"step": 4, "loss": 1.5, '
@@ -121,7 +116,7 @@ def test_a_growing_log(tmp_path):
         writer.flush()
         assert sent(6)
         assert thread.is_alive()
-    thread.join(10)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert [step for step, values, _ in sink.sent if "train/loss" in values] == [1, 2, 3, 4, 5]
     assert [step for step, values, _ in sink.sent if "val/loss" in values] == [2]
@@ -136,10 +131,10 @@ def test_ctrl_c_stops_watching(tmp_path):
         fcntl.flock(writer, fcntl.LOCK_EX)
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline().startswith("writing ")
-        time.sleep(0.2)
+        wait_for(lambda: scalars(run).get("train/loss") == [(1, 4.0), (2, 3.0)])
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert "stopped watching; the run goes on" in process.communicate(timeout=20)[0]
+        assert "stopped watching; the run goes on" in process.communicate(timeout=TIMEOUT)[0]
         assert process.returncode == 0
     assert scalars(run)["train/loss"] == [(1, 4.0), (2, 3.0)]
 
@@ -168,12 +163,8 @@ def records(path):
 
 def history(run, count):
     """The rows of all offline runs, (run id, {name: value}), when there are as many; W&B writes in the background."""
-    for _ in range(500):
-        rows = rows_of(run)
-        if len(rows) >= count:
-            break
-        time.sleep(0.02)
-    return rows
+    wait_for(lambda: len(rows_of(run)) >= count)
+    return rows_of(run)
 
 
 def rows_of(run):
