@@ -8,7 +8,7 @@ each text, is bound by reading the weights, and uses `matvec` and the cache inst
 from llm.config import GPT2Config
 from llm.cpu.attention import attention_forward, attention_workspace_size
 from llm.cpu.cached_attention import add_tile_values, append_position, softmax_numerators, tile_scores
-from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, Epilogue, Plain, gemm_workspace_size
+from llm.cpu.gemm import HAS_BF16_DOT, Bias, BiasGelu, BiasResidual, Epilogue, Plain, gemm_workspace_size
 from llm.cpu.layernorm import layernorm_forward
 from llm.cpu.linear import linear_forward
 from llm.cpu.matvec import matvec, widen
@@ -46,8 +46,9 @@ comptime _FEW_ROWS = 8
 struct Decoder[dtype: DType](Movable):
     """Texts that share a beginning, and a model that reads and continues them.
 
-    Weights are `dtype`, all else is float32. Results do not depend on the number of threads, nor a text's on how many
-    others there are.
+    Weights are `dtype`, all else is float32; only where many positions are read at once, and the processor has dot products
+    of bfloat16, activations are rounded like such weights. Results do not depend on the number of threads, nor a text's on
+    how many others there are.
     """
 
     var config: GPT2Config
@@ -161,25 +162,35 @@ struct Decoder[dtype: DType](Movable):
         var C = self.config.channels
         self._embed(team, rows, 0)
         for l in range(self.config.num_layers):
-            self._attention_input(team, l, rows)
+            self._attention_input[F32](team, l, rows)
             self._cached_attention(team, l)
-            self._finish_block(team, l, rows)
-        self._layernorm(team, self._s.x, LNFW, LNFB, 0, rows)
+            self._finish_block[F32](team, l, rows)
+        self._layernorm(team, self._s.norm, self._s.x, LNFW, LNFB, 0, rows)
         matvec(team, self._s.logits, self._s.norm, self._tensors[WTE], rows, C, self.config.vocab_size, Plain())
 
     def _read_pass(self, team: Team):
+        # Without dot products of bfloat16 a gemm would widen the weights once for each block of rows, and be slower.
+        comptime acts = Self.dtype if HAS_BF16_DOT else F32
+        if len(self._args.tokens) <= _FEW_ROWS:
+            self._read_with[F32](team)
+        else:
+            self._read_with[acts](team)
+
+    def _read_with[acts: DType](self, team: Team):
+        """Reads a text with activations of this type between the residual stream and the products."""
         var rows = len(self._args.tokens)
         var C = self.config.channels
         var NH = self.config.num_heads
         ref s = self._s
         self._embed(team, rows, 1)
         for l in range(self.config.num_layers):
-            self._attention_input(team, l, rows)
-            self._fill_pages(team, l, rows)
+            self._attention_input[acts](team, l, rows)
+            self._fill_pages[acts](team, l, rows)
             # Of the last block only keys and values are of use to the positions that follow.
             if l + 1 < self.config.num_layers:
-                attention_forward(team, s.attention_workspace, s.attention, s.logsumexp, s.qkv, 1, rows, C, NH)
-                self._finish_block(team, l, rows)
+                var qkv, attention = _as[acts](s.qkv), _as[acts](s.attention)
+                attention_forward(team, s.attention_workspace, attention, s.logsumexp, qkv, 1, rows, C, NH)
+                self._finish_block[acts](team, l, rows)
 
     def _embed(self, team: Team, rows: Int, stride: Int):
         """Computes x = wte[token] + wpe[position], positions `stride` apart."""
@@ -195,28 +206,32 @@ struct Decoder[dtype: DType](Movable):
 
         team.run(body, "embedding")
 
-    def _attention_input(self, team: Team, l: Int, rows: Int):
+    def _attention_input[acts: DType](self, team: Team, l: Int, rows: Int):
         var C = self.config.channels
-        self._layernorm(team, self._s.x, LN1W, LN1B, l, rows)
-        self._linear(team, self._s.qkv, self._s.norm, QKVW, l, rows, C, 3 * C, Bias(self._vector(QKVB, l)))
+        var norm, qkv = _as[acts](self._s.norm), _as[acts](self._s.qkv)
+        self._layernorm(team, norm, self._s.x, LN1W, LN1B, l, rows)
+        self._linear(team, qkv, norm, QKVW, l, rows, C, 3 * C, Bias(self._vector(QKVB, l)))
 
-    def _finish_block(self, team: Team, l: Int, rows: Int):
+    def _finish_block[acts: DType](self, team: Team, l: Int, rows: Int):
         ref s = self._s
         var C = self.config.channels
+        var norm, gelu = _as[acts](s.norm), _as[acts](s.gelu)
         var attproj_residual = BiasResidual(self._vector(ATTPROJB, l), s.x, C)
-        self._linear(team, s.x_mid, s.attention, ATTPROJW, l, rows, C, C, attproj_residual)
-        self._layernorm(team, s.x_mid, LN2W, LN2B, l, rows)
+        self._linear(team, s.x_mid, _as[acts](s.attention), ATTPROJW, l, rows, C, C, attproj_residual)
+        self._layernorm(team, norm, s.x_mid, LN2W, LN2B, l, rows)
         # No backward pass needs the input of GELU: it is written where the output then goes.
-        var fc_gelu = BiasGelu(self._vector(FCB, l), s.gelu, 4 * C)
-        self._linear(team, s.gelu, s.norm, FCW, l, rows, C, 4 * C, fc_gelu)
+        var fc_gelu = BiasGelu(self._vector(FCB, l), gelu, 4 * C)
+        self._linear(team, gelu, norm, FCW, l, rows, C, 4 * C, fc_gelu)
         var fcproj_residual = BiasResidual(self._vector(FCPROJB, l), s.x_mid, C)
-        self._linear(team, s.x, s.gelu, FCPROJW, l, rows, 4 * C, C, fcproj_residual)
+        self._linear(team, s.x, gelu, FCPROJW, l, rows, 4 * C, C, fcproj_residual)
 
-    def _layernorm(self, team: Team, inp: Tensor[F32], weight: Int, bias: Int, l: Int, rows: Int):
+    def _layernorm[
+        acts: DType, //
+    ](self, team: Team, output: Tensor[acts], inp: Tensor[F32], weight: Int, bias: Int, l: Int, rows: Int):
         ref s = self._s
         layernorm_forward(
             team,
-            s.norm,
+            output,
             s.mean,
             s.rstd,
             inp,
@@ -227,12 +242,12 @@ struct Decoder[dtype: DType](Movable):
         )
 
     def _linear[
-        E: Epilogue
+        acts: DType, out_dtype: DType, E: Epilogue, //
     ](
         self,
         team: Team,
-        output: Tensor[F32],
-        inp: Tensor[F32],
+        output: Tensor[out_dtype],
+        inp: Tensor[acts],
         weight: Int,
         l: Int,
         rows: Int,
@@ -242,20 +257,22 @@ struct Decoder[dtype: DType](Movable):
     ):
         """Computes output = epilogue(inp @ weight^T) with the kernel that suits the number of rows."""
         var matrix = self._tensors[weight].slice(l * OC * C, OC * C)
-        # Positions read at once, or one of each text: the same text has to get the same bits beside any others.
-        if len(self._args.texts) > 0 or rows <= _FEW_ROWS:
-            matvec(team, output, inp, matrix, rows, C, OC, epilogue)
-            return
-        var wide: Tensor[F32]
-        comptime if Self.dtype == F32:
-            wide = rebind[Tensor[F32]](matrix)
+        comptime if acts == F32:
+            # Positions read at once, or one of each text: the same text has to get the same bits beside any others.
+            if len(self._args.texts) > 0 or rows <= _FEW_ROWS:
+                matvec(team, rebind[Tensor[F32]](output), rebind[Tensor[F32]](inp), matrix, rows, C, OC, epilogue)
+                return
+        comptime if acts == Self.dtype:
+            var same = rebind[Tensor[acts]](matrix)
+            linear_forward(team, self._s.gemm_workspace, output, inp, same, rows, C, OC, epilogue)
         else:
-            wide = self._s.wide.slice(0, OC * C)
+            var wide = self._s.wide.slice(0, OC * C)
             widen(team, wide, matrix)
-        linear_forward(team, self._s.gemm_workspace, output, inp, wide, rows, C, OC, epilogue)
+            linear_forward(team, self._s.gemm_workspace, output, rebind[Tensor[F32]](inp), wide, rows, C, OC, epilogue)
 
-    def _fill_pages(self, team: Team, l: Int, rows: Int):
+    def _fill_pages[acts: DType](self, team: Team, l: Int, rows: Int):
         """Copies the keys and values of all positions into pages."""
+        var qkv = _as[acts](self._s.qkv)
         var C = self.config.channels
         var NH = self.config.num_heads
         var HS = self.config.head_size()
@@ -268,8 +285,8 @@ struct Decoder[dtype: DType](Movable):
                 var page, h = divmod(item, NH)
                 var first = page * BLOCK
                 var count = min(BLOCK, rows - first)
-                var keys = self._s.qkv.slice(first * 3 * C + C + h * HS, 0)
-                var values = self._s.qkv.slice(first * 3 * C + 2 * C + h * HS, 0)
+                var keys = qkv.slice(first * 3 * C + C + h * HS, 0)
+                var values = qkv.slice(first * 3 * C + 2 * C + h * HS, 0)
                 load_tile_transposed(pages.keys(page, l, h), keys, 3 * C, count, HS)
                 load_tile(pages.values(page, l, h), values, 3 * C, count, HS)
 
@@ -350,7 +367,7 @@ struct _Scratch(Copyable, Movable):
     var logits: Tensor[F32]
     """(texts, V)."""
     var wide: Tensor[F32]
-    """(4C, C): a matrix in float32."""
+    """(4C, C): a matrix in float32; memory only where it is used."""
     var head_size: Int
     """Scalars that a thread needs for a head: its output, and scores for two runs of whole pages."""
     var heads: Tensor[F32]
@@ -385,6 +402,12 @@ struct _Scratch(Copyable, Movable):
         scalars += threads * _head_size(config, context) + gemm_workspace_size(threads)
         scalars += attention_workspace_size(context, config.head_size(), threads)
         return aligned_bytes[F32](scalars) + 14 * aligned_bytes[F32](1)
+
+
+@always_inline
+def _as[dtype: DType](tensor: Tensor[F32]) -> Tensor[dtype]:
+    """Views the room of float32 scalars as room for as many scalars of a type that is no wider."""
+    return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=Int(tensor.ptr)), tensor.size)
 
 
 def _head_size(config: GPT2Config, context: Int) -> Int:
