@@ -69,12 +69,18 @@ def time_all[dtype: DType, //](var bench: Bench[dtype], args: Arguments, rounds:
         print(
             t"{args.int('rows')} rows, {threads} threads          GFLOP/s    of peak        MAX    of peak  a step has"
         )
+    var timings = List[Timing]()
     for ref product in products(args.int("rows")):
         if args.string("only") in product.name:
-            bench.time(product, rounds)
-            print(bench.timings[len(bench.timings) - 1].json() if json else bench.timings[len(bench.timings) - 1].row())
+            timings.append(Timing(product.copy(), List[Float64](), List[Float64](), 0))
+    # All products meet the same weather.
+    for round in range(rounds):
+        for ref timing in timings:
+            bench.time(timing, round)
+    for ref timing in timings:
+        print(timing.json() if json else timing.row())
     if not json:
-        print(bench.summary())
+        print(summary(timings))
 
 
 @fieldwise_init
@@ -170,7 +176,6 @@ def multiply[dtype: DType](context: Int, team: Team):
 struct Bench[dtype: DType](Movable):
     """The threads and the operands."""
 
-    var timings: List[Timing]
     var _crew: Crew
     var _limits: Limits
     var _arena: Arena
@@ -184,7 +189,6 @@ struct Bench[dtype: DType](Movable):
     def __init__(out self, rows: Int, threads: Int) raises:
         var activations = max(rows * 4 * C, min(rows, HEAD_ROWS) * V)
         var scratch = gemm_workspace_size(threads)
-        self.timings = List[Timing]()
         self._crew = Crew(threads)
         self._limits = Limits()
         self._arena = Arena(
@@ -205,32 +209,30 @@ struct Bench[dtype: DType](Movable):
                 tensor[i] = (Float32((i * 7919) % 1013) / 1013 - 0.5).cast[Self.dtype]()
         self._gradients.fill(0)
 
-    def time(mut self, product: Product, rounds: Int) raises:
-        """Times a product: in every round some runs of ours, then as many of MAX's."""
-        var timing = Timing(product.copy(), List[Float64](), List[Float64](), 0)
-        self._limits.flops = 0
+    def time(mut self, mut timing: Timing, round: Int) raises:
+        """Times a product once more: some runs of ours, then as many of MAX's."""
+        ref product = timing.product
         var runs = max(2, min(20, 20_000_000_000 // product.flops()))
-        for round in range(rounds):
-            self._limits.measure_flops[Self.dtype](self._crew)
-            # The first run of each wakes the threads.
+        self._limits.flops = timing.peak
+        self._limits.measure_flops[Self.dtype](self._crew)
+        # The first run of each wakes the threads.
+        for i in range(-1, runs):
+            var run = self._operands(product, round * runs + i)
+            var begin = perf_counter_ns()
+            self._crew.run(multiply[Self.dtype], Int(Pointer(to=run)))
+            if i >= 0:
+                timing.ours.append(Float64(perf_counter_ns() - begin) / 1e9)
+                self._limits.measure_flops[Self.dtype](self._crew)
+        timing.peak = self._limits.flops
+        let_threads_sleep()
+        comptime if Self.dtype == F32:
             for i in range(-1, runs):
                 var run = self._operands(product, round * runs + i)
                 var begin = perf_counter_ns()
-                self._crew.run(multiply[Self.dtype], Int(Pointer(to=run)))
+                multiply_by_max(rebind[Run[F32]](run))
                 if i >= 0:
-                    timing.ours.append(Float64(perf_counter_ns() - begin) / 1e9)
-                    self._limits.measure_flops[Self.dtype](self._crew)
+                    timing.max.append(Float64(perf_counter_ns() - begin) / 1e9)
             let_threads_sleep()
-            comptime if Self.dtype == F32:
-                for i in range(-1, runs):
-                    var run = self._operands(product, round * runs + i)
-                    var begin = perf_counter_ns()
-                    multiply_by_max(rebind[Run[F32]](run))
-                    if i >= 0:
-                        timing.max.append(Float64(perf_counter_ns() - begin) / 1e9)
-                let_threads_sleep()
-        timing.peak = self._limits.flops
-        self.timings.append(timing^)
 
     def _operands(self, product: Product, number: Int) -> Run[Self.dtype]:
         """Puts the weights of each run where those of the runs before were not."""
@@ -248,25 +250,26 @@ struct Bench[dtype: DType](Movable):
         var c = self._gradients.slice(place, size) if p.makes_weights else self._output
         return Run(product.copy(), a, b, c, self._workspace)
 
-    def summary(self) -> String:
-        """Writes the sums over a step."""
-        var flops = Float64(0)
-        var ours = Float64(0)
-        var max = Float64(0)
-        var at_peak = Float64(0)
-        for ref t in self.timings:
-            var count = Float64(t.product.count)
-            flops += Float64(t.product.flops()) * count
-            ours += median(t.ours) * count
-            max += median(t.max) * count if len(t.max) > 0 else 0
-            at_peak += Float64(t.product.flops()) * count / t.peak / 1e9
-        var text = String(
-            t"all products of a step, {fixed(flops / 1e9, 1)} GFLOP: {fixed(1000 * ours, 1)} ms,"
-            t" {fixed(100 * at_peak / ours, 1)}% of the peak, at which they would take {fixed(1000 * at_peak, 1)} ms"
-        )
-        if max > 0:
-            text += String(t"; MAX {fixed(1000 * max, 1)} ms, {fixed(100 * at_peak / max, 1)}%")
-        return text
+
+def summary(timings: List[Timing]) -> String:
+    """Writes the sums over a step."""
+    var flops = Float64(0)
+    var ours = Float64(0)
+    var max = Float64(0)
+    var at_peak = Float64(0)
+    for ref t in timings:
+        var count = Float64(t.product.count)
+        flops += Float64(t.product.flops()) * count
+        ours += median(t.ours) * count
+        max += median(t.max) * count if len(t.max) > 0 else 0
+        at_peak += Float64(t.product.flops()) * count / t.peak / 1e9
+    var text = String(
+        t"all products of a step, {fixed(flops / 1e9, 1)} GFLOP: {fixed(1000 * ours, 1)} ms,"
+        t" {fixed(100 * at_peak / ours, 1)}% of the peak, at which they would take {fixed(1000 * at_peak, 1)} ms"
+    )
+    if max > 0:
+        text += String(t"; MAX {fixed(1000 * max, 1)} ms, {fixed(100 * at_peak / max, 1)}%")
+    return text
 
 
 def multiply_by_max(run: Run) raises:

@@ -1,105 +1,139 @@
-"""How fast a model reads a prompt and continues it, and how near that is to what the memory allows.
+"""How fast a GPT-2 reads a prompt and continues it, greedily, and how near that is to what the memory allows.
 
-    mojo run -I . bench/bench_generate.mojo [--init d12 | --checkpoint FILE] [--dtype bf16] [--prompt 8] [--steps 64]
+    mojo run -I . bench/bench_generate.mojo [--init d12 | --init FILE] [--dtype bf16] [--prompt 1023] [--tokens 128]
+        [--texts 1] [--rounds 3] [--json]
 
-A step reads every weight once. Beside it, in turn and on the same threads, a plain sum over the same bytes is timed in
-a few ways; the best of them is the bandwidth that steps are measured against.
+A step of one text reads every weight once. Beside the steps a plain sum over the same bytes is timed in a few ways, on the
+same threads; the best of them is the bandwidth that steps are measured against. Prompts are arbitrary tokens, the same as
+those of `llm_mojo.bench.torch_generate`, and so should be what follows. With --json each round is a JSON object.
 """
 
-from std.sys import simd_width_of, size_of
+from std.os.path import exists
+from std.sys import exit, simd_width_of, size_of, stderr
 from std.time import perf_counter_ns
 
 from llm.arguments import Arguments, Option, parse_arguments
 from llm.checkpoint import read_config, read_parameters
-from llm.config import GPT2Config, named_config
+from llm.config import named_config
 from llm.cpu.parallel import Crew, Team, available_threads, share
 from llm.decode import Decoder
+from llm.generate import Generator
 from llm.initialize import initialize_parameters
 from llm.memory import Arena, Tensor
 from llm.report import fixed, grouped
+from llm.sampler import Sampler
 from llm.tensors import WPE, WTE, ParameterTensors
+from timing import median
 
 comptime F32 = DType.float32
-comptime BF16 = DType.bfloat16
-comptime ROUNDS = 8
+comptime SHORT = 16
+"""Tokens of the prompt that is continued."""
+comptime WARM_UP = 4
+"""Tokens that are written before a round is timed."""
 
 
-def main() raises:
-    var args = parse_arguments(
-        "bench_generate",
-        "Times prompts and steps of generation, beside the memory's bandwidth.",
-        [
-            Option("init", "e", "MODEL", "d12", "sizes of a random model (d6, d12 ...)"),
-            Option("checkpoint", "", "FILE", "", "a model in its place"),
-            Option("dtype", "", "fp32|bf16", "fp32", "type of the weights"),
-            Option("prompt", "p", "N", "8", "tokens of the prompt"),
-            Option("steps", "x", "N", "64", "steps that are timed"),
-            Option("texts", "", "N", "1", "texts side by side"),
-            Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
-        ],
-    )
-    if args.choice("dtype") == "bf16":
-        bench[BF16](args)
-    else:
-        bench[F32](args)
+def main():
+    try:
+        var args = parse_arguments(
+            "bench_generate",
+            "Times reading a prompt and continuing one, beside the memory's bandwidth.",
+            [
+                Option("init", "e", "MODEL|FILE", "d12", "checkpoint, or sizes of a random model (d6, d12 ...)"),
+                Option("dtype", "", "fp32|bf16", "fp32", "type of the weights"),
+                Option("prompt", "p", "N", "1023", "tokens of the prompt that is read"),
+                Option("tokens", "x", "N", "128", "tokens to write after a prompt of 16"),
+                Option("texts", "", "N", "1", "texts side by side"),
+                Option("rounds", "", "N", "3", "rounds of both"),
+                Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+                Option("json", "", "", "", "print a JSON object for each round"),
+            ],
+        )
+        if args.choice("dtype") == "bf16":
+            bench[DType.bfloat16](args)
+        else:
+            bench[F32](args)
+    except error:
+        print(t"bench_generate: {error}", file=stderr)
+        exit(1)
 
 
 def bench[dtype: DType](args: Arguments) raises:
+    """Times all rounds and prints them, or their medians."""
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
-    var prompt, steps, texts = args.int("prompt"), args.int("steps", minimum=ROUNDS), args.int("texts", minimum=1)
-    var given = args.given("checkpoint")
-    var config = read_config(args.string("checkpoint")) if given else named_config(args.string("init"))
+    var init = args.string("init")
+    var config = read_config(init) if exists(init) else named_config(init)
     var params = ParameterTensors[dtype](config)
-    var start = Int(perf_counter_ns())
-    if given:
-        read_parameters(args.string("checkpoint"), params)
+    if exists(init):
+        read_parameters(init, params)
     else:
         initialize_parameters(Team(threads), params, config, 1)
-    print(t"{grouped(config.num_parameters())} parameters in {args.string('dtype')}, {threads} threads;", end=" ")
-    print(t"loaded or drawn in {fixed(seconds_since(start), 3)} s")
-    start = Int(perf_counter_ns())
+    var texts = args.int("texts", minimum=1)
+    var samplers = List[Sampler]()
+    for text in range(texts):
+        samplers.append(Sampler(seed=text, temperature=0))
     var decoder = Decoder[dtype](config, params, threads, texts=texts, context=config.max_seq_len)
-    print(t"decoder made in {fixed(seconds_since(start), 3)} s")
-
-    var tokens = List[Int32]()
-    for i in range(prompt):
-        tokens.append(Int32(i * 7919 % config.vocab_size))
-    var all = List[Int]()
-    for i in range(texts):
-        all.append(i)
+    var generator = Generator(decoder^, samplers^)
     var memory = Memory[dtype](params, threads)
-    var times = List[Float64]()
-    # Each round reads the prompt, sums the weights and takes some steps: all meet the same weather.
-    for round in range(ROUNDS):
+    var prompt = args.int("prompt", minimum=1)
+    var count = args.int("tokens", minimum=1)
+    var reading = List[Float64]()
+    var writing = List[Float64]()
+    for _ in range(args.int("rounds", minimum=1)):
+        # Not timed: the first touches memory, and whoever stops this program between rounds stops it here.
+        _ = write(generator, SHORT, WARM_UP)
         memory.measure()
-        if round < 3:
-            start = Int(perf_counter_ns())
-            decoder.read(tokens)
-            var seconds = seconds_since(start)
-            print(t"prompt    {prompt} tokens in {fixed(seconds, 4)} s, {fixed(Float64(prompt) / seconds, 1)} tok/s")
-        for i in range(steps // ROUNDS):
-            start = Int(perf_counter_ns())
-            decoder.step(List[Int32](length=texts, fill=Int32(i)), all)
-            times.append(seconds_since(start))
-    memory.measure()
-    sort(times)
-    var step = times[len(times) // 2]
-    # Positions are looked up, not multiplied with.
-    var bytes = Float64(size_of[Scalar[dtype]]() * (config.num_parameters() - params[WPE].size))
-    bytes -= Float64(size_of[Scalar[dtype]]() * (config.padded_vocab_size - config.vocab_size) * config.channels)
-    var used = bytes / step / 1e9
-    print(t"step      {fixed(step * 1e3, 2)} ms (median; best {fixed(times[0] * 1e3, 2)} ms),", end=" ")
-    print(t"{fixed(Float64(texts) / step, 1)} tok/s")
-    print(
-        t"memory    a step reads {fixed(used, 1)} GB/s of weights, a plain sum {fixed(memory.best, 1)} at best:",
-        end=" ",
-    )
-    print(t"{fixed(100 * used / memory.best, 1)}%")
+        var read = write(generator, prompt, 0)
+        var written = write(generator, SHORT, count)
+        memory.measure()
+        reading.append(Float64(prompt) / read.reading)
+        writing.append(Float64(texts * count) / written.writing)
+        if args.bool("json"):
+            print(
+                (
+                    t'{{"prompt": {fixed(reading[len(reading) - 1], 2)}, "continue":'
+                    t' {fixed(writing[len(writing) - 1], 3)}, "tokens": [{written.tokens}]}}'
+                ),
+                flush=True,
+            )
+    if not args.bool("json"):
+        print(t"{grouped(config.num_parameters())} parameters in {args.string('dtype')}, {threads} threads")
+        print(t"prompt    {prompt} tokens at {fixed(median(reading), 1)} tok/s")
+        print(t"text      {count} tokens at {fixed(median(writing), 1)} tok/s, {texts} side by side")
+        # Positions and padding are not multiplied with.
+        var unused = params[WPE].size + (config.padded_vocab_size - config.vocab_size) * config.channels
+        var bytes = Float64(size_of[Scalar[dtype]]() * (config.num_parameters() - unused))
+        var used = bytes * median(writing) / Float64(texts) / 1e9
+        print(
+            t"memory    a step reads {fixed(used, 1)} GB/s of weights, a plain sum {fixed(memory.best, 1)} at best:"
+            t" {fixed(100 * used / memory.best, 1)}%"
+        )
     _ = params^
 
 
-def seconds_since(start: Int) -> Float64:
-    return Float64(Int(perf_counter_ns()) - start) / 1e9
+@fieldwise_init
+struct Written(Movable):
+    """What became of a prompt."""
+
+    var reading: Float64
+    """Seconds to the first token."""
+    var writing: Float64
+    """Seconds for those that follow."""
+    var tokens: String
+    """All of the first text, separated by commas."""
+
+
+def write(mut generator: Generator, prompt: Int, count: Int) raises -> Written:
+    """Reads a prompt of arbitrary tokens, draws a token from it and then `count` more."""
+    var tokens = List[Int32]()
+    for i in range(prompt):
+        tokens.append(Int32(i * 7919 % generator.decoder.config.vocab_size))
+    var start = perf_counter_ns()
+    generator.begin(tokens)
+    var written = String(generator.next()[0])
+    var first = perf_counter_ns()
+    for _ in range(count):
+        written += String(t", {generator.next()[0]}")
+    return Written(Float64(first - start) / 1e9, Float64(perf_counter_ns() - first) / 1e9, written)
 
 
 struct Memory[dtype: DType]:

@@ -1,6 +1,6 @@
 """Where a training step's time goes: each operation's share, its speed, and how near that is to the machine's limits.
 
-    mojo run -I . -D TRACE bench/bench_step.mojo [-b 4] [-t 64] [--init d12] [--steps 5] [--threads N]
+    mojo run -I . -D TRACE bench/bench_step.mojo [-b 4] [-t 64] [--init d12] [--steps 5] [--dtype bf16] [--json]
 
 The limits, measured in the same run on the same threads: fused multiply-adds in registers, and a pass like AdamW's over
 memory. The floor is the arithmetic at the first plus AdamW's bytes at the second.
@@ -17,15 +17,23 @@ from llm.cpu.parallel import TRACING, Crew, available_threads
 from llm.gpt2 import GPT2
 from llm.memory import Arena, aligned_bytes
 from llm.report import fixed, grouped
-from timing import let_threads_sleep
+from timing import json_list, let_threads_sleep
 
 comptime F32 = DType.float32
 
 
-def main() raises:
-    comptime if not TRACING:
-        print("bench_step: build it with -D TRACE, which makes the threads note what they do", file=stderr)
+def main():
+    try:
+        bench()
+    except error:
+        print(t"bench_step: {error}", file=stderr)
         exit(1)
+
+
+def bench() raises:
+    """Reads the flags and times the steps."""
+    comptime if not TRACING:
+        raise Error("build it with -D TRACE, which makes the threads note what they do")
     var args = parse_arguments(
         "bench_step",
         "Times every operation of a training step.",
@@ -38,8 +46,9 @@ def main() raises:
             Option("n-embd", "", "N", "0", "width"),
             Option("vocab-size", "", "N", "0", "vocabulary"),
             Option("steps", "x", "N", "5", "steps that are timed, after two to warm up"),
-            Option("dtype", "", "TYPE", "fp32", "fp32 or bf16"),
+            Option("dtype", "", "fp32|bf16", "fp32", "type of the operands of matrix products"),
             Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+            Option("json", "", "", "", "print a JSON object"),
         ],
     )
     var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
@@ -54,14 +63,14 @@ def main() raises:
         channels=args.int("n-embd") if args.given("n-embd") else named.channels,
     )
 
-    if args.string("dtype") == "bf16":
-        run[DType.bfloat16](config, B, T, threads, steps)
+    if args.choice("dtype") == "bf16":
+        run[DType.bfloat16](config, B, T, threads, steps, args.bool("json"))
     else:
-        run[F32](config, B, T, threads, steps)
+        run[F32](config, B, T, threads, steps, args.bool("json"))
 
 
-def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: Int) raises:
-    """Times the steps and prints the table."""
+def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: Int, json: Bool) raises:
+    """Times the steps and prints the table, or all of it as JSON."""
     var model = GPT2[dtype](config.copy(), threads, B, T)
     model.initialize(1)
     var arena = Arena(2 * aligned_bytes[DType.int32](B * T))
@@ -74,7 +83,7 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
     var table = Table()
     var limits = Limits()
     var crew = Crew(threads)
-    var best = Float64.MAX_FINITE
+    var times = List[Float64]()
     var settings = AdamW(1e-4, 0.9, 0.999, 1e-8, 0)
     for step in range(steps + 2):
         limits.measure[dtype](crew)
@@ -87,9 +96,16 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
         _ = model.update(settings, step + 1)
         var took = Float64(perf_counter_ns() - start)
         if step >= 2:
-            best = min(best, took)
+            times.append(took / 1e9)
             table.add(model, Int(start) + Int(took), threads)
     _ = arena^
+    if json:
+        print(
+            t'{{"B": {B}, "T": {T}, "dtype": "{"fp32" if dtype == F32 else "bf16"}", "ms": {json_list(times)},'
+            t' "peak_gflops": {fixed(limits.flops, 1)}, "adamw_gbs": {fixed(limits.adamw, 2)},'
+            t' "rows": [{table.json(steps)}]}}'
+        )
+        return
 
     print(t"{grouped(config.num_parameters())} parameters, B={B}, T={T}, {threads} threads")
     print(t"limits    {fixed(limits.flops, 1)} GFLOP/s of products, {fixed(limits.adamw, 1)} GB/s of AdamW's traffic\n")
@@ -97,6 +113,8 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
     var arithmetic = Float64(config.flops_per_token(T) * B * T) / limits.flops
     var update = Float64(28 * config.num_parameters()) / limits.adamw
     var floor = arithmetic + update
+    sort(times)
+    var best = 1e9 * times[0]
     print(
         t"\nbest step {fixed(best / 1e6, 1)} ms; the floor is {fixed(floor / 1e6, 1)} ms"
         t" ({fixed(arithmetic / 1e6, 1)} arithmetic + {fixed(update / 1e6, 1)} AdamW's bytes):"
@@ -153,6 +171,20 @@ struct Table:
                 row.bytes += bytes
                 return
         self.rows.append(Row(operation, flops, bytes, 1, wall, idle))
+
+    def json(self, steps: Int) -> String:
+        """Writes the rows, per step, as JSON objects."""
+        var text = String()
+        for ref row in self.rows:
+            text += ", " if text else ""
+            text += String(
+                t'{{"operation": "{row.operation}", "calls": {row.calls // steps},'
+                t' "ms": {fixed(Float64(row.wall) / 1e6 / Float64(steps), 4)},'
+                t' "waiting_ms": {fixed(Float64(row.idle) / 1e6 / Float64(steps), 4)},'
+                t' "gflop": {fixed(Float64(row.flops * row.calls) / 1e9 / Float64(steps), 6)},'
+                t' "mb": {fixed(Float64(row.bytes) / 1e6 / Float64(steps), 3)}}}'
+            )
+        return text
 
     def show(self, limits: Limits, steps: Int):
         """Prints milliseconds per step and the speed of every row."""

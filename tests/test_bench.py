@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from llm_mojo.bench import charts as bench_charts
 from llm_mojo.bench import report, results
 from llm_mojo.bench.compare import changes
 from llm_mojo.bench.contestants import CONTESTANTS, MAX_LINALG
-from llm_mojo.bench.measure import _check_losses
-from llm_mojo.bench.runner import Pace, watch
+from llm_mojo.bench.runner import Pace, Trainee, _without_pause
 from llm_mojo.bench.sizes import SIZES
+from llm_mojo.bench.steps import check_losses
 from llm_mojo.bench.workshop import Command, Missing, Workshop
 
 # ----- the contestants train the same model
@@ -97,36 +98,81 @@ def script(text):
     return Command(["sh", "-c", text])
 
 
-def test_watch_counts_and_stops():
-    """It stops a program that would go on for ever, and leaves the first steps out."""
-    endless = script('i=0; while true; do i=$((i+1)); echo "step $i: train loss 2.5 (took $i.0 ms)"; sleep 0.01; done')
-    seen = watch(endless, Pace(warm_up=2, least=2, most=5, seconds=100))
-    assert seen.ms == [1, 2, 3, 4, 5, 6, 7] and seen.timed == [3, 4, 5, 6, 7]
-    assert seen.losses == [2.5] * 7
-    assert seen.first_step_s > 0 and seen.peak_mb > 0
+COUNTING = 'i=0; while true; do i=$((i+1)); echo "step $i: train loss 2.5 (took $i.0 ms)"; sleep 0.02; done'
 
 
-def test_a_slow_step_is_enough():
-    slow = script("for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done")
-    seen = watch(slow, Pace(warm_up=2, least=2, seconds=5))
-    assert seen.warm_up == 1 and seen.timed == [9000]
+@pytest.fixture
+def trainee():
+    """Makes contestants of shell scripts, and ends them."""
+    made = []
+
+    def make(text):
+        made.append(Trainee(script(text)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
 
 
-def test_watch_tells_why_there_is_nothing():
+def test_a_turn_counts_and_stops(trainee):
+    """It leaves the first steps out, and stops a program that would go on for ever; in its next turn that goes on."""
+    endless = trainee(COUNTING)
+    turn = endless.turn(Pace(seconds=100, most=5, warm_up=2))
+    assert turn.ms[:7] == [1, 2, 3, 4, 5, 6, 7] and turn.timed[:5] == [3, 4, 5, 6, 7]
+    assert set(turn.losses) == {2.5}
+    assert turn.first_step_s > 0 and turn.peak_mb > 0
+    time.sleep(0.5)
+    after = endless.turn(Pace(seconds=100, most=3))
+    # Nothing was written in between, and the step that was interrupted does not count.
+    assert after.ms[0] == len(turn.ms) + 1 and after.timed[:3] == [len(turn.ms) + i for i in (2, 3, 4)]
+    assert after.first_step_s is None and 0 <= after.others <= 1
+
+
+def test_a_slow_step_is_enough(trainee):
+    slow = trainee("for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done; sleep 9")
+    turn = slow.turn(Pace(seconds=5))
+    assert turn.warm_up == 1 and turn.timed[0] == 9000
+
+
+def test_the_pause_is_no_time():
+    """A step of 3 s, stopped for 40 s: within its time, or before it; and one that took longer than its pause."""
+    assert _without_pause(43_000, 40_000, 3_010) == 3_000
+    assert _without_pause(3_000, 40_000, 3_010) == 3_000
+    assert _without_pause(9_500, 500, 9_020) == 9_000
+    assert _without_pause(9_000, 500, 9_020) == 9_000
+
+
+def test_a_turn_ends_with_its_program(trainee):
+    short = trainee("for i in 1 2 3 4; do echo \"step $i: train loss 1.0 (took 10.0 ms)\"; done")
+    for _ in range(2):
+        assert short.turn(Pace(seconds=5)).timed == [10, 10]
+
+
+def test_a_turn_tells_why_there_is_nothing(trainee):
     with pytest.raises(Missing, match="no such model"):
-        watch(script("echo 'error: no such model' >&2; exit 1"), Pace())
+        trainee("echo 'error: no such model' >&2; exit 1").turn(Pace(1))
     with pytest.raises(Missing, match="unknown flag"):
-        watch(script("echo 'unknown flag' >&2; echo 'see --help' >&2; exit 2"), Pace())
-    with pytest.raises(Missing, match="no step within"):
-        watch(script("exec sleep 100"), Pace(patience=0.2))
+        trainee("echo 'unknown flag' >&2; echo 'see --help' >&2; exit 2").turn(Pace(1))
+    with pytest.raises(Missing, match="printed nothing"):
+        trainee("exec sleep 100").turn(Pace(1, patience=0.2))
+
+
+def test_interval_of_the_median():
+    """The coverage of the published tables of the sign test: 6 values 96.9%, 9 values without the outer ones 96.1%."""
+    assert results.interval([3, 1, 2]) == (1, 3)
+    assert results.interval([5, 3, 6, 1, 4, 2]) == (1, 6)
+    assert results.interval(range(9)) == (1, 7)
+    assert results.interval(range(100)) == (39, 60)
+    assert results.interval([7]) == (7, 7)
 
 
 def test_different_losses_are_refused():
     entry = {"precision": "fp32", "ours": True, "label": "a", "losses": [4.0, 3.0]}
     other = entry | {"label": "b", "ours": False}
-    _check_losses({"a": entry, "b": other | {"losses": [4.0, 3.0005]}})
+    check_losses({"a": entry, "b": other | {"losses": [4.0, 3.0005]}})
     with pytest.raises(Error, match="b has loss 3.01 in step 2 where a has 3.0"):
-        _check_losses({"a": entry, "b": other | {"losses": [4.0, 3.01]}})
+        check_losses({"a": entry, "b": other | {"losses": [4.0, 3.01]}})
 
 
 def test_names_are_unique():
@@ -149,18 +195,18 @@ def measured():
     """A small file of results."""
     entry = {"size": "124m", "title": "124M", "B": 4, "T": 64, "gflop": 190.0, "floor_mb": 3500.0, "flags": ""}
     entry |= {"contestant": "mojo", "label": "train_gpt2.mojo", "precision": "fp32", "ours": True, "losses": [1.0]}
-    rounds = [{"ms": [900.0, *(500.0 + i for i in range(10))], "warm_up": 1, "first_step_s": 2.0, "peak_mb": 2500.0}]
+    rounds = [{"ms": [900.0, *(500.0 + i for i in range(10))], "warm_up": 1, "first_step_s": 2.0, "peak_mb": 2500.0, "others": 0.01}]
     other = entry | {"contestant": "torch", "label": "PyTorch", "ours": False}
-    empty = {key: [] for key in ("missing", "gemm", "attention", "memory", "scaling", "generation")}
-    return {
-        "format": 1,
+    empty = {key: [] for key in ("waits", "missing", *results.PARTS)}
+    file = {
+        "format": results.FORMAT,
         "date": "2026-11-21 12:00 UTC",
         "commit": "abc",
         "machine": {"cpu": "x", "family": "1/2", "vectors": [], "cores": 2, "memory_gb": 8},
         "versions": {"mojo-compiler": "1", "torch": "2", "gcc": "gcc 12"},
         "limits": [{"threads": 2, "gflops": 500.0, "bf16_gflops": 1000.0, "read_gbs": 90.0, "copy_gbs": 70.0, "adamw_gbs": 130.0}],
-        "steps": [entry | {"rounds": rounds}, other | {"rounds": copy.deepcopy(rounds)}],
-    } | empty
+    }
+    return empty | file | {"steps": [entry | {"rounds": rounds}, other | {"rounds": copy.deepcopy(rounds)}]}
 
 
 def slowed(measured, contestant, factor):
@@ -200,7 +246,7 @@ def test_noise_is_no_regression(measured):
 def test_compare_refuses_other_files(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     assert main(["bench", "compare", str(tmp_path / "x.json"), str(tmp_path / "y.json")]) == 1
-    assert "expected format 1" in capsys.readouterr().err
+    assert f"expected format {results.FORMAT}" in capsys.readouterr().err
 
 
 # ----- what is published
@@ -208,7 +254,10 @@ def test_compare_refuses_other_files(tmp_path, capsys):
 
 def test_results_survive_the_file(measured, tmp_path):
     results.write(tmp_path / "x.json", measured)
-    assert results.read(tmp_path / "x.json") == measured == json.loads((tmp_path / "x.json").read_text())
+    found = results.read(tmp_path / "x.json")
+    assert found["steps"][0].pop("summary") == {"median": 504.5, "low": 500, "high": 509, "count": 10, "from": 501, "to": 508}
+    found["steps"][1].pop("summary")
+    assert found == measured
 
 
 def test_warm_up_does_not_count(measured):
@@ -223,7 +272,7 @@ def test_charts_keep_their_data(measured, tmp_path):
     assert {path.name for path in paths} >= {"training_loop_times_chart.png", "training_loop_times_chart-dark.png"}
     for path in paths:
         name = path.stem.removesuffix("-dark")
-        assert charts.read_data(path) == bench_charts.CHARTS[name][0](measured)
+        assert charts.read_data(path) == bench_charts.CHARTS[name].data(measured)
 
 
 def published():
@@ -243,16 +292,30 @@ def test_readme_is_the_results():
     assert section == "\n" + report.section(found, source)
 
 
+def test_bench_readme_is_the_results():
+    found, _, _ = published()
+    section = (ROOT / "bench" / "README.md").read_text().partition(report.BEGIN)[2].partition(report.END)[0]
+    assert section == "\n" + report.bench_section(found)
+
+
+@pytest.mark.parametrize("readme", ["README.md", "bench/README.md"])
+def test_links_lead_somewhere(readme):
+    text = (ROOT / readme).read_text()
+    links = re.findall(r'\]\(([^)#:]+)\)|(?:src|srcset)="([^":]+)"', text)
+    for link in {"".join(pair) for pair in links}:
+        assert (ROOT / readme).parent.joinpath(link).exists(), f"{readme} links {link}"
+
+
 def test_pictures_are_the_results():
     """Every bar of every chart follows from the same file, and no chart is left over from another."""
     found, _, _ = published()
     images = sorted((ROOT / "imgs").glob("*.png"))
-    expected = {name for name, (data_of, _, _) in bench_charts.CHARTS.items() if data_of(found)}
-    assert {path.stem.removesuffix("-dark") for path in images} >= expected
+    expected = {name for name, chart in bench_charts.CHARTS.items() if chart.data(found)}
+    assert {path.stem.removesuffix("-dark") for path in images if path.stem.removesuffix("-dark") in bench_charts.CHARTS} == expected
     for path in images:
         name = path.stem.removesuffix("-dark")
         if name in bench_charts.CHARTS:
-            assert charts.read_data(path) == bench_charts.CHARTS[name][0](found), path.name
+            assert charts.read_data(path) == bench_charts.CHARTS[name].data(found), path.name
 
 
 # ----- programs that only the bench builds

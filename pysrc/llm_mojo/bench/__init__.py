@@ -5,8 +5,9 @@ from pathlib import Path
 
 from llm_mojo import Error
 
-PARTS = ("generation", "kernels", "scaling")
-"""What there is besides the sizes."""
+PARTS = {"generation": 150, "kernels": 80, "operations": 90, "scaling": 75}
+"""What there is besides the sizes, and the seconds it takes on the machine of the published results."""
+ROUNDS = 6
 
 
 def add_arguments(parser):
@@ -33,7 +34,7 @@ def add_arguments(parser):
         help=f"only this contestant (repeat for several): {', '.join(c.name for c in CONTESTANTS)}",
     )
     run.add_argument("--quick", action="store_true", help="about two minutes: one round, without the slowest parts")
-    run.add_argument("--rounds", type=int, metavar="N", help="rounds of all contestants (default 5)")
+    run.add_argument("--rounds", type=int, metavar="N", help=f"rounds of all contestants (default {ROUNDS})")
     run.add_argument("--llmc", type=Path, metavar="DIR", help="llm.c's folder with its train_gpt2 built")
     run.add_argument("--prefix", default="", metavar="COMMAND", help='what to time under, as in "chrt -f 10"')
     run.add_argument("--out", type=Path, metavar="FILE.json", help="default: bench/results/MACHINE-DATE.json")
@@ -66,32 +67,47 @@ def run(args):
 
 def _measure(args):
     from llm_mojo.bench import machine
-    from llm_mojo.bench.measure import Bench
+    from llm_mojo.bench.generation import time_generation
+    from llm_mojo.bench.kernels import time_kernels, time_operations
+    from llm_mojo.bench.measure import Bench, Progress
     from llm_mojo.bench.report import report
-    from llm_mojo.bench.runner import Pace
     from llm_mojo.bench.sizes import SIZES
+    from llm_mojo.bench.steps import time_scaling, time_steps
     from llm_mojo.bench.workshop import ROOT, Workshop
 
     whole = not (args.size or args.only or args.quick)
-    rounds = args.rounds or (1 if args.quick else 5)
-    pace = Pace(seconds=2, most=10) if args.quick else Pace()
+    rounds = args.rounds or (1 if args.quick else ROUNDS)
     workshop = Workshop(llmc=args.llmc.resolve() if args.llmc else None)
+    parts = _parts(args)
+    sizes = {size.name: size for size in SIZES}
+    expected = {
+        part: sizes[part].expected_s * rounds / ROUNDS if part in sizes else PARTS[part] for part in parts
+    }
     out = args.out or workshop.folder / "quick.json"
-    bench = Bench(workshop, out, pace, rounds, shlex.split(args.prefix), args.quick, args.append)
+    bench = Bench(workshop, out, rounds, Progress(expected), shlex.split(args.prefix), args.quick, args.append)
     if whole and not args.out:
         name = f"{machine.short_name(bench.results['machine'])}-{bench.results['date'][:10]}.json"
         bench.path = ROOT / "bench" / "results" / name
-    for size in SIZES:
-        if size.name in (args.size or [size.name]) and not (args.quick and not args.size and size.T > 64):
-            bench.steps(size, args.only)
-    if not args.only:
-        if "generation" in (args.size or ["generation"]):
-            bench.generation()
-        if "kernels" in (args.size or ["kernels"]):
-            bench.kernels()
-        if "scaling" in (args.size or ([] if args.quick else ["scaling"])):
-            bench.scaling()
+    other = {"generation": time_generation, "kernels": time_kernels, "operations": time_operations}
+    other["scaling"] = time_scaling
+    for part in parts:
+        if part in sizes:
+            time_steps(bench, sizes[part], args.only)
+        else:
+            other[part](bench)
     bench.save()
-    print(f"\nwrote {bench.path}")
-    if whole:
+    print(f"\nwrote {bench.path} after {bench.progress.elapsed()} minutes")
+    if whole and not args.out:
         report(bench.path)
+
+
+def _parts(args):
+    """The parts to run, in order."""
+    from llm_mojo.bench.sizes import SIZES
+
+    if args.size:
+        return [name for name in [*(size.name for size in SIZES), *PARTS] if name in args.size]
+    sizes = [size.name for size in SIZES if not (args.quick and size.T > 64)]
+    if args.only:
+        return sizes
+    return sizes + [part for part in PARTS if not (args.quick and part in ("scaling", "generation"))]

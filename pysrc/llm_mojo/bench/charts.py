@@ -1,6 +1,9 @@
 """The bench's charts. Each is a function from results to data, which go into the picture as well, and one that draws."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Callable
 
 import matplotlib.ticker
 
@@ -12,14 +15,14 @@ def draw_all(results, folder):
     """Draws the charts that the results have data for; returns the paths."""
     folder = Path(folder)
     paths = []
-    for name, (data_of, draw, height_of) in CHARTS.items():
-        data = data_of(results)
+    for name, chart in CHARTS.items():
+        data = chart.data(results)
         if data:
 
-            def fill(figure, theme, draw=draw, data=data):
+            def fill(figure, theme, draw=chart.draw, data=data):
                 draw(figure, theme, data)
 
-            paths += charts.save(fill, folder / f"{name}.png", height_of(data), data)
+            paths += charts.save(fill, folder / f"{name}.png", chart.height(data), data)
     return paths
 
 
@@ -54,27 +57,38 @@ def roofline(results):
     points = []
     for entry in results["gemm"]:
         shared = {"intensity": _gemm_intensity(entry), "detail": f"{entry['name']}, {entry['rows']} rows"}
-        for label, key in (("matrix products", "ms"), ("the same by MAX", "max_ms")):
-            points.append({"label": label, "gflops": 1000 * entry["gflop"] / R.Summary.of(entry[key]).median} | shared)
+        ours = "matrix products" if entry["dtype"] == "fp32" else "matrix products, bf16"
+        for label, key in ((ours, "ms"), ("the same by MAX", "max_ms")):
+            if entry[key]:
+                points.append({"label": label, "gflops": 1000 * entry["gflop"] / median(entry[key])} | shared)
     for entry in results["attention"]:
         for way, gflop, ms in (("forward", "gflop", "ms"), ("backward", "backward_gflop", "backward_ms")):
             points.append(
                 {
                     "label": "attention",
-                    "gflops": 1000 * entry[gflop] / R.Summary.of(entry[ms]).median,
+                    "gflops": 1000 * entry[gflop] / median(entry[ms]),
                     "intensity": _attention_intensity(entry, way),
                     "detail": f"{way}, T={entry['T']}",
                 }
             )
     for entry in results["memory"]:
         intensity = _OPERATIONS_PER_BYTE[entry["name"]]
-        gbs = 1000 * entry["gigabytes"] / R.Summary.of(entry["ms"]).median
+        gbs = 1000 * entry["gigabytes"] / median(entry["ms"])
         shared = {"intensity": intensity, "detail": entry["name"]}
         points.append({"label": "AdamW and layernorms", "gflops": intensity * gbs} | shared)
     if not points:
         return None
     best = R.limits(results)
-    return {"peak_gflops": best["gflops"], "gbs": best["adamw_gbs"], "points": points}
+    peaks = {"peak_gflops": best["gflops"], "bf16_peak_gflops": best["bf16_gflops"]}
+    return peaks | {"gbs": best["adamw_gbs"], "points": points}
+
+
+def operations(results):
+    """Milliseconds of each operation of a step of GPT-2 124M, the longest first, and the rest; as many as it has steps."""
+    return [
+        {"title": f"B={entry['B']}, T={entry['T']}, {entry['dtype']}", "parts": R.operations(entry)}
+        for entry in results["operations"]
+    ] or None
 
 
 def scaling(results):
@@ -103,7 +117,7 @@ def generation(results):
     """Tokens a second of each contestant and task."""
     panels = {}
     for entry in results["generation"]:
-        bar = {"label": entry["label"], "ours": entry["ours"], "value": R.Summary.of(entry["tokens_per_second"]).median}
+        bar = {"label": entry["label"], "ours": entry["ours"], "value": median(entry["tokens_per_second"])}
         panels.setdefault(entry["title"], []).append(bar)
     return [
         {"title": title, "bars": sorted(bars, key=lambda bar: -bar["value"])} for title, bars in panels.items()
@@ -116,7 +130,8 @@ _OPERATIONS_PER_BYTE = {"adamw_update": 15 / 28, "layernorm_forward": 8 / 8, "la
 
 def _gemm_intensity(entry):
     M, N, K = entry["M"], entry["N"], entry["K"]
-    return 2 * M * N * K / (4 * (M * K + K * N + M * N))
+    operand = 4 if entry["dtype"] == "fp32" else 2
+    return 2 * M * N * K / (operand * (M * K + K * N) + 4 * M * N)
 
 
 def _attention_intensity(entry, way):
@@ -185,43 +200,70 @@ def draw_roofline(figure, theme, data):
     axes = figure.add_subplot()
     intensities = [point["intensity"] for point in data["points"]]
     left, right = min(intensities) / 2, max(intensities) * 2
-    ridge = data["peak_gflops"] / data["gbs"]
-    corners = [left, max(ridge, left), right]
-    roof = [min(data["peak_gflops"], x * data["gbs"]) for x in corners]
-    axes.plot(corners, roof, color=theme.text, linewidth=1.5)
-    axes.annotate(
-        f"{data['peak_gflops']:.0f} GFLOP/s of multiply-adds",
-        (right, data["peak_gflops"]),
-        (-4, 4),
-        textcoords="offset points",
-        ha="right",
-    )
+    kinds = {point["label"] for point in data["points"]}
+    roofs = [("peak_gflops", "float32", "-")]
+    if "matrix products, bf16" in kinds:
+        roofs.append(("bf16_peak_gflops", "bfloat16", "--"))
+    for key, dtype, line in roofs:
+        peak = data[key]
+        corners = [left, max(peak / data["gbs"], left), right]
+        axes.plot(corners, [min(peak, x * data["gbs"]) for x in corners], line, color=theme.text, linewidth=1.5)
+        text = f"{peak:,.0f} GFLOP/s of {dtype} multiply-adds"
+        axes.annotate(text, (corners[1], peak), (6, 4), textcoords="offset points")
     axes.annotate(f"{data['gbs']:.0f} GB/s of memory", (1, data["gbs"]), (-6, 4), textcoords="offset points", ha="right")
-    markers = {"matrix products": "o", "the same by MAX": "s", "attention": "^", "AdamW and layernorms": "D"}
-    colours = dict(zip(markers, (theme.accent, *theme.series[:3])))
-    for label, marker in markers.items():
+    for label, marker, colour in (
+        ("matrix products", "o", theme.accent),
+        ("matrix products, bf16", "P", theme.series[3]),
+        ("the same by MAX", "s", theme.series[0]),
+        ("attention", "^", theme.series[1]),
+        ("AdamW and layernorms", "D", theme.series[2]),
+    ):
         points = [point for point in data["points"] if point["label"] == label]
-        axes.plot(
-            [point["intensity"] for point in points],
-            [point["gflops"] for point in points],
-            marker,
-            color=colours[label],
-            label=label,
-            markersize=5,
-            alpha=0.85,
-        )
+        if points:
+            axes.plot(
+                [point["intensity"] for point in points],
+                [point["gflops"] for point in points],
+                marker,
+                color=colour,
+                label=label,
+                markersize=5,
+                alpha=0.85,
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(left, right)
-    axes.set_ylim(min(point["gflops"] for point in data["points"]) / 1.5, data["peak_gflops"] * 1.4)
+    axes.set_ylim(min(point["gflops"] for point in data["points"]) / 1.5, data[roofs[-1][0]] * 1.6)
     axes.set_xlabel("operations for each byte that has to move")
     axes.set_ylabel("GFLOP/s")
-    axes.set_title("The kernels of GPT-2 124M and what the machine can do")
+    figure.suptitle("The kernels of GPT-2 124M and what the machine can do", x=0.01, ha="left", weight="bold")
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axes.legend(loc="lower right")
     axes.grid(which="major")
     _plain_numbers(axes.xaxis)
     _plain_numbers(axes.yaxis)
+
+
+def draw_operations(figure, theme, panels):
+    figure.suptitle("Where the time of a step goes, train_gpt2.mojo", x=0.01, ha="left", weight="bold")
+    kinds = list(dict.fromkeys(part["kind"] for panel in panels for part in panel["parts"]))
+    colours = dict(zip(kinds, [theme.accent, *theme.series]))
+    axes = figure.add_subplot()
+    for row, panel in enumerate(panels[::-1]):
+        total, left = sum(part["ms"] for part in panel["parts"]), 0.0
+        for kind in kinds:
+            share = 100 * sum(part["ms"] for part in panel["parts"] if part["kind"] == kind) / total
+            axes.barh(row, share, left=left, color=colours[kind], height=0.6, label=kind if row == 0 else None)
+            if share > 3:
+                axes.annotate(
+                    f"{share:.0f}%", (left + share / 2, row), ha="center", va="center", color=theme.background, fontsize=8
+                )
+            left += share
+        axes.annotate(f"{_number(total)} ms", (100, row), (5, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(panels)), [panel["title"] for panel in panels[::-1]])
+    axes.set_xlim(0, 112)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("percent of the step")
+    figure.legend(loc="outside lower center", ncols=3)
 
 
 def draw_scaling(figure, theme, points):
@@ -267,13 +309,55 @@ def _bars_height(data):
     return 0.32 * len(data["bars"]) + 0.9
 
 
-CHARTS = {  # name of the picture: data of results, drawing, height in inches for the data
-    "training_loop_times_chart": (lambda results: step_times(results, "124m"), draw_step_times, _bars_height),
-    "step_times_t1024": (lambda results: step_times(results, "124m-t1024"), draw_step_times, _bars_height),
-    "step_times_characters": (lambda results: step_times(results, "characters"), draw_step_times, _bars_height),
-    "throughput": (lambda r: per_size(r, R.tokens_per_second), draw_panels("Tokens a second"), _panels_height),
-    "memory": (lambda r: per_size(r, lambda e: R.peak_mb(e) / 1000), draw_panels("Memory: GB at most", 2), _panels_height),
-    "roofline": (roofline, draw_roofline, lambda data: 4.2),
-    "scaling": (scaling, draw_scaling, lambda data: 3.4),
-    "generation": (generation, draw_panels("Tokens generated a second", 1), _panels_height),
+@dataclass(frozen=True)
+class Chart:
+    """A picture in imgs/."""
+
+    shows: str
+    """In words, for those who do not see it."""
+    data: Callable
+    """data(results) is what it shows, or nothing."""
+    draw: Callable
+    """draw(figure, theme, data)"""
+    height: Callable
+    """height(data) in inches"""
+
+
+CHARTS = {
+    "training_loop_times_chart": Chart(
+        "Milliseconds a step of GPT-2 124M: llm.mojo beside C, OpenMP, llm.c and PyTorch",
+        lambda results: step_times(results, "124m"),
+        draw_step_times,
+        _bars_height,
+    ),
+    "step_times_t1024": Chart(
+        "Step times at T=1024", lambda results: step_times(results, "124m-t1024"), draw_step_times, _bars_height
+    ),
+    "step_times_characters": Chart(
+        "Step times of the character model",
+        lambda results: step_times(results, "characters"),
+        draw_step_times,
+        _bars_height,
+    ),
+    "throughput": Chart(
+        "Tokens a second",
+        lambda results: per_size(results, R.tokens_per_second),
+        draw_panels("Tokens a second"),
+        _panels_height,
+    ),
+    "memory": Chart(
+        "Memory",
+        lambda results: per_size(results, lambda entry: R.peak_mb(entry) / 1000),
+        draw_panels("Memory: GB at most", 2),
+        _panels_height,
+    ),
+    "generation": Chart(
+        "Tokens generated a second, beside transformers",
+        generation,
+        draw_panels("Tokens a second: reading and writing", 0),
+        _panels_height,
+    ),
+    "roofline": Chart("The kernels beside what the machine can do", roofline, draw_roofline, lambda data: 4.6),
+    "operations": Chart("Where the time of a step goes", operations, draw_operations, lambda data: 4.4),
+    "scaling": Chart("Time a token over context and model size", scaling, draw_scaling, lambda data: 3.4),
 }

@@ -1,13 +1,31 @@
 """`python -m llm_mojo bench compare OLD.json NEW.json`: what became faster or slower, and whether it means anything.
 
-A difference is beyond noise if the middle halves of the two rows of timings do not overlap. Times of others are shown
-beside ours: when they moved as well, the machine did.
+A difference is beyond noise if the intervals in which the two medians lie (95%, from the rounds) do not overlap. Times of
+others are shown beside ours: when they moved as well, the machine did.
 """
 
 from dataclasses import dataclass
+from statistics import median
 
 from llm_mojo import Error
 from llm_mojo.bench import results as R
+
+LONG_MS = 100
+"""What takes longer should come out the same each time."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One row of timings."""
+
+    ms: float
+    """The median."""
+    interval: tuple
+    """Where the median lies."""
+
+    @classmethod
+    def of(cls, values):
+        return cls(median(values), R.interval(values))
 
 
 @dataclass(frozen=True)
@@ -16,17 +34,17 @@ class Change:
 
     name: str
     ours: bool
-    old: R.Summary
-    new: R.Summary
+    old: Timing
+    new: Timing
 
     @property
     def percent(self):
         """How much longer it takes now; negative if it became faster."""
-        return 100 * (self.new.median / self.old.median - 1)
+        return 100 * (self.new.ms / self.old.ms - 1)
 
     @property
     def beyond_noise(self):
-        return self.new.quarter > self.old.three_quarters or self.new.three_quarters < self.old.quarter
+        return self.new.interval[0] > self.old.interval[1] or self.new.interval[1] < self.old.interval[0]
 
     def verdict(self, threshold):
         """In words, for changes of at least `threshold` percent."""
@@ -38,31 +56,35 @@ class Change:
 def changes(old, new):
     """Pairs what both results have timed."""
     before, after = dict(_timings(old)), dict(_timings(new))
-    return [
-        Change(name, ours, R.Summary.of(before[name, ours]), R.Summary.of(ms))
-        for (name, ours), ms in after.items()
-        if (name, ours) in before
-    ]
+    return [Change(*key, before[key], timing) for key, timing in after.items() if key in before]
 
 
 def _timings(results):
-    """All rows of timings: ((name, whether it is ours), milliseconds)."""
+    """All rows of timings: ((name, whether it is ours), Timing)."""
     for entry in results["steps"]:
         if entry["rounds"]:
-            yield (f"{entry['label']} ({entry['title']})", entry["ours"]), R.timings(entry)
+            timing = Timing(R.summary(entry).median, R.interval(R.independent(entry)))
+            yield (f"{entry['label']} ({entry['title']})", entry["ours"]), timing
     for entry in results["gemm"]:
-        yield (f"gemm {entry['name']}, {entry['rows']} rows", True), entry["ms"]
-        yield (f"MAX {entry['name']}, {entry['rows']} rows", False), entry["max_ms"]
+        name = f"{entry['name']}, {entry['rows']} rows, {entry['dtype']}"
+        yield (f"gemm {name}", True), Timing.of(entry["ms"])
+        if entry["max_ms"]:
+            yield (f"MAX {name}", False), Timing.of(entry["max_ms"])
     for entry in results["attention"]:
-        yield (f"attention forward, T={entry['T']}", True), entry["ms"]
-        yield (f"attention backward, T={entry['T']}", True), entry["backward_ms"]
+        yield (f"attention forward, T={entry['T']}", True), Timing.of(entry["ms"])
+        yield (f"attention backward, T={entry['T']}", True), Timing.of(entry["backward_ms"])
     for entry in results["memory"]:
-        yield (entry["name"], True), entry["ms"]
+        yield (entry["name"], True), Timing.of(entry["ms"])
     for entry in results["scaling"]:
-        yield (f"scaling, {entry['title']}", True), entry["ms"]
+        yield (f"scaling, {entry['title']}", True), Timing.of(entry["ms"])
     for entry in results["generation"]:
         ms = [1000 / speed for speed in entry["tokens_per_second"]]
-        yield (f"{entry['label']} ({entry['title']}), ms a token", entry["ours"]), ms
+        yield (f"{entry['label']} ({entry['title']}), ms a token", entry["ours"]), Timing.of(ms)
+
+
+def rankings(results):
+    """The contestants of each table, the fastest first."""
+    return {title: [e["label"] for e in R.steps_of(results, size)] for size, title in R.sizes(results).items()}
 
 
 def compare(old_path, new_path, threshold):
@@ -79,9 +101,20 @@ def compare(old_path, new_path, threshold):
     print("    old ms     new ms   change  verdict")
     for change in found:
         print(
-            f"{change.old.median:10.2f} {change.new.median:10.2f} {change.percent:+7.1f}%  "
+            f"{change.old.ms:10.2f} {change.new.ms:10.2f} {change.percent:+7.1f}%  "
             f"{change.verdict(threshold):7}  {change.name}"
         )
+    _print_repeatability(found, rankings(old), rankings(new), threshold)
     slower = [change.name for change in found if change.ours and change.verdict(threshold) == "slower"]
     if slower:
         raise Error(f"{len(slower)} slower by more than {threshold:g}%, beyond noise: {'; '.join(slower)}")
+
+
+def _print_repeatability(found, old, new, threshold):
+    """Says whether the two agree, as two runs of the same programs should."""
+    for title in (title for title in old if title in new):
+        print(f"ranking: {'the same' if old[title] == new[title] else 'ANOTHER'}, {title}")
+    long = [change for change in found if change.old.ms > LONG_MS]
+    within = sum(abs(change.percent) <= threshold for change in long)
+    if long:
+        print(f"medians: {within} of {len(long)} over {LONG_MS} ms within {threshold:g}%")

@@ -10,6 +10,8 @@ from llm_mojo.bench.workshop import Command, Missing
 
 STEPS = 1000
 """More steps than the bench ever waits for."""
+PROMPT = 1023
+"""Tokens of the prompt that generators read: one follows, and GPT-2's context is full."""
 MAX_LINALG = {"llm/cpu/gemm/gemm.mojo": "bench/max_linalg/gemm.mojo"}
 """What takes the place of what in the step that has MAX's matrix products."""
 
@@ -88,7 +90,8 @@ def _torch(workshop, size, *flags):
     if not importlib.util.find_spec("torch"):
         raise Missing("PyTorch is not installed: pip install -e '.[bench]'")
     data = ["--init", workshop.checkpoint(size), "--data", workshop.shard(size), "-b", size.B, "-t", size.T]
-    return Command([sys.executable, "-m", "llm_mojo.bench.torch_step", *data, "-x", STEPS, *flags])
+    command = [sys.executable, "-m", "llm_mojo.bench.torch_step", *data, "-x", STEPS, *flags]
+    return Command(command, environment={"TORCHINDUCTOR_CACHE_DIR": str(workshop.compiled)})
 
 
 def torch_eager(workshop, size):
@@ -108,17 +111,14 @@ def torch_compiled_bf16(workshop, size):
 
 
 GCC = "gcc -Ofast -march=native"
+# In the order of their turns. The slowest come last: where memory does not hold all, they take their turns at once.
 CONTESTANTS = [
     Contestant("mojo", "train_gpt2.mojo", train_gpt2, ours=True),
     Contestant("mojo-bf16", "train_gpt2.mojo, bf16", train_gpt2_bf16, "bf16", "--dtype bf16", ours=True),
     Contestant("max", "train_gpt2.mojo on MAX's matmul", with_max_linalg),
-    Contestant("basic", "train_gpt2_basic.mojo, one thread", train_gpt2_basic, ours=True),
-    Contestant("c", "C, one thread", c_one_thread, flags=GCC),
-    Contestant("c-omp", "C, OpenMP", c_openmp, flags=f"{GCC} -fopenmp"),
-    Contestant("llm.c", "llm.c, OpenMP", llmc, flags="as built", reports_start=False),
     Contestant("torch", "PyTorch", torch_eager),
-    Contestant("torch-compile", "PyTorch, compiled", torch_compiled, flags="torch.compile", quick=False),
     Contestant("torch-bf16", "PyTorch, bf16", torch_eager_bf16, "bf16", "autocast"),
+    Contestant("torch-compile", "PyTorch, compiled", torch_compiled, flags="torch.compile", quick=False),
     Contestant(
         "torch-compile-bf16",
         "PyTorch, compiled, bf16",
@@ -127,14 +127,19 @@ CONTESTANTS = [
         "torch.compile, autocast",
         quick=False,
     ),
+    Contestant("llm.c", "llm.c, OpenMP", llmc, flags="as built", reports_start=False),
+    Contestant("c-omp", "C, OpenMP", c_openmp, flags=f"{GCC} -fopenmp"),
+    Contestant("c", "C, one thread", c_one_thread, flags=GCC),
+    Contestant("basic", "train_gpt2_basic.mojo, one thread", train_gpt2_basic, ours=True),
 ]
 
 
-# ----- generation: programs that print {"prompt": [tokens/s ...], "continue": [tokens/s ...], "tokens": [...]}
+# ----- generation: programs that print {"prompt": tokens/s, "continue": tokens/s, "tokens": [...]}, a line for each round
 
 
 def generate_mojo(workshop, size, *flags):
-    return Command([workshop.mojo("bench/time_generation.mojo"), "-e", workshop.checkpoint(size), *flags])
+    init = ["--init", workshop.checkpoint(size), "--prompt", PROMPT, "--rounds", STEPS, "--json"]
+    return Command([workshop.mojo("bench/bench_generate.mojo"), *init, *flags])
 
 
 def generate_mojo_bf16(workshop, size):
@@ -145,7 +150,7 @@ def generate_transformers(workshop, size, *flags):
     for package in ("torch", "transformers"):
         if not importlib.util.find_spec(package):
             raise Missing(f"{package} is not installed: pip install -e '.[bench]'")
-    init = ["--init", workshop.checkpoint(size)]
+    init = ["--init", workshop.checkpoint(size), "--prompt", PROMPT, "--rounds", STEPS]
     return Command([sys.executable, "-m", "llm_mojo.bench.torch_generate", *init, *flags])
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from llm_mojo.bench.workshop import ROOT
@@ -67,3 +68,43 @@ def _package(name):
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def available_mb():
+    """Memory that programs can still take."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
+
+
+class Load:
+    """What the processors do from now on."""
+
+    def __init__(self):
+        self._total, self._busy = _ticks()
+
+    def others(self, own_s=0.0):
+        """The share of the processors' time since then that went to others than a program that took `own_s` seconds."""
+        total, busy = _ticks()
+        elapsed = max(1, total - self._total)
+        return round(max(0.0, busy - self._busy - own_s * os.sysconf("SC_CLK_TCK")) / elapsed, 3)
+
+
+def wait_for_quiet(limit_s, busy=0.1):
+    """Waits until others take less than a share of the processors, at most so long; returns the seconds, and the share."""
+    began = time.monotonic()
+    while True:
+        load = Load()
+        time.sleep(0.2)
+        share, waited = load.others(), time.monotonic() - began
+        if share < busy or waited >= limit_s:
+            return waited, share
+
+
+def _ticks():
+    """All ticks of all processors so far, and those that were not idle: work, and what the hypervisor gave to others."""
+    with open("/proc/stat") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks), sum(ticks) - idle

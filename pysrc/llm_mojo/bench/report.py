@@ -1,8 +1,9 @@
-"""From a file of results to the README's tables and the charts in imgs/."""
+"""From a file of results to the tables of README.md and bench/README.md and the charts in imgs/."""
 
 from pathlib import Path
+from statistics import median
 
-from llm_mojo import Error
+from llm_mojo import Error, charts
 from llm_mojo.bench import results as R
 from llm_mojo.bench.contestants import CONTESTANTS
 from llm_mojo.bench.workshop import ROOT
@@ -10,29 +11,35 @@ from llm_mojo.formats import atomic_file
 
 BEGIN = "<!-- bench: written by `python -m llm_mojo bench`, do not edit -->"
 END = "<!-- end of bench -->"
-PARTS = ("gemm", "attention", "memory", "scaling", "generation")
+README_CHARTS = ("training_loop_times_chart",)
+"""Those that README.md shows; bench/README.md shows the others."""
 
 
-def report(path, readme=ROOT / "README.md", images=ROOT / "imgs"):
-    """Rewrites what stands between the README's markers, and the charts."""
+def report(path, root=ROOT):
+    """Rewrites the charts, and what stands between the markers of README.md and bench/README.md."""
     from llm_mojo.bench.charts import draw_all
 
     path = Path(path).resolve()
     results = R.read(path)
-    drawn = draw_all(results, images)
+    drawn = draw_all(results, root / "imgs")
     source = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
-    text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    _replace(root / "README.md", section(results, source))
+    _replace(root / "bench" / "README.md", bench_section(results))
+    print(f"wrote README.md, bench/README.md and {', '.join(image.name for image in drawn)}")
+
+
+def _replace(readme, text):
+    content = readme.read_text()
+    before, begin, rest = content.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise Error(f"{readme}: expected the lines {BEGIN} and {END}, between which the tables go")
     with atomic_file(readme) as file:
-        file.write(f"{before}{BEGIN}\n{section(results, source)}{END}{after}".encode())
-    print(f"wrote {readme.name} and {', '.join(image.name for image in drawn)}")
+        file.write(f"{before}{BEGIN}\n{text}{END}{after}".encode())
 
 
 def section(results, source):
-    """What stands between the markers."""
+    """What stands between the markers of README.md."""
     machine, versions = results["machine"], results["versions"]
     best = R.limits(results)
     vectors = "AVX-512" if "avx512f" in machine["vectors"] else "AVX2"
@@ -41,8 +48,9 @@ def section(results, source):
         f"{machine['memory_gb']:.0f} GB; {best['gflops']:.0f} GFLOP/s of multiply-adds "
         f"({best['bf16_gflops']:.0f} in bf16) and {best['adamw_gbs']:.0f} GB/s of AdamW's traffic measured in the same run; Mojo {versions['mojo-compiler']}, PyTorch {versions['torch']}, {versions['gcc']}. "
         f"Medians (least to most) of [every timing]({source}), {results['date']}, commit `{results['commit']}`. The floor "
-        "of a step is its arithmetic and AdamW's bytes at these speeds.\n"
+        "of a step is its arithmetic and AdamW's bytes at these speeds."
     )
+    text += disturbance(results) + "\n"
     for size, title in R.sizes(results).items():
         text += f"\n**{title}**\n\n{table(results, size)}"
     text += generation(results)
@@ -91,6 +99,106 @@ def generation(results):
     return text
 
 
+def disturbance(results):
+    """How quiet the machine was, as a sentence, if anything was noted."""
+    shares = [each["others"] for entry in results["steps"] for each in entry["rounds"] if each["others"] is not None]
+    if not shares:
+        return ""
+    text = f" Others took {100 * median(shares):.1f}% of the processors in the middle one of all turns, "
+    text += f"{100 * max(shares):.0f}% in the worst."
+    waited = sum(wait["seconds"] for wait in results["waits"])
+    return text + (f" The bench waited {waited:.0f} s for other programs." if waited else "")
+
+
+def bench_section(results):
+    """What stands between the markers of bench/README.md."""
+    from llm_mojo.bench.charts import CHARTS
+
+    shown = {name: chart for name, chart in CHARTS.items() if name not in README_CHARTS and chart.data(results)}
+    pictures = [charts.picture(f"../imgs/{name}.png", chart.shows) for name, chart in shown.items()]
+    text = "\n" + "\n\n".join(pictures) + "\n" if pictures else ""
+    return text + gemm_table(results) + attention_table(results) + memory_table(results) + operations_table(results)
+
+
+def gemm_table(results):
+    """The matrix products of a step as Markdown: sums over a step, weighted by how often it has each."""
+    text = ""
+    for rows, dtype in dict.fromkeys((entry["rows"], entry["dtype"]) for entry in results["gemm"]):
+        entries = [entry for entry in results["gemm"] if (entry["rows"], entry["dtype"]) == (rows, dtype)]
+        text += f"\n**Matrix products on {rows:,} rows, {dtype}: GFLOP/s**\n\n"
+        text += "| | M, N, K | ours | of the peak | MAX |\n| --- " + "| ---: " * 4 + "|\n"
+        for entry in entries:
+            ours, theirs = (_gflops(entry["gflop"], entry[key]) for key in ("ms", "max_ms"))
+            shape = ", ".join(f"{entry[key]:,}" for key in "MNK")
+            share = f"{100 * ours / entry['peak_gflops']:.0f}%"
+            text += f"| {entry['name']} | {shape} | {ours:.0f} | {share} | {f'{theirs:.0f}' if theirs else ''} |\n"
+        ours, theirs = (_gflops_of_step(entries, key) for key in ("ms", "max_ms"))
+        peak = 1000 * _step_gflop(entries) / sum(e["count"] * 1000 * e["gflop"] / e["peak_gflops"] for e in entries)
+        share = f"{100 * ours / peak:.0f}%"
+        text += f"| **all of a step** | | **{ours:.0f}** | **{share}** | {f'**{theirs:.0f}**' if theirs else ''} |\n"
+    return text
+
+
+def _gflops(gflop, ms):
+    return 1000 * gflop / median(ms) if ms else None
+
+
+def _gflops_of_step(entries, key):
+    if not all(entry[key] for entry in entries):
+        return None
+    return 1000 * _step_gflop(entries) / sum(entry["count"] * median(entry[key]) for entry in entries)
+
+
+def _step_gflop(entries):
+    return sum(entry["count"] * entry["gflop"] for entry in entries)
+
+
+def attention_table(results):
+    """Attention over the context length as Markdown."""
+    if not results["attention"]:
+        return ""
+    text = "\n**Attention, 12 heads of 64, 4,096 positions: GFLOP/s below the diagonal**\n\n"
+    text += "| T | forward | of the peak | backward | of the peak |\n" + "| ---: " * 5 + "|\n"
+    for entry in results["attention"]:
+        cells = [f"{entry['T']:,}"]
+        for gflop, ms in (("gflop", "ms"), ("backward_gflop", "backward_ms")):
+            speed = _gflops(entry[gflop], entry[ms])
+            cells += [f"{speed:.0f}", f"{100 * speed / entry['peak_gflops']:.0f}%"]
+        text += f"| {' | '.join(cells)} |\n"
+    return text
+
+
+def memory_table(results):
+    """What only moves memory as Markdown."""
+    if not results["memory"]:
+        return ""
+    text = "\n**What only moves memory**\n\n| | GB/s | of the limit |\n| --- | ---: | ---: |\n"
+    for entry in results["memory"]:
+        gbs = 1000 * entry["gigabytes"] / median(entry["ms"])
+        text += f"| {entry['name']} | {gbs:.0f} | {100 * gbs / entry['limit_gbs']:.0f}% |\n"
+    return text
+
+
+def operations_table(results):
+    """The operations of a step, in its order, as Markdown."""
+    if not results["operations"]:
+        return ""
+    entry = results["operations"][0]
+    text = f"\n**The operations of a step of GPT-2 124M, B={entry['B']}, T={entry['T']}, {entry['dtype']}**\n\n"
+    text += "| | calls | ms | speed | of the limit | of which threads wait |\n| --- " + "| ---: " * 5 + "|\n"
+    for row in entry["rows"]:
+        rate, share = "", ""
+        if row["gflop"]:
+            gflops = 1000 * row["gflop"] / row["ms"]
+            rate, share = f"{gflops:,.0f} GFLOP/s", f"{100 * gflops / entry['peak_gflops']:.0f}%"
+        elif row["mb"]:
+            gbs = row["mb"] / row["ms"]
+            rate, share = f"{gbs:,.1f} GB/s", f"{100 * gbs / entry['adamw_gbs']:.0f}%"
+        waiting = f"{100 * row['waiting_ms'] / row['ms']:.0f}%"
+        text += f"| {row['operation']} | {row['calls']} | {row['ms']:.2f} | {rate} | {share} | {waiting} |\n"
+    return text
+
+
 def speed(value):
     """Tokens a second with three digits that count."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
@@ -108,5 +216,9 @@ def missing(results):
     seen = {(entry["label"], entry["size"]) for key in ("steps", "missing") for entry in results[key]}
     for size, title in titles.items():
         absent += [(c.label, title, "not run") for c in CONTESTANTS if (c.label, size) not in seen]
-    absent += [(part, "kernels and generation", "not run") for part in PARTS if not results[part]]
-    return "; ".join(f"{label} ({where}): {reason}" for label, where, reason in absent)
+    absent += [(part, "whole", "not run") for part in R.PARTS if not results[part]]
+    reasons = dict.fromkeys(reason for _, _, reason in absent)
+    return "; ".join(
+        ", ".join(f"{label} ({where})" for label, where, why in absent if why == reason) + f": {reason}"
+        for reason in reasons
+    )

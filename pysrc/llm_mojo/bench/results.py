@@ -1,16 +1,20 @@
 """The file that a bench leaves behind, and what follows from it: medians, ranges, shares of the floor.
 
-    {"format": 1, "date": ..., "commit": ..., "machine": {...}, "versions": {...},
+    {"format": 2, "date": ..., "commit": ..., "machine": {...}, "versions": {...},
      "limits": [{"gflops", "bf16_gflops", "read_gbs", "copy_gbs", "adamw_gbs"} ...],   one for each round
-     "steps": [{"size", "title", "B", "T", "gflop", "floor_mb", "contestant", "label", "precision", "flags", "ours",
-                "losses": [...], "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb"} ...]} ...],
+     "waits": [{"seconds", "others"} ...],   for other programs: how long, and what they still took then
      "missing": [{"size", "label", "reason"} ...],
-     "gemm": [...], "attention": [...], "memory": [...], "scaling": [...], "generation": [...]}
+     "steps": [{"size", "title", "B", "T", "gflop", "floor_mb", "contestant", "label", "precision", "flags", "ours",
+                "losses": [...], "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb", "others"} ...],
+                "summary": {"median", "low", "high", "count", "from", "to"}} ...],
+     "gemm": [...], "attention": [...], "memory": [...], "operations": [...], "scaling": [...], "generation": [...]}
 
-Every timing is kept; nothing that can be computed is.
+Every timing is kept. The summaries are there for readers: they are computed from the timings when the file is written,
+and nothing of ours reads them.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,7 +22,10 @@ from statistics import median
 from llm_mojo import Error
 from llm_mojo.formats import atomic_file
 
-FORMAT = 1
+FORMAT = 2
+PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation")
+"""The lists of what was measured."""
+CONFIDENCE = 0.95
 
 
 def read(path):
@@ -33,7 +40,9 @@ def read(path):
 
 
 def write(path, results):
-    """Writes the results, one entry a line where there are many."""
+    """Writes the results, one entry a line where there are many, each training step's with its summary."""
+    summed = [entry | {"summary": summary_fields(entry)} if entry["rounds"] else entry for entry in results["steps"]]
+    results = results | {"steps": summed}
     parts = []
     for key, value in results.items():
         if isinstance(value, list) and value:
@@ -59,22 +68,25 @@ class Summary:
     low: float
     high: float
     count: int
-    quarter: float
-    """The middle half of the timings lies between `quarter` and `three_quarters`."""
-    three_quarters: float
 
     @classmethod
     def of(cls, values):
-        ordered = sorted(values)
-        last = len(ordered) - 1
-        return cls(
-            median=median(ordered),
-            low=ordered[0],
-            high=ordered[-1],
-            count=len(ordered),
-            quarter=ordered[round(0.25 * last)],
-            three_quarters=ordered[round(0.75 * last)],
-        )
+        return cls(median=median(values), low=min(values), high=max(values), count=len(values))
+
+
+def interval(values):
+    """Where the median lies with 95% confidence, whatever the distribution: two of the values, as far out as it takes.
+
+    The median lies outside the k-th values from below and above with the probability that of n fair coins fewer than k
+    fall on one side. Fewer than six values are never sure of it: then it is the least and the most.
+    """
+    ordered = sorted(values)
+    n, k, outside = len(ordered), 1, 2 * 0.5 ** len(ordered)
+    while True:
+        outside += 2 * math.comb(n, k) * 0.5**n
+        if outside > 1 - CONFIDENCE or k + 1 > (n + 1) // 2:
+            return ordered[k - 1], ordered[n - k]
+        k += 1
 
 
 def timings(entry):
@@ -84,6 +96,22 @@ def timings(entry):
 
 def summary(entry):
     return Summary.of(timings(entry))
+
+
+def independent(entry):
+    """What an interval can be computed from: the rounds' medians, or if there are less than three, all timings.
+
+    Steps of one round meet the same weather: many of them are no more certain than few.
+    """
+    medians = [median(each["ms"][each["warm_up"] :]) for each in entry["rounds"] if len(each["ms"]) > each["warm_up"]]
+    return medians if len(medians) > 2 else timings(entry)
+
+
+def summary_fields(entry):
+    """The summary of a training step as the file has it, in milliseconds."""
+    s, (low, high) = summary(entry), interval(independent(entry))
+    fields = {"median": s.median, "low": s.low, "high": s.high, "count": s.count, "from": low, "to": high}
+    return {key: round(value, 3) for key, value in fields.items()}
 
 
 def floor_ms(entry, results):
@@ -116,3 +144,16 @@ def steps_of(results, size):
 def sizes(results):
     """The sizes in the file, in its order: name to title."""
     return {entry["size"]: entry["title"] for entry in results["steps"]}
+
+
+KINDS = {"gemm": "matrix products", "attention": "attention", "layernorm": "layernorms", "adamw": "AdamW"}
+"""What operations are called together, by how their names begin."""
+
+
+def operations(entry):
+    """The operations of a step: kind and milliseconds of each."""
+    parts = []
+    for row in entry["rows"]:
+        kind = next((kind for begin, kind in KINDS.items() if row["operation"].startswith(begin)), "the rest")
+        parts.append({"kind": kind, "operation": row["operation"], "ms": row["ms"]})
+    return parts

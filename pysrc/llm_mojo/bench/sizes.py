@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from llm_mojo.bench.runner import Pace
 from llm_mojo.formats import ModelConfig, num_parameters
 
 GPT2 = ModelConfig(max_seq_len=1024, vocab_size=50257, num_layers=12, num_heads=12, channels=768)
@@ -21,11 +22,23 @@ class Size:
     T: int
     rarer: int = 1
     """It gets one round where others get so many."""
+    seconds: float = 1.5
+    """How long the steps of a turn are counted."""
+    expected_s: int = 0
+    """What six rounds of it take on the machine of the published results."""
 
     @property
     def tokens(self):
         """Tokens of a step."""
         return self.B * self.T
+
+    def rounds(self, rounds):
+        """Rounds of this size where others get so many."""
+        return -(-rounds // self.rarer)
+
+    def pace(self, quick):
+        """How long a turn of this size is."""
+        return Pace(seconds=min(1, self.seconds), most=5) if quick else Pace(seconds=self.seconds)
 
     @property
     def flops(self):
@@ -41,9 +54,9 @@ class Size:
 
 
 SIZES = [
-    Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64),
-    Size("characters", "nanoGPT's character model, B=12, T=64", CHARACTERS, 12, 64),
-    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=2),
+    Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64, expected_s=460),
+    Size("characters", "nanoGPT's character model, B=12, T=64", CHARACTERS, 12, 64, seconds=0.6, expected_s=130),
+    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=3, seconds=10, expected_s=450),
 ]
 
 

@@ -39,6 +39,11 @@ class Workshop:
             raise Error(f"bench: {ROOT} is no checkout of llm.mojo; run it in one, installed with pip install -e .")
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def compiled(self):
+        """Where torch.compile keeps what it has compiled."""
+        return self.folder / "inductor"
+
     def mojo(self, source, replaced=None, options=()):
         """Builds a Mojo program of the tree, unless it is there and newer than its sources, and returns its path.
 
