@@ -3,9 +3,9 @@
     mojo run -I . bench/bench_generate.mojo [--init d12 | --init FILE] [--dtype bf16] [--prompt 1023] [--tokens 128]
         [--texts 1] [--rounds 3] [--json]
 
-A step of one text reads every weight once. Beside the steps a plain sum over the same bytes is timed in a few ways, on the
-same threads; the best of them is the bandwidth that steps are measured against. Prompts are arbitrary tokens, the same as
-those of `llm_mojo.bench.torch_generate`, and so should be what follows. With --json each round is a JSON object.
+A step of one text reads every weight once. Beside the steps a plain sum over the same bytes is timed in a few ways, on
+the same threads; the best of them is the bandwidth that steps are measured against. Prompts are arbitrary tokens, those
+of `llm_mojo.bench.torch_generate`; what follows should be the same too.
 """
 
 from std.os.path import exists

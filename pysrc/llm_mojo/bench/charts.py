@@ -1,4 +1,4 @@
-"""The bench's charts. Each is a function from results to data, which go into the picture as well, and one that draws."""
+"""The bench's charts: for each a function from results to data, which go into the picture too, and one that draws."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from llm_mojo.bench import results as R
 
 
 def draw_all(results, folder):
-    """Draws the charts that the results have data for; returns the paths."""
+    """Draws the charts that the results have data for, and removes the others; returns the paths."""
     folder = Path(folder)
     paths = []
     for name, chart in CHARTS.items():
@@ -23,6 +23,9 @@ def draw_all(results, folder):
                 draw(figure, theme, data)
 
             paths += charts.save(fill, folder / f"{name}.png", chart.height(data), data)
+        else:
+            for stem in (name, f"{name}-dark"):
+                (folder / f"{stem}.png").unlink(missing_ok=True)
     return paths
 
 
@@ -84,7 +87,7 @@ def roofline(results):
 
 
 def operations(results):
-    """Milliseconds of each operation of a step of GPT-2 124M, the longest first, and the rest; as many as it has steps."""
+    """Milliseconds of each operation of a step of GPT-2 124M."""
     return [
         {"title": f"B={entry['B']}, T={entry['T']}, {entry['dtype']}", "parts": R.operations(entry)}
         for entry in results["operations"]
@@ -209,8 +212,8 @@ def draw_roofline(figure, theme, data):
         corners = [left, max(peak / data["gbs"], left), right]
         axes.plot(corners, [min(peak, x * data["gbs"]) for x in corners], line, color=theme.text, linewidth=1.5)
         text = f"{peak:,.0f} GFLOP/s of {dtype} multiply-adds"
-        axes.annotate(text, (corners[1], peak), (6, 4), textcoords="offset points")
-    axes.annotate(f"{data['gbs']:.0f} GB/s of memory", (1, data["gbs"]), (-6, 4), textcoords="offset points", ha="right")
+        axes.annotate(text, (right, peak), (-4, 4), textcoords="offset points", ha="right")
+    axes.annotate(f"{data['gbs']:.0f} GB/s of memory", (1, data["gbs"]), (8, -4), textcoords="offset points")
     for label, marker, colour in (
         ("matrix products", "o", theme.accent),
         ("matrix products, bf16", "P", theme.series[3]),
@@ -245,7 +248,8 @@ def draw_roofline(figure, theme, data):
 
 def draw_operations(figure, theme, panels):
     figure.suptitle("Where the time of a step goes, train_gpt2.mojo", x=0.01, ha="left", weight="bold")
-    kinds = list(dict.fromkeys(part["kind"] for panel in panels for part in panel["parts"]))
+    found = {part["kind"] for panel in panels for part in panel["parts"]}
+    kinds = [kind for kind in (*R.KINDS.values(), R.THE_REST) if kind in found]
     colours = dict(zip(kinds, [theme.accent, *theme.series]))
     axes = figure.add_subplot()
     for row, panel in enumerate(panels[::-1]):
@@ -254,9 +258,8 @@ def draw_operations(figure, theme, panels):
             share = 100 * sum(part["ms"] for part in panel["parts"] if part["kind"] == kind) / total
             axes.barh(row, share, left=left, color=colours[kind], height=0.6, label=kind if row == 0 else None)
             if share > 3:
-                axes.annotate(
-                    f"{share:.0f}%", (left + share / 2, row), ha="center", va="center", color=theme.background, fontsize=8
-                )
+                middle = (left + share / 2, row)
+                axes.annotate(f"{share:.0f}%", middle, ha="center", va="center", color=theme.background, fontsize=8)
             left += share
         axes.annotate(f"{_number(total)} ms", (100, row), (5, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(panels)), [panel["title"] for panel in panels[::-1]])
@@ -358,6 +361,6 @@ CHARTS = {
         _panels_height,
     ),
     "roofline": Chart("The kernels beside what the machine can do", roofline, draw_roofline, lambda data: 4.6),
-    "operations": Chart("Where the time of a step goes", operations, draw_operations, lambda data: 4.4),
+    "operations": Chart("Where the time of a step goes", operations, draw_operations, lambda data: 3.6),
     "scaling": Chart("Time a token over context and model size", scaling, draw_scaling, lambda data: 3.4),
 }

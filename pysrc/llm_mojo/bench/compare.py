@@ -1,7 +1,7 @@
 """`python -m llm_mojo bench compare OLD.json NEW.json`: what became faster or slower, and whether it means anything.
 
-A difference is beyond noise if the intervals in which the two medians lie (95%, from the rounds) do not overlap. Times of
-others are shown beside ours: when they moved as well, the machine did.
+A difference is beyond noise if the intervals in which the two medians lie (95%, from the rounds) do not overlap. Times
+of others are shown beside ours: when they moved as well, the machine did.
 """
 
 from dataclasses import dataclass

@@ -134,7 +134,7 @@ CONTESTANTS = [
 ]
 
 
-# ----- generation: programs that print {"prompt": tokens/s, "continue": tokens/s, "tokens": [...]}, a line for each round
+# ----- generation: programs that print {"prompt": tokens/s, "continue": tokens/s, "tokens": [...]} for each round
 
 
 def generate_mojo(workshop, size, *flags):

@@ -92,7 +92,7 @@ class Load:
 
 
 def wait_for_quiet(limit_s, busy=0.1):
-    """Waits until others take less than a share of the processors, at most so long; returns the seconds, and the share."""
+    """Waits, at most so long, until others take less than a share of the processors; returns seconds and share."""
     began = time.monotonic()
     while True:
         load = Load()
@@ -103,7 +103,7 @@ def wait_for_quiet(limit_s, busy=0.1):
 
 
 def _ticks():
-    """All ticks of all processors so far, and those that were not idle: work, and what the hypervisor gave to others."""
+    """All ticks of all processors so far, and those not idle: work, and what the hypervisor gave to others."""
     with open("/proc/stat") as file:
         ticks = [int(word) for word in file.readline().split()[1:9]]
     idle = ticks[3] + ticks[4]

@@ -31,7 +31,8 @@ class Progress:
         self._finish_part()
         self._part = part
         self._number += 1
-        print(f"\n[{self.elapsed()}] part {self._number} of {len(self._expected)}: {title}; {self._left(0)}", flush=True)
+        place = f"part {self._number} of {len(self._expected)}"
+        print(f"\n[{self.elapsed()}] {place}: {title}; {self._left(0)}", flush=True)
 
     def round(self, number, rounds):
         """Starts a round of a part: a number from 0."""
@@ -83,7 +84,8 @@ class Bench:
         """Goes on with the results of an earlier run of the same code on the same machine."""
         for key in ("commit", "machine", "versions"):
             if earlier[key] != self.results[key]:
-                raise Error(f"bench: {self.path} has {key} {earlier[key]}, now it is {self.results[key]}; use another --out")
+                found = f"{self.path} has {key} {earlier[key]}, now it is {self.results[key]}"
+                raise Error(f"bench: {found}; use another --out")
         self.results = earlier
 
     def save(self):

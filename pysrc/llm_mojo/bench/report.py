@@ -46,9 +46,10 @@ def section(results, source):
     text = (
         f"{machine['cpu']} (family/model {machine['family']}), {machine['cores']} cores, {vectors}, "
         f"{machine['memory_gb']:.0f} GB; {best['gflops']:.0f} GFLOP/s of multiply-adds "
-        f"({best['bf16_gflops']:.0f} in bf16) and {best['adamw_gbs']:.0f} GB/s of AdamW's traffic measured in the same run; Mojo {versions['mojo-compiler']}, PyTorch {versions['torch']}, {versions['gcc']}. "
-        f"Medians (least to most) of [every timing]({source}), {results['date']}, commit `{results['commit']}`. The floor "
-        "of a step is its arithmetic and AdamW's bytes at these speeds."
+        f"({best['bf16_gflops']:.0f} in bf16) and {best['adamw_gbs']:.0f} GB/s of AdamW's traffic measured in the same "
+        f"run; Mojo {versions['mojo-compiler']}, PyTorch {versions['torch']}, {versions['gcc']}. Medians (least to "
+        f"most) of [every timing]({source}), {results['date']}, commit `{results['commit']}`. The floor of a step is "
+        "its arithmetic and AdamW's bytes at these speeds."
     )
     text += disturbance(results) + "\n"
     for size, title in R.sizes(results).items():
@@ -121,36 +122,37 @@ def bench_section(results):
 
 
 def gemm_table(results):
-    """The matrix products of a step as Markdown: sums over a step, weighted by how often it has each."""
+    """The matrix products of a step as Markdown, a table for each number of rows."""
     text = ""
-    for rows, dtype in dict.fromkeys((entry["rows"], entry["dtype"]) for entry in results["gemm"]):
-        entries = [entry for entry in results["gemm"] if (entry["rows"], entry["dtype"]) == (rows, dtype)]
-        text += f"\n**Matrix products on {rows:,} rows, {dtype}: GFLOP/s**\n\n"
-        text += "| | M, N, K | ours | of the peak | MAX |\n| --- " + "| ---: " * 4 + "|\n"
-        for entry in entries:
-            ours, theirs = (_gflops(entry["gflop"], entry[key]) for key in ("ms", "max_ms"))
-            shape = ", ".join(f"{entry[key]:,}" for key in "MNK")
-            share = f"{100 * ours / entry['peak_gflops']:.0f}%"
-            text += f"| {entry['name']} | {shape} | {ours:.0f} | {share} | {f'{theirs:.0f}' if theirs else ''} |\n"
-        ours, theirs = (_gflops_of_step(entries, key) for key in ("ms", "max_ms"))
-        peak = 1000 * _step_gflop(entries) / sum(e["count"] * 1000 * e["gflop"] / e["peak_gflops"] for e in entries)
-        share = f"{100 * ours / peak:.0f}%"
-        text += f"| **all of a step** | | **{ours:.0f}** | **{share}** | {f'**{theirs:.0f}**' if theirs else ''} |\n"
+    for rows in dict.fromkeys(entry["rows"] for entry in results["gemm"]):
+        entries = [entry for entry in results["gemm"] if entry["rows"] == rows]
+        timed = [(entry["dtype"], key) for entry in entries for key in ("ms", "max_ms") if entry[key]]
+        columns = list(dict.fromkeys(timed))
+        heads = "".join(f" {dtype} | of the peak |" if key == "ms" else f" MAX, {dtype} | |" for dtype, key in columns)
+        text += f"\n**Matrix products on {rows:,} rows: GFLOP/s**\n\n"
+        text += f"| | M, N, K |{heads}\n| --- | ---: |{' ---: | ---: |' * len(columns)}\n"
+        for name in dict.fromkeys(entry["name"] for entry in entries):
+            of_name = [entry for entry in entries if entry["name"] == name]
+            shape = ", ".join(f"{of_name[0][key]:,}" for key in "MNK")
+            text += f"| {name} | {shape} |{_speeds(of_name, columns)}\n"
+        text += f"| **all of a step** | |{_speeds(entries, columns)}\n"
+    return text
+
+
+def _speeds(entries, columns):
+    """Cells with GFLOP/s and the share of the peak of some products together, as often as a step has each."""
+    text = ""
+    for dtype, key in columns:
+        of_type = [entry for entry in entries if entry["dtype"] == dtype]
+        gflop = sum(entry["count"] * entry["gflop"] for entry in of_type)
+        ms = sum(entry["count"] * median(entry[key]) for entry in of_type)
+        at_peak_ms = sum(entry["count"] * 1000 * entry["gflop"] / entry["peak_gflops"] for entry in of_type)
+        text += f" {1000 * gflop / ms:.0f} | {100 * at_peak_ms / ms:.0f}% |"
     return text
 
 
 def _gflops(gflop, ms):
-    return 1000 * gflop / median(ms) if ms else None
-
-
-def _gflops_of_step(entries, key):
-    if not all(entry[key] for entry in entries):
-        return None
-    return 1000 * _step_gflop(entries) / sum(entry["count"] * median(entry[key]) for entry in entries)
-
-
-def _step_gflop(entries):
-    return sum(entry["count"] * entry["gflop"] for entry in entries)
+    return 1000 * gflop / median(ms)
 
 
 def attention_table(results):
@@ -212,7 +214,7 @@ def milliseconds(value):
 def missing(results):
     """Who did not take part, where and why, in one sentence."""
     titles = R.sizes(results)
-    absent = [(entry["label"], titles.get(entry["size"], entry["size"]), entry["reason"]) for entry in results["missing"]]
+    absent = [(e["label"], titles.get(e["size"], e["size"]), e["reason"]) for e in results["missing"]]
     seen = {(entry["label"], entry["size"]) for key in ("steps", "missing") for entry in results[key]}
     for size, title in titles.items():
         absent += [(c.label, title, "not run") for c in CONTESTANTS if (c.label, size) not in seen]

@@ -148,12 +148,13 @@ def sizes(results):
 
 KINDS = {"gemm": "matrix products", "attention": "attention", "layernorm": "layernorms", "adamw": "AdamW"}
 """What operations are called together, by how their names begin."""
+THE_REST = "the rest"
 
 
 def operations(entry):
     """The operations of a step: kind and milliseconds of each."""
     parts = []
     for row in entry["rows"]:
-        kind = next((kind for begin, kind in KINDS.items() if row["operation"].startswith(begin)), "the rest")
+        kind = next((kind for begin, kind in KINDS.items() if row["operation"].startswith(begin)), THE_REST)
         parts.append({"kind": kind, "operation": row["operation"], "ms": row["ms"]})
     return parts

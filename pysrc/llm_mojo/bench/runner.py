@@ -44,7 +44,7 @@ class Process:
         """How long it has been stopped so far."""
 
     def line(self, patience):
-        """Returns the next line, or None at the end of its output. Raises Missing after `patience` seconds of silence."""
+        """Returns the next line, or None at the end of its output. Raises Missing after so many seconds of silence."""
         deadline = time.monotonic() + patience
         while b"\n" not in self._unread:
             if not self._read(deadline - time.monotonic()):
