@@ -1,13 +1,40 @@
 """What happens to a tile of the product while it is still in registers."""
 
-from std.sys import PrefetchOptions, prefetch
+from std.sys import PrefetchOptions, prefetch, size_of
 
 from llm.cpu.gelu import gelu, gelu_and_grad
 from llm.memory import Tensor
 
 comptime F32 = DType.float32
-comptime _TO_READ = PrefetchOptions().for_read().high_locality().to_data_cache()
-comptime _TO_WRITE = PrefetchOptions().for_write().high_locality().to_data_cache()
+
+
+struct Lines(TrivialRegisterPassable):
+    """Where a matrix of C's shape lies: as much as one must know to ask for its cache lines."""
+
+    var _address: Int
+    """0 for no matrix."""
+    var _row_bytes: Int
+    var _bytes: Int
+    """Of an element."""
+
+    def __init__(out self):
+        """No matrix."""
+        self._address = 0
+        self._row_bytes = 0
+        self._bytes = 0
+
+    def __init__[dtype: DType, //](out self, ptr: Tensor[dtype].Ptr, row_stride: Int):
+        """The matrix at `ptr` whose rows lie `row_stride` scalars apart."""
+        self._address = Int(ptr)
+        self._bytes = size_of[dtype]()
+        self._row_bytes = row_stride * self._bytes
+
+    @always_inline
+    def ask[options: PrefetchOptions](self, row: Int, col: Int):
+        """Asks for the line of element (row, col)."""
+        if self._address != 0:
+            var address = self._address + row * self._row_bytes + col * self._bytes
+            prefetch[options](Pointer[UInt8, MutUntrackedOrigin](unsafe_from_address=address))
 
 
 trait Epilogue(TrivialRegisterPassable):
@@ -18,14 +45,20 @@ trait Epilogue(TrivialRegisterPassable):
 
     comptime NAME: StaticString
     """What traces call a product with this epilogue."""
+    comptime STORES_SUMS: Bool = False
+    """Nothing happens to the sums."""
 
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns the values to store."""
         ...
 
-    def announce(self, row: Int, col: Int):
-        """Asks for the cache lines that `apply` will read or write besides C at (row, col), some time before."""
-        ...
+    def reads(self) -> Lines:
+        """Returns what `apply` reads that is as large as C."""
+        return Lines()
+
+    def writes(self) -> Lines:
+        """Returns what `apply` writes besides C."""
+        return Lines()
 
 
 @fieldwise_init
@@ -33,16 +66,12 @@ struct Plain(Epilogue):
     """Stores the sum."""
 
     comptime NAME: StaticString = "gemm"
+    comptime STORES_SUMS = True
 
     @always_inline
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns sum."""
         return sum
-
-    @always_inline
-    def announce(self, row: Int, col: Int):
-        """Asks for nothing."""
-        pass
 
 
 @fieldwise_init
@@ -58,11 +87,6 @@ struct Bias(Epilogue):
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns sum + bias."""
         return sum + self.bias.load[width](col)
-
-    @always_inline
-    def announce(self, row: Int, col: Int):
-        """Asks for nothing: the bias stays in the nearest cache."""
-        pass
 
 
 @fieldwise_init
@@ -83,10 +107,9 @@ struct BiasResidual(Epilogue):
         var biased = sum + self.bias.load[width](col)
         return self.residual.load[width](row * self.N + col) + biased
 
-    @always_inline
-    def announce(self, row: Int, col: Int):
-        """Asks for the residual stream."""
-        prefetch[_TO_READ](self.residual.ptr.unsafe_offset(row * self.N + col))
+    def reads(self) -> Lines:
+        """Returns the residual stream."""
+        return Lines(self.residual.ptr, self.N)
 
 
 @fieldwise_init
@@ -108,10 +131,9 @@ struct BiasGelu[dtype: DType](Epilogue):
         self.pre.store(row * self.N + col, x)
         return gelu(x.cast[F32]())
 
-    @always_inline
-    def announce(self, row: Int, col: Int):
-        """Asks for where the input of GELU goes."""
-        prefetch[_TO_WRITE](self.pre.ptr.unsafe_offset(row * self.N + col))
+    def writes(self) -> Lines:
+        """Returns where the input of GELU goes."""
+        return Lines(self.pre.ptr, self.N)
 
 
 @fieldwise_init
@@ -133,8 +155,10 @@ struct GeluBackward[dtype: DType](Epilogue):
         self.output.store(row * self.N + col, output.cast[Self.dtype]())
         return sum * grad
 
-    @always_inline
-    def announce(self, row: Int, col: Int):
-        """Asks for the input of GELU and where its output goes."""
-        prefetch[_TO_READ](self.pre.ptr.unsafe_offset(row * self.N + col))
-        prefetch[_TO_WRITE](self.output.ptr.unsafe_offset(row * self.N + col))
+    def reads(self) -> Lines:
+        """Returns the input of GELU."""
+        return Lines(self.pre.ptr, self.N)
+
+    def writes(self) -> Lines:
+        """Returns where GELU's output goes."""
+        return Lines(self.output.ptr, self.N)

@@ -9,7 +9,7 @@ from llm.memory import Tensor
 
 from .blocking import CHUNK, F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W, per_unit
 from .epilogue import Epilogue
-from .kernel import Step, update_tile
+from .kernel import Destination, Outlet, Step, update_tile
 from .matrix import Matrix
 from .pack import Ahead, Ptr, pack
 
@@ -44,7 +44,14 @@ def gemm[
     not overlap a or b.
     """
     comptime assert dtype == F32 or dtype == DType.bfloat16, "gemm: float32 or bfloat16"
-    var product = _Product(a, b, c, ldc, K, epilogue, accumulate)
+    var destination = Destination(c.ptr, ldc, epilogue)
+    _multiply(team, workspace, M, N, _Product(a, b, Outlet(destination), K, accumulate), E.NAME)
+    _ = destination
+
+
+def _multiply[
+    dtype: DType, //
+](team: Team, workspace: Tensor[F32], M: Int, N: Int, product: _Product[dtype], name: StaticString):
     var down, across = _grid(M, N, team.size)
 
     def rectangle(member: Int) {imm}:
@@ -55,7 +62,7 @@ def gemm[
             product.compute(row0, row1, col0, col1, packed_a, packed_a.unsafe_offset(_PACKED_A))
 
     # Every member of a crew has to come by, also those without a share: never another team here.
-    team.run(rectangle, E.NAME, flops=2 * M * N * K)
+    team.run(rectangle, name, flops=2 * M * N * product.K)
 
 
 def _grid(M: Int, N: Int, members: Int) -> Tuple[Int, Int]:
@@ -84,15 +91,14 @@ def _block(n: Int, largest: Int, grain: Int) -> Int:
 
 
 @fieldwise_init
-struct _Product[dtype: DType, output: DType, E: Epilogue](TrivialRegisterPassable):
-    """The operands of one product."""
+struct _Product[dtype: DType](TrivialRegisterPassable):
+    """The operands of one product. The output's type and the epilogue are not known here, so that this is compiled once.
+    """
 
     var a: Matrix[Self.dtype]
     var b: Matrix[Self.dtype]
-    var c: Tensor[Self.output]
-    var ldc: Int
+    var outlet: Outlet
     var K: Int
-    var epilogue: Self.E
     var accumulate: Bool
 
     def compute(self, row0: Int, row1: Int, col0: Int, col1: Int, packed_a: Ptr, packed_b: Ptr):
@@ -103,7 +109,7 @@ struct _Product[dtype: DType, output: DType, E: Epilogue](TrivialRegisterPassabl
         var units = (self.K + PER - 1) // PER
         var kc = _block(units, KC, LINE)
         var most_rows, most_cols = MC, NC
-        comptime if Self.output != F32:
+        if not self.outlet.in_float32:
             # Partial sums would be rounded in C: all of K is one block, and the others are smaller for it.
             kc = units
             most_rows = max(MC // ((units + KC - 1) // KC) // MR * MR, MR)
@@ -172,9 +178,6 @@ struct _Product[dtype: DType, output: DType, E: Epilogue](TrivialRegisterPassabl
         mut next_a: Ahead,
         mut next_b: Ahead,
     ):
-        var c = self.c.ptr.unsafe_offset(i * self.ldc + j)
         comptime for vectors in range(1, NR_VECTORS + 1):
             if (cols + W - 1) // W == vectors:
-                update_tile[Self.dtype, vectors](
-                    a, b, c, self.ldc, i, j, rows, cols, step, self.epilogue, next_a, next_b
-                )
+                update_tile[Self.dtype, vectors](a, b, self.outlet, i, j, rows, cols, step, next_a, next_b)

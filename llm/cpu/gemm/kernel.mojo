@@ -7,7 +7,7 @@ from std.sys.intrinsics import llvm_intrinsic
 from llm.memory import Tensor
 
 from .blocking import CHUNK, F32, KC, LDA, MR, NR, W
-from .epilogue import Epilogue
+from .epilogue import Epilogue, Lines
 from .pack import Ahead
 
 comptime Ptr = Tensor[F32].Ptr
@@ -17,7 +17,12 @@ comptime _BF16 = DType.bfloat16
 comptime HAS_BF16_DOT = CompilationTarget._has_feature["avx512bf16"]() and W == 16
 """The target multiplies pairs of bfloat16 and adds both products in one instruction. Otherwise they are widened."""
 
+comptime _TO_READ = PrefetchOptions().for_read().high_locality().to_data_cache()
 comptime _TO_WRITE = PrefetchOptions().for_write().high_locality().to_data_cache()
+
+
+comptime Finish = def(Int, Ptr, Int, Int, Int, Int, Int, Step) thin -> None
+"""A `finish_tile`: destination, sums, ld, row, col, rows, cols, step."""
 
 
 @fieldwise_init
@@ -34,29 +39,69 @@ struct Step(TrivialRegisterPassable):
     """The sums are complete: the epilogue applies."""
 
 
+@fieldwise_init
+struct Destination[output: DType, E: Epilogue](TrivialRegisterPassable):
+    """Where the sums of a product go, and by which way."""
+
+    var c: Tensor[Self.output].Ptr
+    var ldc: Int
+    var epilogue: Self.E
+
+
+struct Outlet(TrivialRegisterPassable):
+    """A destination without its types: the micro-kernel is compiled once for all.
+
+    Only sums that go to a float32 C as they are, in whole tiles, go there from registers. All others go by memory and a
+    call, which is nothing beside the tile's thousands of cycles.
+    """
+
+    var c: Lines
+    var reads: Lines
+    var writes: Lines
+    var sums_c: Ptr
+    """C, if it is float32."""
+    var ldc: Int
+    var in_float32: Bool
+    var stores_sums: Bool
+    """Nothing happens to the sums on the way to C."""
+    var finish: Finish
+    var destination: Int
+    """Address of the `Destination`."""
+
+    def __init__[output: DType, E: Epilogue, //](out self, ref destination: Destination[output, E]):
+        """Forgets the types; the destination must outlive this."""
+        self.c = Lines(destination.c, destination.ldc)
+        self.reads = destination.epilogue.reads()
+        self.writes = destination.epilogue.writes()
+        self.sums_c = Ptr(unsafe_from_address=Int(destination.c))
+        self.ldc = destination.ldc
+        self.in_float32 = output == F32
+        self.stores_sums = E.STORES_SUMS
+        self.finish = finish_tile[output, E]
+        self.destination = Int(Pointer(to=destination))
+
+
 @always_inline
 def update_tile[
-    E: Epilogue, output: DType, //, dtype: DType, vectors: Int
+    dtype: DType, vectors: Int
 ](
     a: Ptr,
     b: Ptr,
-    c: Tensor[output].Ptr,
-    ldc: Int,
+    outlet: Outlet,
     row: Int,
     col: Int,
     rows: Int,
     cols: Int,
     step: Step,
-    epilogue: E,
     mut next_a: Ahead,
     mut next_b: Ahead,
 ):
     """Computes C = A @ B or C += A @ B for the tile at (row,col) of C, and the epilogue after the last step.
 
     a (MR,depth) in slabs and rows LDA apart, b (depth,vectors * W) in rows NR apart, both units of `dtype` padded with
-    zeros; c (rows,cols) with rows <= MR and cols <= vectors * W, of which nothing outside is touched. Each element is
-    one chain of fused multiply-adds in the order of K, then added to C: the same bits in whichever tile it falls.
-    Meanwhile it calls for C, and depth // CHUNK times for what is packed next.
+    zeros; the tile of C is (rows,cols) with rows <= MR and cols <= vectors * W, and nothing outside is touched. Each
+    element is one chain of fused multiply-adds in the order of K, then added to C: the same bits in whichever tile it
+    falls. Meanwhile it calls for C, and depth // CHUNK times for what is packed next.
     """
     var sums = Array[V, MR * vectors](fill=V(0))
     for k0 in range(0, step.depth, KC):
@@ -69,17 +114,23 @@ def update_tile[
             var chunk = (k0 + k) // CHUNK
             if chunk < MR:
                 comptime for v in range(vectors):
-                    prefetch[_TO_WRITE](c.unsafe_offset(chunk * ldc + v * W))
+                    outlet.c.ask[_TO_WRITE](row + chunk, col + v * W)
                     if step.is_last:
-                        epilogue.announce(row + chunk, col + v * W)
+                        outlet.reads.ask[_TO_READ](row + chunk, col + v * W)
+                        outlet.writes.ask[_TO_WRITE](row + chunk, col + v * W)
             comptime for i in range(CHUNK):
                 _add_products[dtype](sums, a_slab.unsafe_offset(k + i), b_slab.unsafe_offset((k + i) * NR))
         for k in range(depth - depth % CHUNK, depth):
             _add_products[dtype](sums, a_slab.unsafe_offset(k), b_slab.unsafe_offset(k * NR))
-    if rows == MR and cols == vectors * W:
-        _finish_whole(sums, c, ldc, row, col, step, epilogue)
+    var as_they_are = outlet.in_float32 and (outlet.stores_sums or not step.is_last)
+    if as_they_are and rows == MR and cols == vectors * W:
+        _store_whole(sums, outlet.sums_c.unsafe_offset(row * outlet.ldc + col), outlet.ldc, step.adds_to_c)
     else:
-        _finish_part[vectors](sums, c, ldc, row, col, rows, cols, step, epilogue)
+        # A copy, so that `sums` itself can stay in registers.
+        var spilled = sums.copy()
+        var address = Ptr(unsafe_from_address=Int(spilled.unsafe_ptr()))
+        outlet.finish(outlet.destination, address, vectors * W, row, col, rows, cols, step)
+        _ = spilled^
 
 
 @always_inline
@@ -119,36 +170,29 @@ def _second_of_pair(units: V) -> V:
 
 
 @always_inline
-def _finish_whole[
-    E: Epilogue, output: DType, vectors: Int, //
-](sums: Array[V, MR * vectors], c: Tensor[output].Ptr, ldc: Int, row: Int, col: Int, step: Step, epilogue: E):
+def _store_whole[vectors: Int, //](sums: Array[V, MR * vectors], c: Ptr, ldc: Int, adds_to_c: Bool):
     comptime for r in range(MR):
         comptime for v in range(vectors):
-            _finish[W](sums[r * vectors + v], c.unsafe_offset(r * ldc + v * W), row + r, col + v * W, step, epilogue)
-
-
-def _finish_part[
-    E: Epilogue, output: DType, //, vectors: Int
-](
-    sums: Array[V, MR * vectors],
-    c: Tensor[output].Ptr,
-    ldc: Int,
-    row: Int,
-    col: Int,
-    rows: Int,
-    cols: Int,
-    step: Step,
-    epilogue: E,
-):
-    for r in range(rows):
-        for v in range(vectors):
             var sum = sums[r * vectors + v]
             var target = c.unsafe_offset(r * ldc + v * W)
-            if (v + 1) * W <= cols:
-                _finish[W](sum, target, row + r, col + v * W, step, epilogue)
-            else:
-                for i in range(cols - v * W):
-                    _finish[1](sum[i], target.unsafe_offset(i), row + r, col + v * W + i, step, epilogue)
+            if adds_to_c:
+                sum += target.unsafe_load[width=W]()
+            target.unsafe_store(sum)
+
+
+def finish_tile[
+    output: DType, E: Epilogue
+](destination: Int, sums: Ptr, ld: Int, row: Int, col: Int, rows: Int, cols: Int, step: Step):
+    """Brings sums (rows,cols), rows `ld` apart, to the tile at (row,col) of the `Destination` at this address."""
+    ref target = Pointer[Destination[output, E], MutUntrackedOrigin](unsafe_from_address=destination)[]
+    var full = cols - cols % W
+    for r in range(rows):
+        var c = target.c.unsafe_offset((row + r) * target.ldc + col)
+        for j in range(0, full, W):
+            var sum = sums.unsafe_offset(r * ld + j).unsafe_load[width=W]()
+            _finish[W](sum, c.unsafe_offset(j), row + r, col + j, step, target.epilogue)
+        for j in range(full, cols):
+            _finish[1](sums[unsafe_offset=r * ld + j], c.unsafe_offset(j), row + r, col + j, step, target.epilogue)
 
 
 @always_inline
