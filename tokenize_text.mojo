@@ -7,7 +7,7 @@ from std.time import perf_counter_ns
 
 from llm.arguments import Option, command_line, parse_arguments
 from llm.corpus import Corpus
-from llm.cpu.parallel import Team, available_threads
+from llm.cpu.parallel import available_threads
 from llm.files import AtomicFile, InputFile, MappedFile, glob_files
 from llm.manifest import Manifest
 from llm.report import fixed, grouped
@@ -63,7 +63,7 @@ def tokenize() raises -> Int:
     watch_for_signals()
     var screen = Screen()
     var spool = TokenSpool(args.string("out") + "/" + name + "_all.bin", tokenizer.vocab_size)
-    encode_all(corpus, tokenizer, Team(threads), spool, screen)
+    encode_all(corpus, tokenizer, threads, spool, screen)
     if stop_signal() != 0:
         screen.line(String(t"stopped by {signal_name(stop_signal())}; nothing was written"))
         return 128 + stop_signal()
@@ -104,12 +104,14 @@ def tokenize() raises -> Int:
     return 0
 
 
-def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, team: Team, mut spool: TokenSpool, mut screen: Screen) raises:
+def encode_all(
+    mut corpus: Corpus, tokenizer: Tokenizer, threads: Int, mut spool: TokenSpool, mut screen: Screen
+) raises:
     """Tokenizes the corpus, until it ends or a signal comes."""
     var ticker = Ticker("tokenizing, bytes", corpus.num_bytes, screen)
     var start = perf_counter_ns()
     while stop_signal() == 0:
-        var blocks = corpus.next_blocks(tokenizer, team.size * GROUP_BYTES)
+        var blocks = corpus.next_blocks(tokenizer, threads * GROUP_BYTES)
         if len(blocks) == 0:
             var seconds = Float64(perf_counter_ns() - start) / 1e9
             screen.line(
@@ -119,7 +121,7 @@ def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, team: Team, mut spool: 
                 )
             )
             return
-        for ref tokens in corpus.encode(tokenizer, blocks, team):
+        for ref tokens in corpus.encode(tokenizer, blocks, threads):
             spool.append(tokens)
         if ticker.is_due():
             var rate = Float64(corpus.bytes_read) * 1e3 / Float64(perf_counter_ns() - start)

@@ -10,7 +10,6 @@ from std.time import perf_counter_ns
 
 from llm.arguments import Option, parse_arguments
 from llm.corpus import Corpus
-from llm.cpu.parallel import Team
 from llm.report import fixed
 from llm.tokenizer import Tokenizer
 from timing import median
@@ -49,7 +48,7 @@ def bench() raises:
         if threads == 1:
             tokens = len(tokenizer.encode(Span(bytes)))
         else:
-            for ref part in corpus.encode(tokenizer, blocks, Team(threads)):
+            for ref part in corpus.encode(tokenizer, blocks, threads):
                 tokens += len(part)
         rates.append(Float64(len(bytes)) * 1e3 / Float64(perf_counter_ns() - start))
     # The first encoding has touched the memory.

@@ -3,7 +3,7 @@
 from std.atomic import Atomic
 
 from llm.bpe import Workspace
-from llm.cpu.parallel import Team
+from llm.cpu.parallel import fork_join
 from llm.files import InputFile, MappedFile, glob_files
 from llm.memory import Tensor
 from llm.sha256 import Sha256
@@ -107,7 +107,7 @@ struct Corpus(Movable):
             files[0].release(self._at)
         self._open = files^
 
-    def encode(mut self, tokenizer: Tokenizer, blocks: List[Block], team: Team) raises -> List[List[Int32]]:
+    def encode(mut self, tokenizer: Tokenizer, blocks: List[Block], threads: Int) raises -> List[List[Int32]]:
         """Returns the tokens of each block; those of a document begin with end of text, if the vocabulary has that.
 
         Raises:
@@ -141,7 +141,7 @@ struct Corpus(Movable):
                 except:
                     refused[i] = True
 
-        team.run(body)
+        fork_join(body, threads)
         for i in range(len(blocks)):
             if refused[i]:
                 self._refuse(tokenizer, blocks[i].file)

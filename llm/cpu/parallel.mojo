@@ -4,7 +4,7 @@ A `Crew` owns threads that wait until they get a job. In a job every thread runs
 through the whole model, as a member of a `Team`: each kernel gives each member its share of the output and ends at a
 barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
 
-A `Team` that is no member of a crew forks and joins at each `run` instead: tests and benches of single kernels do that.
+A `Team` that is no member of a crew does the shares of all its members one after another: tests of single kernels do that.
 """
 
 from std.atomic import Atomic, Ordering
@@ -41,7 +41,7 @@ struct Team(TrivialRegisterPassable):
     """Address of the crew's state."""
 
     def __init__(out self, size: Int):
-        """A team that forks and joins at each `run`."""
+        """A team of which this thread is every member."""
         self.size = size
         self._member = -1
         self._state = 0
@@ -60,21 +60,19 @@ struct Team(TrivialRegisterPassable):
         on `size`: that is what keeps results identical for any number of threads. The operation's name and its
         arithmetic or memory traffic are for traces.
         """
-        if self._member < 0:
-            sync_parallelize(body, self.size)
-            return
+        var begin = perf_counter_ns() if TRACING else 0
+        # One call for both kinds of team: the body is inlined here, and large.
+        for member in range(max(self._member, 0), self.size if self._member < 0 else self._member + 1):
+            body(member)
         comptime if TRACING:
-            ref state = Pointer[_State, MutUntrackedOrigin](unsafe_from_address=self._state)[]
-            var begin = perf_counter_ns()
-            body(self._member)
-            state.events[self._member].append(Event(operation, Int(begin), Int(perf_counter_ns()), flops, bytes))
-        else:
-            body(self._member)
+            if self._member >= 0:
+                ref state = Pointer[_State, MutUntrackedOrigin](unsafe_from_address=self._state)[]
+                state.events[self._member].append(Event(operation, Int(begin), Int(perf_counter_ns()), flops, bytes))
         self._barrier()
 
     def _barrier(self):
         """Waits until every member has arrived."""
-        if self.size == 1:
+        if self.size == 1 or self._member < 0:
             return
         ref state = Pointer[_State, MutUntrackedOrigin](unsafe_from_address=self._state)[]
         var phase = state.phases.count()
@@ -83,6 +81,15 @@ struct Team(TrivialRegisterPassable):
             state.phases.advance()
         else:
             state.phases.wait_beyond(phase)
+
+
+def fork_join[Body: def(Int) -> None](body: Body, threads: Int):
+    """Calls body(member) for every member 0 .. threads - 1, in so many threads if there are as many cores, and returns
+    when all are done. The body cannot raise.
+
+    For work that takes much longer than the fork and join, and needs no barriers.
+    """
+    sync_parallelize(body, threads)
 
 
 @fieldwise_init
@@ -210,6 +217,7 @@ struct Crew(Movable):
         self._state = move._state
         self._threads = move._threads^
 
+    @no_inline
     def __deinit__(deinit self):
         """Ends the threads."""
         self._state[].stopping = True
