@@ -61,6 +61,11 @@ struct Arguments(Movable):
             self._values.append(option.default)
         self.options = options^
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     # ----- parsing
 
     def parse(mut self, words: List[String]) raises:

@@ -121,6 +121,11 @@ struct DataLoader(Movable):
         self.epoch = 0
         self._start_epoch()
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     def reset(mut self) raises:
         """Starts over: with the first batch, but shuffled in the next order that the generator gives.
 

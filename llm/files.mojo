@@ -71,6 +71,7 @@ struct InputFile(Movable, Readable):
         self.size = move.size
         self._fd = move._fd
 
+    @no_inline
     def __deinit__(deinit self):
         """Closes the file."""
         if self._fd >= 0:
@@ -132,6 +133,7 @@ struct MappedFile(Movable):
         self.size = move.size
         self._address = move._address
 
+    @no_inline
     def __deinit__(deinit self):
         """Gives the mapping back."""
         _ = external_call["munmap", Int32](self._address, self.size)
@@ -186,6 +188,7 @@ struct AtomicFile(Movable, Readable):
         self._fd = move._fd
         self.size = move.size
 
+    @no_inline
     def __deinit__(deinit self):
         """Removes what was written if it was not committed."""
         if self._fd >= 0:
@@ -288,6 +291,7 @@ struct AppendedFile(Movable):
         self.path = move.path^
         self._fd = move._fd
 
+    @no_inline
     def __deinit__(deinit self):
         """Closes the file."""
         if self._fd >= 0:

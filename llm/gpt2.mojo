@@ -124,6 +124,11 @@ struct GPT2[dtype: DType = F32](Movable):
         )
         self._crew = Crew(threads)
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     # ----- the passes, as callers see them
 
     def initialize(mut self, seed: Int):

@@ -85,6 +85,11 @@ struct HellaSwag(Movable):
         self._inputs = self._arena.carve[I32](NUM_ENDINGS * self.longest)
         self._targets = self._arena.carve[I32](NUM_ENDINGS * self.longest)
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     def judge[dtype: DType](mut self, mut model: GPT2[dtype], example: Int) raises -> Judgement:
         """Has a model judge how likely each ending is after the context.
 

@@ -92,7 +92,9 @@ struct Arena(Movable):
             Int(0), self.num_bytes, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, Int32(-1), Int(0)
         )
         if self._address == -1:
-            raise Error(t"memory: cannot reserve {num_bytes} bytes: {get_errno()}; use a smaller model, batch or context")
+            raise Error(
+                t"memory: cannot reserve {num_bytes} bytes: {get_errno()}; use a smaller model, batch or context"
+            )
         if self.num_bytes >= _HUGE_PAGE:
             _ = external_call["madvise", Int32](self._address, self.num_bytes, _MADV_HUGEPAGE)
 
@@ -102,6 +104,7 @@ struct Arena(Movable):
         self.num_bytes = move.num_bytes
         self._used = move._used
 
+    @no_inline
     def __deinit__(deinit self):
         """Returns the block to the system."""
         _ = external_call["munmap", Int32](self._address, self.num_bytes)

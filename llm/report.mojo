@@ -157,6 +157,11 @@ struct Report(Movable):
             self._log = open_log(folder + "/log.jsonl", resume)
             self._main_log = open_log(folder + "/main.log", resume)
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     def step(mut self, step: Step, flops: Int, peak: Float64) raises:
         """Reports a step of so many floating-point operations, on a machine with this peak per second (0: unknown).
 

@@ -99,6 +99,11 @@ struct ParameterTensors[dtype: DType](Movable):
         for ref spec in self.specs:
             self._tensors.append(self._arena.carve[Self.dtype](spec.size()))
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     @always_inline
     def __getitem__(self, tensor: Int) -> Tensor[Self.dtype]:
         """Views one tensor (WTE .. LNFB), all layers."""

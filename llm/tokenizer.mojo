@@ -80,6 +80,11 @@ struct Tokenizer(Movable):
         if not self._merges:
             self._learn_characters()
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     def _learn_merges(mut self):
         """Finds out what makes which token, if there is a token for every byte."""
         var byte_tokens = List[Int32](length=256, fill=-1)

@@ -72,6 +72,11 @@ struct Trainer[dtype: DType](Movable):
         self.train_data = train_data^
         self.val_data = val_data^
 
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
     def step(mut self, mut progress: Progress) raises -> Step:
         """Takes the next step, or skips its update if it is an outlier.
 
