@@ -1,11 +1,13 @@
 """Settings: presets, run.toml, what is wrong in them, and the plan that --dry-run makes of them."""
 
+import os
 import re
+import subprocess
 import tomllib
 
 import pytest
 
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT
 from llm_mojo import formats
 from tiny_run import V, log, make_data, settings
 
@@ -104,6 +106,39 @@ def test_a_plan_of_a_model_that_fits_nowhere(program, data):
     flags = ["-i", data / "long.bin", "-j", data / "long.bin", "--tokenizer", "", "-e", "d48", "-b", 8, "-t", 1024]
     plan = program.output(*flags, "--block-size", 1024, "--dry-run")
     assert "parameters  1,557,686,400" in plan
+
+
+def planned_activations(program, *flags):
+    """MB, from the plan."""
+    return int(re.search(r"activations ([\d,]+) MB", program.output(*flags, "--dry-run"))[1].replace(",", ""))
+
+
+def peak_memory(program, *flags):
+    """MB that a run has had resident at most."""
+    command = [str(word) for word in [program.path, *flags]]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024 / 1e6
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_memory_grows_with_the_context_not_with_its_square(dtype, program, data):
+    """A head's T x T scores would take 268 MB at T=8,192, and 4 MB at T=1,024."""
+    flags = ["-i", data / "long.bin", "-j", data / "long.bin", "--tokenizer", "", "--vocab-size", V, "-b", 1]
+    flags += ["--dtype", dtype, "--block-size", 8192, "-v", 0, "-s", 0, "-x", 1]
+    # The 6 layers of 384 channels that the plan is for.
+    large = [*flags, "--n-layer", 6, "--n-head", 6, "--n-embd", 384]
+    plans = [planned_activations(program, *large, "-t", T) for T in (1024, 2048, 4096, 8192)]
+    step = plans[1] - plans[0]
+    assert step > 50
+    assert plans == pytest.approx([plans[0], plans[0] + step, plans[0] + 3 * step, plans[0] + 7 * step], abs=8)
+    # What a step really takes is what was planned for it; of a model so small that this takes a second.
+    small = [*flags, "--n-layer", 1, "--n-head", 1, "--n-embd", 16]
+    planned = [planned_activations(program, *small, "-t", T) for T in (1024, 8192)]
+    peaks = [peak_memory(program, *small, "-t", T) for T in (1024, 8192)]
+    assert peaks[1] - peaks[0] < planned[1] - planned[0] + 30
 
 
 def test_help_lists_every_flag_once(program):
