@@ -18,7 +18,7 @@ _STEP = re.compile(r"step\s+\d+.*?loss\s+(?P<loss>[\d.]+).*?(?P<ms>[\d.]+)\s*ms"
 _ANNOUNCE = 'echo "start $$ $(date +%s%N)"; exec "$@"'
 _DIE_WITH_PARENT = 1
 """Linux's PR_SET_PDEATHSIG."""
-SLOW_STEP_MS = 2000
+SLOW_STEP_MS = 1000
 """Who needs longer for a step needs no second one to warm up, and none after a pause."""
 
 

@@ -22,7 +22,7 @@ class Size:
     T: int
     rarer: int = 1
     """It gets one round where others get so many."""
-    seconds: float = 1.5
+    seconds: float = 2.5
     """How long the steps of a turn are counted."""
     expected_s: int = 0
     """What six rounds of it take on the machine of the published results."""

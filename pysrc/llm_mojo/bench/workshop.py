@@ -50,8 +50,9 @@ class Workshop:
         `replaced` maps files of the tree to others of the tree that take their places in this build.
         """
         replaced = replaced or {}
-        sources = [ROOT / source, *(ROOT / other for other in replaced.values())]
-        sources += [*(ROOT / "llm").rglob("*.mojo"), *(ROOT / "bench").glob("*.mojo")]
+        sources = [ROOT / source, *(ROOT / other for other in replaced.values()), *(ROOT / "llm").rglob("*.mojo")]
+        if Path(source).parent.name == "bench":
+            sources += [ROOT / "bench" / tool for tool in ("limits.mojo", "timing.mojo")]
         suffix = "".join(f"-{Path(other).parent.name}" for other in replaced.values())
         program = self.folder / (Path(source).stem + suffix)
         if _is_newer(program, sources):
