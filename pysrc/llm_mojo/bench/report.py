@@ -197,7 +197,8 @@ def operations_table(results):
             gbs = row["mb"] / row["ms"]
             rate, share = f"{gbs:,.1f} GB/s", f"{100 * gbs / entry['adamw_gbs']:.0f}%"
         waiting = f"{100 * row['waiting_ms'] / row['ms']:.0f}%"
-        text += f"| {row['operation']} | {row['calls']} | {row['ms']:.2f} | {rate} | {share} | {waiting} |\n"
+        each = f", {row['gflop'] / row['calls']:.2f} GFLOP each" if row["gflop"] else ""
+        text += f"| {row['operation']}{each} | {row['calls']} | {row['ms']:.2f} | {rate} | {share} | {waiting} |\n"
     return text
 
 
