@@ -13,9 +13,9 @@ from llm.hellaswag import HellaSwag, judge_all
 from llm.judgement import Accuracy, Judgement
 from llm.logs import LogEnd
 from llm.options import save_settings, trainer_arguments
-from llm.plan import check_memory, describe, plan
+from llm.plan import check_memory, describe, plan, settings_in_use
 from llm.progress import Progress
-from llm.report import Report, Validation, aligned
+from llm.report import Report, Validation
 from llm.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint
 from llm.sampler import Sampler
 from llm.setup import (
@@ -72,7 +72,7 @@ def train_with[dtype: DType](args: Arguments) raises -> Int:
 
     check_memory[dtype](config, train_data.B, train_data.T, threads)
     var trace = Trace(args.string("trace"), threads)
-    print(aligned(args.settings()))
+    print(settings_in_use(args, config, train_data, threads, resumed))
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
     print(describe(args, model, train_data, val_data, threads), flush=True)
     var questions = open_hellaswag(args, config, train_data.T)

@@ -68,7 +68,7 @@ def options() -> List[Option]:
         # files
         Option("train-data", "i", "GLOB", data + "_train.bin", "token shards to train on"),
         Option("val-data", "j", "GLOB", data + "_val.bin", "token shards to validate on"),
-        Option("tokenizer", "", "FILE", "", "prints the samples (default: tokenizer.bin beside the data; '': none)"),
+        Option("tokenizer", "", "FILE", "", "for samples (default: tokenizer.bin beside the data, or gpt2_tokenizer.bin; '': none)"),
         Option("out", "o", "DIR", "", "folder for logs, settings and checkpoints (default: keep nothing)"),
         Option("checkpoint-every", "n", "N", "0", "steps between checkpoints (0: only at the end)"),
         Option("save-dtype", "", "fp32|bf16", "fp32", "of model_*.bin (llm.c's version 3 or 5); the state keeps fp32"),
@@ -76,11 +76,11 @@ def options() -> List[Option]:
         Option("resume", "y", "0|1", "", "1: go on from the newest checkpoint in --out; 0: replace what is there"),
         # model
         Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, gpt2..gpt2-xl, or d6..d60 at random"),
-        Option("n-layer", "", "N", "0", "layers of a model that starts at random"),
-        Option("n-head", "", "N", "0", "attention heads of a model that starts at random"),
-        Option("n-embd", "", "N", "0", "width of a model that starts at random"),
-        Option("block-size", "", "N", "0", "longest context of a model that starts at random (0: as --seq-len)"),
-        Option("vocab-size", "", "N", "0", "its vocabulary (0: the tokenizer's)"),
+        Option("n-layer", "", "N", "0", "layers of a model that starts at random (0: as --init dN, or d12)"),
+        Option("n-head", "", "N", "0", "its attention heads (0: likewise)"),
+        Option("n-embd", "", "N", "0", "its width (0: likewise)"),
+        Option("block-size", "", "N", "0", "its longest context (0: as --seq-len)"),
+        Option("vocab-size", "", "N", "0", "its vocabulary (0: the tokenizer's, or GPT-2's)"),
         # batches and steps
         Option("batch-size", "b", "N", "4", "sequences per pass (B)"),
         Option("seq-len", "t", "N", "64", "tokens per sequence (T)"),

@@ -1,4 +1,4 @@
-"""What a run would take: `--dry-run`."""
+"""What a run would take: `--dry-run`; and what it does take, printed at its start."""
 
 from llm.activations import ActivationSizes, activation_bytes
 from llm.arguments import Arguments
@@ -9,7 +9,8 @@ from llm.dataloader import DataLoader
 from llm.gpt2 import GPT2
 from llm.memory import physical_memory
 from llm.report import aligned, duration, fixed, grouped
-from llm.setup import number_of_steps, passes_per_step
+from llm.run_folder import checkpoint_model
+from llm.setup import initial_checkpoint, number_of_steps, passes_per_step, starts_at_random, tokenizer_path
 from llm.tensors import parameter_bytes, product_weight_bytes
 
 comptime F32 = DType.float32
@@ -79,6 +80,40 @@ def _check_context(config: GPT2Config, T: Int) raises:
             t"model: T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
             t" use --seq-len {config.max_seq_len} or less"
         )
+
+
+def settings_in_use(
+    args: Arguments, config: GPT2Config, data: DataLoader, threads: Int, resumed: Optional[Int]
+) raises -> String:
+    """Lists all settings: where a value, given or not, stands for something that is found out, that.
+
+    Raises:
+        If a published model that the run would start from is not here.
+    """
+    var passes = passes_per_step(args)
+    var start = String("random")
+    if resumed:
+        start = checkpoint_model(args.string("out"), resumed.value())
+    elif not starts_at_random(args):
+        start = initial_checkpoint(args)
+    var found: List[Tuple[String, String]] = [
+        ("tokenizer", tokenizer_path(args).or_else("none")),
+        ("init", start),
+        ("n-layer", String(config.num_layers)),
+        ("n-head", String(config.num_heads)),
+        ("n-embd", String(config.channels)),
+        ("block-size", String(config.max_seq_len)),
+        ("vocab-size", String(config.vocab_size)),
+        ("total-batch-size", String(passes * data.B * data.T)),
+        ("max-steps", String(number_of_steps(args, data, passes))),
+        ("threads", String(threads)),
+    ]
+    var rows = args.settings()
+    for ref row in rows:
+        for ref each in found:
+            if row[0] == each[0]:
+                row[1] = each[1]
+    return aligned(rows)
 
 
 def describe[

@@ -135,11 +135,11 @@ def find_tokenizer(args: Arguments) raises -> Optional[Tokenizer]:
     Raises:
         If it is not a tokenizer file.
     """
-    var path = _tokenizer_path(args)
+    var path = tokenizer_path(args)
     return Tokenizer(path.value()) if path else Optional[Tokenizer](None)
 
 
-def _tokenizer_path(args: Arguments) raises -> Optional[String]:
+def tokenizer_path(args: Arguments) raises -> Optional[String]:
     """Finds the tokenizer file: the one named (none if the name is empty), tokenizer.bin beside the data, or
     gpt2_tokenizer.bin here.
     """
@@ -183,7 +183,7 @@ def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
 def _open_data(args: Arguments, name: String, config: GPT2Config, order: Int) raises -> DataLoader:
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
-    check_manifests(args.string(name), _tokenizer_path(args), config.vocab_size)
+    check_manifests(args.string(name), tokenizer_path(args), config.vocab_size)
     var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
     return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))
 

@@ -91,6 +91,27 @@ def test_what_is_wrong_in_a_file_is_said(text, message, program, data, tmp_path)
     assert error.endswith("`train_gpt2 --help` lists the flags\n")
 
 
+def test_the_start_shows_what_is_used(program, data, tmp_path):
+    """Not only what was given: a default may stand for a file that is found, or for a size that follows from others."""
+
+    def shown(*flags):
+        settings_block = program.output(*flags).split("\n\n")[0]
+        return dict(line.split(maxsplit=1) for line in settings_block.splitlines())
+
+    run = tmp_path / "run"
+    first = shown(*settings(data, run, "--shuffle", 2, "-v", 0))
+    sizes = {"n-layer": "2", "n-head": "2", "n-embd": "16", "block-size": "8", "vocab-size": str(V)}
+    found = {"tokenizer": f"{data}/tokenizer.bin", "total-batch-size": "16", "out": str(run), "max-steps": "4"}
+    assert first.items() >= (sizes | found | {"init": "random"}).items()
+    checkpoint = f"{run}/model_00000004.bin"
+    flags = ["-i", data / "train_*.bin", "-j", data / "val_*.bin", "-e", checkpoint, "-b", 2, "-t", 4, "-x", -1]
+    second = shown(*flags, "-s", 0, "-v", 0, "--threads", 3, "-d", 24)
+    found = {"total-batch-size": "24", "max-steps": "14", "threads": "3", "out": "none"}
+    assert second.items() >= (sizes | found | {"init": checkpoint}).items()
+    assert shown("-o", run, "-y", 1).items() >= (sizes | {"init": checkpoint, "resume": "1"}).items()
+    assert shown(*settings(data, None, "-e", "d6", "--tokenizer", "", "-x", 0))["tokenizer"] == "none"
+
+
 def test_a_plan_trains_nothing(program, data, tmp_path):
     plan = program.output(*settings(data, tmp_path / "run", "-d", 32, "--dry-run"))
     assert not (tmp_path / "run").exists()
