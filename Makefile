@@ -18,7 +18,8 @@ ifeq ($(TEXT),)
 NAME := pydocs
 SOURCE := pydocs
 else
-NAME := $(basename $(notdir $(abspath $(TEXT))))
+# By the shell: make's own functions take a name with spaces for several.
+NAME := $(shell name=$$(basename "$$(realpath -ms '$(TEXT)')"); echo "$${name%.*}")
 SOURCE := $(TEXT)
 endif
 DATA := data/$(NAME)
@@ -33,7 +34,7 @@ RESUME ?= 0
 PROMPT ?=
 export PROMPT
 # The folder of the run that has saved last.
-NEWEST = $(patsubst %/,%,$(dir $(firstword $(shell ls -t runs/*/DONE_* 2>/dev/null))))
+NEWEST = $(shell ls -t runs/*/DONE_* 2>/dev/null | head -n 1 | sed 's|/[^/]*$$||')
 
 MOJO_SOURCES := $(shell find llm -name '*.mojo')
 
