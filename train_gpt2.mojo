@@ -7,6 +7,7 @@ from llm.checkpoint import read_config, read_parameters, write_checkpoint
 from llm.config import GPT2Config
 from llm.cpu.parallel import available_threads
 from llm.cpu.peak import measured_peak
+from llm.dataloader import DataLoader
 from llm.generate import generate
 from llm.gpt2 import GPT2
 from llm.hellaswag import HellaSwag, judge_all
@@ -31,6 +32,7 @@ from llm.setup import (
     validation_data,
 )
 from llm.signals import signal_name, stop_signal, watch_for_signals
+from llm.tokenizer import Tokenizer
 from llm.trace import Trace
 from llm.trainer import Trainer
 
@@ -47,25 +49,33 @@ def train() raises -> Int:
     """Trains and returns the exit status: 0, or 128 and the signal that stopped the run."""
     var args = trainer_arguments()
     check_flags(args)
-    if args.choice("dtype") == "bf16":
-        return train_with[DType.bfloat16](args)
-    return train_with[DType.float32](args)
-
-
-def train_with[dtype: DType](args: Arguments) raises -> Int:
-    """Trains with matrix products of this type."""
-    var out = args.string("out")
-    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var tokenizer = find_tokenizer(args)
     var resumed = checkpoint_to_resume(args)
     var config: GPT2Config
     if resumed:
-        config = read_config(checkpoint_model(out, resumed.value()))
+        config = read_config(checkpoint_model(args.string("out"), resumed.value()))
     else:
         config = model_config(args, tokenizer)
     check_tokenizer(tokenizer, config)
     var train_data = training_data(args, config)
     var val_data = validation_data(args, config)
+    if args.choice("dtype") == "bf16":
+        return train_with[DType.bfloat16](args, tokenizer, config, resumed, train_data^, val_data^)
+    return train_with[DType.float32](args, tokenizer, config, resumed, train_data^, val_data^)
+
+
+def train_with[
+    dtype: DType
+](
+    args: Arguments,
+    tokenizer: Optional[Tokenizer],
+    config: GPT2Config,
+    resumed: Optional[Int],
+    var train_data: DataLoader,
+    var val_data: DataLoader,
+) raises -> Int:
+    """Trains with matrix products of this type."""
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     if args.bool("dry-run"):
         print(plan[dtype](args, config, train_data, threads), end="")
         return 0
@@ -80,7 +90,7 @@ def train_with[dtype: DType](args: Arguments) raises -> Int:
     var progress = Progress()
     var sampler = Sampler(seed=args.int("seed"))
     if resumed:
-        progress = load_checkpoint(out, resumed.value(), run.model, run.train_data)
+        progress = load_checkpoint(args.string("out"), resumed.value(), run.model, run.train_data)
         if progress.sampler != 0:
             sampler.set_rng_state(progress.sampler)
         print(t"resumed after step {progress.step} of {run.steps}\n", flush=True)
@@ -92,11 +102,29 @@ def train_with[dtype: DType](args: Arguments) raises -> Int:
         read_parameters(initial_checkpoint(args), run.model.params)
 
     watch_for_signals()
-    var report = Report(out, LogEnd(progress.step, progress.evaluated) if resumed else Optional[LogEnd](None))
+    var going_on = LogEnd(progress.step, progress.evaluated) if resumed else Optional[LogEnd](None)
+    var report = Report(args.string("out"), going_on)
     if args.given("out"):
-        clear_folder(out, keep_checkpoints=Bool(resumed))
+        clear_folder(args.string("out"), keep_checkpoints=Bool(resumed))
         save_settings(args)
-    var peak = measured_peak[dtype](threads) if report.screen.is_terminal else 0
+    return take_steps(run, args, tokenizer, questions, progress, sampler, report, trace)
+
+
+def take_steps[
+    dtype: DType, //
+](
+    mut run: Trainer[dtype],
+    args: Arguments,
+    tokenizer: Optional[Tokenizer],
+    mut questions: Optional[HellaSwag],
+    mut progress: Progress,
+    mut sampler: Sampler,
+    mut report: Report,
+    mut trace: Trace,
+) raises -> Int:
+    """Trains until the run ends, and returns the exit status."""
+    var out = args.string("out")
+    var peak = measured_peak[dtype](run.model.num_threads()) if report.screen.is_terminal else 0
     var saved = progress.step
     while True:
         var last = progress.step >= run.steps
@@ -121,7 +149,7 @@ def train_with[dtype: DType](args: Arguments) raises -> Int:
             trace.finish()
             return farewell(run, progress, report, args, saved)
         try:
-            report.step(run.step(progress), config.flops_per_token(run.train_data.T), peak)
+            report.step(run.step(progress), run.model.config.flops_per_token(run.train_data.T), peak)
         except error:
             raise Error(t"{error}{last_good(args, saved)}")
         trace.step(run.model, progress.step)

@@ -104,12 +104,12 @@ struct ParameterTensors[dtype: DType](Movable):
         """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
         pass
 
-    @always_inline
+    @no_inline
     def __getitem__(self, tensor: Int) -> Tensor[Self.dtype]:
         """Views one tensor (WTE .. LNFB), all layers."""
         return self._tensors[tensor]
 
-    @always_inline
+    @no_inline
     def layer(self, tensor: Int, l: Int) -> Tensor[Self.dtype]:
         """Views layer l of one tensor."""
         var size = self.specs[tensor].layer_size()
@@ -147,12 +147,12 @@ struct ProductWeights[dtype: DType](Movable):
             else:
                 self._tensors.append(self._arena.carve[Self.dtype](params[i].size if is_product_weight(i) else 0))
 
-    @always_inline
+    @no_inline
     def __getitem__(self, tensor: Int) -> Tensor[Self.dtype]:
         """Views one tensor, all layers."""
         return self._tensors[tensor]
 
-    @always_inline
+    @no_inline
     def layer(self, tensor: Int, l: Int) -> Tensor[Self.dtype]:
         """Views layer l of one tensor of the blocks."""
         var size = self._tensors[tensor].size // self._layers
