@@ -1,6 +1,7 @@
 """The bench: the C port trains as the Mojo programs do, and every published figure comes from a committed file."""
 
 import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -15,9 +16,10 @@ from conftest import ROOT
 from llm_mojo import Error, charts, formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.bench import charts as bench_charts
-from llm_mojo.bench import report, results
+from llm_mojo.bench import machine, report, results, steps
 from llm_mojo.bench.compare import changes
-from llm_mojo.bench.contestants import CONTESTANTS, MAX_LINALG
+from llm_mojo.bench.contestants import CONTESTANTS, MAX_LINALG, Contestant
+from llm_mojo.bench.measure import Bench, Progress
 from llm_mojo.bench.runner import Pace, Trainee, _without_pause
 from llm_mojo.bench.sizes import SIZES
 from llm_mojo.bench.steps import check_losses
@@ -133,6 +135,28 @@ def test_a_slow_step_is_enough(trainee):
     slow = trainee("for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done; sleep 9")
     turn = slow.turn(Pace(seconds=5))
     assert turn.warm_up == 1 and turn.timed[0] == 9000
+
+
+@pytest.mark.parametrize("available_mb", [1e9, 0])
+def test_rounds(available_mb, monkeypatch, tmp_path):
+    """Two that run as long as they may, and one that fails: all turns, each in one process, with and without room."""
+    endless = [Contestant(name, name, lambda workshop, size: script(COUNTING)) for name in "ab"]
+    failing = Contestant("c", "c", lambda workshop, size: script("echo 'no luck' >&2; exit 1"))
+    monkeypatch.setattr(steps, "CONTESTANTS", [*endless, failing])
+    monkeypatch.setattr(machine, "available_mb", lambda: available_mb)
+    bench = Bench(Workshop(folder=tmp_path), tmp_path / "x.json", 3, Progress({"124m": 1}))
+    monkeypatch.setattr(bench, "measure_limits", lambda: None)
+    monkeypatch.setattr(bench, "wait_for_quiet", lambda: None)
+    steps.time_steps(bench, dataclasses.replace(SIZES[0], seconds=0.02))
+    entries = results.read(tmp_path / "x.json")["steps"]
+    assert [entry["contestant"] for entry in entries] == ["a", "b"]
+    for entry in entries:
+        assert [each["first_step_s"] is None for each in entry["rounds"]] == [False, True, True]
+        assert sum((each["ms"] for each in entry["rounds"]), []) == pytest.approx(
+            range(1, 1 + sum(len(each["ms"]) for each in entry["rounds"]))
+        )
+        assert len(entry["losses"]) <= steps.COMPARED
+    assert bench.results["missing"] == [{"size": "124m", "label": "c", "reason": "no luck"}]
 
 
 def test_the_pause_is_no_time():

@@ -6,7 +6,7 @@ from pathlib import Path
 from llm_mojo import Error
 
 PARTS = {"generation": 115, "kernels": 125, "operations": 85, "scaling": 55}
-"""What there is besides the sizes, and the seconds it takes on the machine of the published results, builds included."""
+"""What there is besides the sizes, and the seconds it takes, builds included, where the published results come from."""
 ROUNDS = 6
 
 

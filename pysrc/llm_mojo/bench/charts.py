@@ -61,7 +61,7 @@ def roofline(results):
     for entry in results["gemm"]:
         shared = {"intensity": _gemm_intensity(entry), "detail": f"{entry['name']}, {entry['rows']} rows"}
         ours = "matrix products" if entry["dtype"] == "fp32" else "matrix products, bf16"
-        for label, key in ((ours, "ms"), ("the same by MAX", "max_ms")):
+        for label, key in ((ours, "ms"), ("matrix products by MAX", "max_ms")):
             if entry[key]:
                 points.append({"label": label, "gflops": 1000 * entry["gflop"] / median(entry[key])} | shared)
     for entry in results["attention"]:
@@ -215,9 +215,9 @@ def draw_roofline(figure, theme, data):
         axes.annotate(text, (right, peak), (-4, 4), textcoords="offset points", ha="right")
     axes.annotate(f"{data['gbs']:.0f} GB/s of memory", (1, data["gbs"]), (8, -4), textcoords="offset points")
     for label, marker, colour in (
+        ("matrix products by MAX", "s", theme.series[0]),
         ("matrix products", "o", theme.accent),
         ("matrix products, bf16", "P", theme.series[3]),
-        ("the same by MAX", "s", theme.series[0]),
         ("attention", "^", theme.series[1]),
         ("AdamW and layernorms", "D", theme.series[2]),
     ):
@@ -228,9 +228,9 @@ def draw_roofline(figure, theme, data):
                 [point["gflops"] for point in points],
                 marker,
                 color=colour,
+                markerfacecolor="none" if marker == "s" else colour,
                 label=label,
                 markersize=5,
-                alpha=0.85,
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
