@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -363,4 +364,4 @@ def test_programs_build(source):
         assert min(found.values()) > 0
     else:
         help_text = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
-        assert help_text.startswith(f"usage: {program.name}")
+        assert help_text.startswith(f"usage: {Path(source).stem}")

@@ -53,7 +53,9 @@ class Workshop:
         sources = [ROOT / source, *(ROOT / other for other in replaced.values()), *(ROOT / "llm").rglob("*.mojo")]
         if Path(source).parent.name == "bench":
             sources += [ROOT / "bench" / tool for tool in ("limits.mojo", "timing.mojo")]
+        # Programs that differ have different names.
         suffix = "".join(f"-{Path(other).parent.name}" for other in replaced.values())
+        suffix += "".join(f"-{word.strip('-').lower()}" for word in options)
         program = self.folder / (Path(source).stem + suffix)
         if _is_newer(program, sources):
             return program
