@@ -48,9 +48,9 @@ def versions():
 
 
 def commit():
-    """The commit of the checkout, with a + if there are changes on top of it; null outside of git."""
+    """The commit of the checkout, with a + if programs have been changed since; null outside of git."""
     head = _first_line("git", "-C", ROOT, "rev-parse", "--short=12", "HEAD")
-    if head and _first_line("git", "-C", ROOT, "status", "--porcelain", "-uno", "--", "llm", "bench", "*.mojo"):
+    if head and _first_line("git", "-C", ROOT, "status", "--porcelain", "-uno", "--", "pysrc", "*.mojo", "*.c"):
         head += "+"
     return head
 
