@@ -11,7 +11,7 @@ TOO_SLOW_S = 60
 """Seconds for a step beyond which a contestant is left out."""
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 """How far apart losses may be."""
-COMPARED = 20
+COMPARED = 10
 """Losses that are kept and compared: in the long run rounding leads each program its own way."""
 ROOM = 1.5
 """Memory to keep free for the next contestant, in multiples of the largest so far."""
