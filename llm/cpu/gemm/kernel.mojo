@@ -104,24 +104,24 @@ def update_tile[
     falls. Meanwhile it calls for C, and depth // CHUNK times for what is packed next.
     """
     var sums = Array[V, MR * vectors](fill=V(0))
-    for k0 in range(0, step.depth, KC):
-        var depth = min(KC, step.depth - k0)
-        var a_slab = a.unsafe_offset(k0 // KC * step.slab)
-        var b_slab = b.unsafe_offset(k0 * NR)
-        for k in range(0, depth - depth % CHUNK, CHUNK):
-            next_a.fetch()
-            next_b.fetch()
-            var chunk = (k0 + k) // CHUNK
-            if chunk < MR:
+    var a_unit = a
+    # One plain loop, which the compiler does not unroll: more would not leave the sums in registers.
+    for k in range(step.depth):
+        if k % CHUNK == 0:
+            if k % KC == 0 and k > 0:
+                a_unit = a_unit.unsafe_offset(step.slab - KC)
+            if k + CHUNK <= step.depth:
+                next_a.fetch()
+                next_b.fetch()
+            var r = k // CHUNK
+            if r < MR:
                 comptime for v in range(vectors):
-                    outlet.c.ask[_TO_WRITE](row + chunk, col + v * W)
+                    outlet.c.ask[_TO_WRITE](row + r, col + v * W)
                     if step.is_last:
-                        outlet.reads.ask[_TO_READ](row + chunk, col + v * W)
-                        outlet.writes.ask[_TO_WRITE](row + chunk, col + v * W)
-            comptime for i in range(CHUNK):
-                _add_products[dtype](sums, a_slab.unsafe_offset(k + i), b_slab.unsafe_offset((k + i) * NR))
-        for k in range(depth - depth % CHUNK, depth):
-            _add_products[dtype](sums, a_slab.unsafe_offset(k), b_slab.unsafe_offset(k * NR))
+                        outlet.reads.ask[_TO_READ](row + r, col + v * W)
+                        outlet.writes.ask[_TO_WRITE](row + r, col + v * W)
+        _add_products[dtype](sums, a_unit, b.unsafe_offset(k * NR))
+        a_unit = a_unit.unsafe_offset(1)
     var as_they_are = outlet.in_float32 and (outlet.stores_sums or not step.is_last)
     if as_they_are and rows == MR and cols == vectors * W:
         _store_whole(sums, outlet.sums_c.unsafe_offset(row * outlet.ldc + col), outlet.ldc, step.adds_to_c)
