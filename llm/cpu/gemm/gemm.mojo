@@ -147,8 +147,11 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
                         var cols = min(NR, j1 - j)
                         # A panel that no later block of rows needs may be overwritten: it stays in the nearest caches.
                         var panel = packed_b if row1 - row0 <= mc else packed_b.unsafe_offset((j - j0) * depth)
-                        if i0 == row0:
-                            var columns = self.b.at(p0, j).transposed()
+                        var columns = self.b.at(p0, j).transposed()
+                        # Where the columns of B are contiguous, the first tile packs.
+                        var first_packs = i0 == row0 and columns.row_stride == 1 and cols == NR and i1 - i0 >= MR
+                        first_packs = first_packs and (p1 - p0) % PER == 0
+                        if i0 == row0 and not first_packs:
                             pack[True](panel, NR, columns, cols, p1 - p0, (cols + W - 1) // W * W)
                         var next_b = Ahead(self.b, 0, 0, fetches)
                         if j + NR >= j1:
@@ -163,13 +166,19 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
                         # Loop 1: tiles of MR rows.
                         for i in range(i0, i1, MR):
                             var tile_a = packed_a.unsafe_offset((i - i0) * LDA)
-                            self._tile(tile_a, panel, i, j, min(MR, i1 - i), cols, step, next_a, next_b)
+                            if i == row0 and first_packs:
+                                update_tile[Self.dtype, NR_VECTORS, packs=True](
+                                    tile_a, panel, columns, self.outlet, i, j, MR, NR, step, next_a, next_b
+                                )
+                            else:
+                                self._tile(tile_a, panel, columns, i, j, min(MR, i1 - i), cols, step, next_a, next_b)
 
     @always_inline
     def _tile(
         self,
         a: Ptr,
         b: Ptr,
+        columns: Matrix[Self.dtype],
         i: Int,
         j: Int,
         rows: Int,
@@ -180,4 +189,4 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
     ):
         comptime for vectors in range(1, NR_VECTORS + 1):
             if (cols + W - 1) // W == vectors:
-                update_tile[Self.dtype, vectors](a, b, self.outlet, i, j, rows, cols, step, next_a, next_b)
+                update_tile[Self.dtype, vectors](a, b, columns, self.outlet, i, j, rows, cols, step, next_a, next_b)

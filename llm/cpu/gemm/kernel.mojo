@@ -8,7 +8,8 @@ from llm.memory import Tensor
 
 from .blocking import CHUNK, F32, KC, LDA, MR, NR, W
 from .epilogue import Epilogue, Lines
-from .pack import Ahead
+from .matrix import Matrix
+from .pack import Ahead, units_across
 
 comptime Ptr = Tensor[F32].Ptr
 comptime V = SIMD[F32, W]
@@ -83,10 +84,11 @@ struct Outlet(TrivialRegisterPassable):
 
 @always_inline
 def update_tile[
-    dtype: DType, vectors: Int
+    dtype: DType, vectors: Int, packs: Bool = False
 ](
     a: Ptr,
     b: Ptr,
+    columns: Matrix[dtype],
     outlet: Outlet,
     row: Int,
     col: Int,
@@ -102,6 +104,9 @@ def update_tile[
     zeros; the tile of C is (rows,cols) with rows <= MR and cols <= vectors * W, and nothing outside is touched. Each
     element is one chain of fused multiply-adds in the order of K, then added to C: the same bits in whichever tile it
     falls. Meanwhile it calls for C, and depth // CHUNK times for what is packed next.
+
+    With `packs`, b is taken from `columns`, the transpose of B, whose rows' index must be contiguous, and written: the
+    multiply-adds hide that.
     """
     var sums = Array[V, MR * vectors](fill=V(0))
     var a_unit = a
@@ -120,7 +125,15 @@ def update_tile[
                     if step.is_last:
                         outlet.reads.ask[_TO_READ](row + r, col + v * W)
                         outlet.writes.ask[_TO_WRITE](row + r, col + v * W)
-        _add_products[dtype](sums, a_unit, b.unsafe_offset(k * NR))
+        var b_row = Array[V, vectors](fill=V(0))
+        comptime for v in range(vectors):
+            var place = b.unsafe_offset(k * NR + v * W)
+            comptime if packs:
+                b_row[v] = units_across(columns, v * W, k)
+                place.unsafe_store(b_row[v])
+            else:
+                b_row[v] = place.unsafe_load[width=W]()
+        _add_products[dtype](sums, a_unit, b_row)
         a_unit = a_unit.unsafe_offset(1)
     var as_they_are = outlet.in_float32 and (outlet.stores_sums or not step.is_last)
     if as_they_are and rows == MR and cols == vectors * W:
@@ -134,11 +147,8 @@ def update_tile[
 
 
 @always_inline
-def _add_products[vectors: Int, //, dtype: DType](mut sums: Array[V, MR * vectors], a: Ptr, b: Ptr):
-    # sums[r, :] += a[r] * b[:], for one unit of K
-    var b_row = Array[V, vectors](fill=V(0))
-    comptime for v in range(vectors):
-        b_row[v] = b.unsafe_offset(v * W).unsafe_load[width=W]()
+def _add_products[vectors: Int, //, dtype: DType](mut sums: Array[V, MR * vectors], a: Ptr, b_row: Array[V, vectors]):
+    # sums[r, :] += a[r] * b_row[:], for one unit of K
     comptime for r in range(MR):
         var a_unit = V(a[unsafe_offset=r * LDA])
         comptime for v in range(vectors):

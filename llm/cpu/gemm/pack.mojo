@@ -48,7 +48,7 @@ def pack[
         comptime if units_down:
             for u in range(full_units):
                 for r in range(0, full_rows, W):
-                    target.unsafe_offset(u * ld + r).unsafe_store(_units_across(source, r, u))
+                    target.unsafe_offset(u * ld + r).unsafe_store(units_across(source, r, u))
         else:
             _turn[units_down, along_k=False](target, ld, source, full_rows, full_units)
     _pack_units[units_down](target, ld, source, 0, full_rows, full_units, units, K)
@@ -75,7 +75,7 @@ def _turn[
                 comptime if along_k:
                     block[i] = _units_along_k(source, r + i, u)
                 else:
-                    block[i] = _units_across(source, r, u + i)
+                    block[i] = units_across(source, r, u + i)
             transpose(block)
             var corner = target.unsafe_offset(u * ld + r if units_down else r * ld + u)
             comptime for i in range(W):
@@ -90,7 +90,7 @@ def _units_along_k[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> V:
 
 
 @always_inline
-def _units_across[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> V:
+def units_across[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> V:
     """Loads unit u of rows r .. r + W - 1, where the rows' index is contiguous."""
     comptime if dtype == F32:
         return rebind[V](source.at(r, u).ptr.unsafe_load[width=W]())
