@@ -158,6 +158,26 @@ def mojo_program():
 
 
 @pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with the shards and the tokenizer of a tiny run."""
+    from tiny_run import make_data
+
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(program, data, tmp_path_factory):
+    """A tiny run of the module's trainer that nothing happened to."""
+    from tiny_run import flags
+
+    out = tmp_path_factory.mktemp("whole") / "run"
+    program.output(*flags(data, out))
+    return out
+
+
+@pytest.fixture(scope="module")
 def one_thread():
     """For models so small that PyTorch's threads would only wait for each other."""
     import torch

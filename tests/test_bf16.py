@@ -8,7 +8,7 @@ import torch
 
 from llm_mojo import formats, reference
 from test_threads import SMALL, WIDE, make_files, run
-from tiny_run import copy_back_to, final, flags, log, make_data, settings
+from tiny_run import copy_back_to, final, flags, log, settings
 
 GPT2_124M = formats.ModelConfig(max_seq_len=1024, vocab_size=50257, num_layers=12, num_heads=12, channels=768)
 SLACK = 1.1
@@ -82,13 +82,6 @@ def test_losses_follow_those_of_fp32(program, tmp_path):
 @pytest.fixture(scope="session")
 def trainer(mojo_program):
     return mojo_program("train_gpt2.mojo")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("saved_as", "dropout"), [("fp32", 0), ("bf16", 0), ("bf16", 0.2)])

@@ -10,7 +10,7 @@ from test_basic import SMALL, make_files, shuffled_batches
 
 from llm_mojo import formats, reference
 from llm_mojo.reference import embedding, gelu, layernorm, linear
-from tiny_run import copy_back_to, final, flags, log, make_data, settings
+from tiny_run import copy_back_to, final, flags, log, settings
 
 LONG = formats.ModelConfig(max_seq_len=140, vocab_size=131, num_layers=2, num_heads=2, channels=20)
 GOLDEN = 0x9E3779B97F4A7C15
@@ -135,13 +135,6 @@ def test_masks_are_random(rate):
             assert abs((a * b).mean()) < 5 / math.sqrt(n)
         for distance in (1, 2, 16, 64, 128, 1024, 4096):
             assert abs((a[distance:] * a[:-distance]).mean()) < 5 / math.sqrt(n - distance)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

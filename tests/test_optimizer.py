@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llm_mojo import formats, reference
-from tiny_run import SIZES, log, make_data, settings
+from tiny_run import SIZES, log, settings
 
 CHARACTERS = formats.ModelConfig(max_seq_len=64, vocab_size=65, num_layers=4, num_heads=4, channels=128)
 
@@ -14,13 +14,6 @@ CHARACTERS = formats.ModelConfig(max_seq_len=64, vocab_size=65, num_layers=4, nu
 @pytest.fixture(scope="session")
 def program(mojo_program):
     return mojo_program("train_gpt2.mojo")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
 
 
 def losses(out):

@@ -10,27 +10,12 @@ import pytest
 
 from conftest import ENVIRONMENT
 from llm_mojo import formats
-from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, log, make_data, settings
+from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, log, settings
 
 
 @pytest.fixture(scope="session")
 def program(mojo_program):
     return mojo_program("train_gpt2.mojo")
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def whole(program, data, tmp_path_factory):
-    """A run that nothing happened to."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    program.output(*flags(data, out))
-    return out
 
 
 def test_what_a_run_leaves(whole):
@@ -212,7 +197,7 @@ def kill_again_and_again(program, data, whole, out, kills, seed):
     assert not list(out.glob("*.tmp"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def long_run(program, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("long") / "run"
     program.output(*flags(data, out, "-n", 1, "-nk", 3, "-x", 150))

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import ENVIRONMENT, TIMEOUT, wait_for
 from llm_mojo import formats
-from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, make_data, settings
+from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, settings
 
 NOBODY = 65534
 ENDLESS = ["-x", 1_000_000_000, "-v", 0]
@@ -23,20 +23,6 @@ ENDLESS = ["-x", 1_000_000_000, "-v", 0]
 @pytest.fixture(scope="session")
 def program(mojo_program):
     return mojo_program("train_gpt2.mojo")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(program, data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "run"
-    program.output(*flags(data, out))
-    return out
 
 
 def start(program, arguments, **options):
