@@ -11,8 +11,9 @@ from llm.cpu.cached_attention import add_tile_values, append_position, softmax_n
 from llm.cpu.gemm import HAS_BF16_DOT, Bias, BiasGelu, BiasResidual, Epilogue, Plain, gemm_workspace_size
 from llm.cpu.layernorm import layernorm_forward
 from llm.cpu.linear import linear_forward
-from llm.cpu.matvec import matvec, widen
+from llm.cpu.matvec import matvec
 from llm.cpu.parallel import Crew, Job, Team, share
+from llm.cpu.rounding import convert
 from llm.cpu.tile import BLOCK, load_tile, load_tile_transposed, padded
 from llm.kv_cache import KVCache, Pages
 from llm.memory import Arena, Tensor, aligned_bytes
@@ -267,7 +268,7 @@ struct Decoder[dtype: DType](Movable):
             linear_forward(team, self._s.gemm_workspace, output, inp, same, rows, C, OC, epilogue)
         else:
             var wide = self._s.wide.slice(0, OC * C)
-            widen(team, wide, matrix)
+            convert(team, wide, matrix)
             linear_forward(team, self._s.gemm_workspace, output, rebind[Tensor[F32]](inp), wide, rows, C, OC, epilogue)
 
     def _fill_pages[acts: DType](self, team: Team, l: Int, rows: Int):

@@ -21,7 +21,7 @@ from llm.cpu.linear import (
     linear_forward,
 )
 from llm.cpu.parallel import Crew, Event, Job, Team
-from llm.cpu.rounding import round_to
+from llm.cpu.rounding import convert
 from llm.initialize import initialize_parameters
 from llm.memory import Tensor
 from llm.random import draw_at
@@ -635,7 +635,7 @@ def _round_weights_job[dtype: DType](context: Int, team: Team):
     ref model = _model[dtype](context)
     for i in range(NUM_TENSORS):
         if is_product_weight(i):
-            round_to(team, model.weights[i], model.params[i])
+            convert(team, model.weights[i], model.params[i])
 
 
 def _forward_job[dtype: DType](context: Int, team: Team):

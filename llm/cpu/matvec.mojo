@@ -81,17 +81,3 @@ def _add_products[
     comptime for v in range(vectors):
         var i = v * _CHAINS + chain
         sums[i] = weights.fma(x.unsafe_offset(v * C + c).unsafe_load[width=W](), sums[i])
-
-
-def widen[dtype: DType](team: Team, output: Tensor[F32], weight: Tensor[dtype]):
-    """Copies weights to float32, for products of many rows."""
-
-    def body(member: Int) {imm}:
-        var lo, hi = share(weight.size, team.size, member, W)
-        var full = hi - (hi - lo) % W
-        for i in range(lo, full, W):
-            output.store(i, weight.load[W](i).cast[F32]())
-        for i in range(full, hi):
-            output[i] = weight[i].cast[F32]()
-
-    team.run(body, "widen", bytes=(size_of[Scalar[dtype]]() + size_of[Float32]()) * weight.size)
