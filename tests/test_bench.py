@@ -183,6 +183,23 @@ def test_a_turn_tells_why_there_is_nothing(trainee):
         trainee("exec sleep 100").turn(Pace(1, patience=0.2))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.name)
+def test_no_row_of_a_table_of_kernels_comes_twice(path):
+    section = report.bench_section(results.read(path))
+    for table in section.split("**")[::2]:
+        rows = [line.split("|")[1] for line in table.splitlines() if re.match(r"\| [\d\w]", line)]
+        assert len(rows) == len(set(rows))
+
+
+def test_more_of_the_same_is_added_to_what_is_there():
+    entries = []
+    for ms, peak in (([1.0, 2.0], 400.0), ([3.0], 500.0), ([4.0], 450.0)):
+        results.add(entries, {"T": 64, "ms": ms, "peak_gflops": peak})
+    results.add(entries, {"T": 128, "ms": [5.0], "peak_gflops": 1.0})
+    assert entries[0] == {"T": 64, "ms": [1.0, 2.0, 3.0, 4.0], "peak_gflops": 500.0}
+    assert entries[1:] == [{"T": 128, "ms": [5.0], "peak_gflops": 1.0}]
+
+
 def test_interval_of_the_median():
     """The coverage of the published tables of the sign test: 6 values 96.9%, 9 values without the outer ones 96.1%."""
     assert results.interval([3, 1, 2]) == (1, 3)

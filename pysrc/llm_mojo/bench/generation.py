@@ -3,6 +3,7 @@
 import json
 
 from llm_mojo import Error
+from llm_mojo.bench import results
 from llm_mojo.bench.contestants import GENERATORS
 from llm_mojo.bench.runner import Process
 from llm_mojo.bench.sizes import SIZES
@@ -47,7 +48,8 @@ def time_generation(bench):
         for generator in GENERATORS:
             if seen.get(generator.name):
                 speeds = [run[task] for run in seen[generator.name]]
-                _add(bench.results["generation"], _entry(generator, task, title), speeds)
+                entry = _entry(generator, task, title) | {"tokens_per_second": speeds}
+                results.add(bench.results["generation"], entry)
     bench.save()
 
 
@@ -83,14 +85,6 @@ def _entry(generator, task, title):
     entry |= {"precision": generator.precision, "ours": generator.ours}
     bytes_each = 4 if generator.precision == "fp32" else 2
     return entry | {"weights_mb": round(bytes_each * num_parameters(SIZES[0].config) / 1e6, 3)}
-
-
-def _add(entries, entry, speeds):
-    for earlier in entries:
-        if (earlier["task"], earlier["contestant"]) == (entry["task"], entry["contestant"]):
-            earlier["tokens_per_second"] += speeds
-            return
-    entries.append(entry | {"tokens_per_second": speeds})
 
 
 def check_texts(runs):

@@ -1,5 +1,6 @@
 """The kernels beside their limits, and where the time of a training step goes, operation by operation."""
 
+from llm_mojo.bench import results
 from llm_mojo.bench.workshop import Missing
 
 GEMM = [{"rows": rows, "dtype": dtype} for rows in (256, 4096) for dtype in ("fp32", "bf16")]
@@ -23,6 +24,8 @@ def time_kernels(bench):
 def time_operations(bench):
     """Times every operation of a step of GPT-2 124M, B=4."""
     bench.progress.begin("operations", "the operations of a step")
+    # A table of operations is not added to another: it takes its place.
+    bench.results["operations"] = []
     for case in OPERATIONS:
         if bench.quick and case["T"] > 64:
             bench.leave_out("operations", f"T={case['T']}, {case['dtype']}", "left out by --quick")
@@ -41,6 +44,7 @@ def _run(bench, key, source, case, *flags, options=()):
     except Missing as reason:
         bench.leave_out("kernels", f"{source} {' '.join(map(str, words))}", reason)
         return
-    bench.results[key] += [case | entry for entry in entries]
+    for entry in entries:
+        results.add(bench.results[key], case | entry)
     print(f"  {source} {' '.join(map(str, [*words, *flags]))}: {len(entries)} timed", flush=True)
     bench.save()

@@ -26,6 +26,8 @@ FORMAT = 2
 PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation")
 """The lists of what was measured."""
 CONFIDENCE = 0.95
+_TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second"}
+_EXTREMES = {"peak_gflops", "limit_gbs", "peak_mb"}
 
 
 def read(path):
@@ -52,6 +54,18 @@ def write(path, results):
             parts.append(f"  {json.dumps(key)}: {json.dumps(value)}")
     with atomic_file(path) as file:
         file.write(("{\n" + ",\n".join(parts) + "\n}\n").encode())
+
+
+def add(entries, entry):
+    """Adds what was measured to one of the lists: to the timings of the entry for the same work, if there is one."""
+    for earlier in entries:
+        if all(earlier[key] == value for key, value in entry.items() if key not in _TIMINGS | _EXTREMES):
+            for key in _TIMINGS & entry.keys():
+                earlier[key] += entry[key]
+            for key in _EXTREMES & entry.keys():
+                earlier[key] = max(earlier[key], entry[key])
+            return
+    entries.append(entry)
 
 
 def limits(results):

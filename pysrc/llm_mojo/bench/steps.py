@@ -170,7 +170,7 @@ def time_scaling(bench):
         entry = {"name": size.name, "title": size.title, "B": size.B, "T": size.T, "layers": c.num_layers}
         entry |= {"channels": c.channels, "gflop": round(size.flops / 1e9, 6)}
         entry |= {"floor_mb": round(size.bytes / 1e6, 6), "peak_mb": turn.peak_mb, "ms": turn.timed}
-        bench.results["scaling"].append(entry)
+        results.add(bench.results["scaling"], entry)
         short = results.Summary.of(turn.timed)
         per_token = 1e3 * short.median / size.tokens
         print(
