@@ -79,7 +79,7 @@ def bench[dtype: DType](args: Arguments) raises:
     var reading = List[Float64]()
     var writing = List[Float64]()
     for _ in range(args.int("rounds", minimum=1)):
-        # Not timed: the first touches memory, and whoever stops this program between rounds stops it here.
+        # Not timed: the first touches memory.
         _ = write(generator, SHORT, WARM_UP)
         memory.measure()
         var read = write(generator, prompt, 0)
@@ -91,7 +91,8 @@ def bench[dtype: DType](args: Arguments) raises:
             print(
                 (
                     t'{{"prompt": {fixed(reading[len(reading) - 1], 2)}, "continue":'
-                    t' {fixed(writing[len(writing) - 1], 3)}, "tokens": [{written.tokens}]}}'
+                    t' {fixed(writing[len(writing) - 1], 3)}, "sum_gbs": {fixed(memory.best, 2)}, "tokens":'
+                    t" [{written.tokens}]}}"
                 ),
                 flush=True,
             )

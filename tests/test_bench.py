@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,11 @@ from conftest import ROOT
 from llm_mojo import Error, charts, formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.bench import charts as bench_charts
-from llm_mojo.bench import machine, report, results, steps
-from llm_mojo.bench.compare import changes
+from llm_mojo.bench import report, results, steps
+from llm_mojo.bench.compare import changes, overtakings
 from llm_mojo.bench.contestants import CONTESTANTS, MAX_LINALG, Contestant
 from llm_mojo.bench.measure import Bench, Progress
-from llm_mojo.bench.runner import Pace, Trainee, _without_pause
+from llm_mojo.bench.runner import Pace, take_turn
 from llm_mojo.bench.sizes import SIZES
 from llm_mojo.bench.steps import check_losses
 from llm_mojo.bench.workshop import Command, Missing, Workshop
@@ -104,83 +103,53 @@ def script(text):
 COUNTING = 'i=0; while true; do i=$((i+1)); echo "step $i: train loss 2.5 (took $i.0 ms)"; sleep 0.02; done'
 
 
-@pytest.fixture
-def trainee():
-    """Makes contestants of shell scripts, and ends them."""
-    made = []
-
-    def make(text):
-        made.append(Trainee(script(text)))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.end()
+def turn_of(text, **pace):
+    return take_turn(script(text), Pace(**pace))
 
 
-def test_a_turn_counts_and_stops(trainee):
-    """It leaves the first steps out, and stops a program that would go on for ever; in its next turn that goes on."""
-    endless = trainee(COUNTING)
-    turn = endless.turn(Pace(seconds=100, most=5, warm_up=2))
-    assert turn.ms[:7] == [1, 2, 3, 4, 5, 6, 7] and turn.timed[:5] == [3, 4, 5, 6, 7]
+def test_a_turn_counts_and_ends(tmp_path):
+    """It leaves the first steps out, and ends a program that would go on for ever."""
+    turn = turn_of(f"echo $$ > {tmp_path}/pid; {COUNTING}", seconds=100, most=5, warm_up=2)
+    assert turn.ms == [1, 2, 3, 4, 5, 6, 7] and turn.timed == [3, 4, 5, 6, 7]
     assert set(turn.losses) == {2.5}
-    assert turn.first_step_s > 0 and turn.peak_mb > 0
-    time.sleep(0.5)
-    after = endless.turn(Pace(seconds=100, most=3))
-    # Nothing was written in between, and the step that was interrupted does not count.
-    assert after.ms[0] == len(turn.ms) + 1 and after.timed[:3] == [len(turn.ms) + i for i in (2, 3, 4)]
-    assert after.first_step_s is None and 0 <= after.others <= 1
+    assert turn.first_step_s > 0 and turn.peak_mb > 0 and 0 <= turn.others <= 1
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
 
 
-def test_a_slow_step_is_enough(trainee):
-    slow = trainee("for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done; sleep 9")
-    turn = slow.turn(Pace(seconds=5))
-    assert turn.warm_up == 1 and turn.timed[0] == 9000
+def test_a_slow_step_is_enough():
+    slow = "for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done; sleep 9"
+    assert turn_of(slow, seconds=5).ms == [9000, 9000]
 
 
-@pytest.mark.parametrize("available_mb", [1e9, 0])
-def test_rounds(available_mb, monkeypatch, tmp_path):
-    """Two that run as long as they may, and one that fails: all turns, each in one process, with and without room."""
-    endless = [Contestant(name, name, lambda workshop, size: script(COUNTING)) for name in "ab"]
-    failing = Contestant("c", "c", lambda workshop, size: script("echo 'no luck' >&2; exit 1"))
-    monkeypatch.setattr(steps, "CONTESTANTS", [*endless, failing])
-    monkeypatch.setattr(machine, "available_mb", lambda: available_mb)
+def test_rounds(monkeypatch, tmp_path):
+    """Two that run as long as they may, one that always fails, and one that fails the second time."""
+    often_lucky = f'if [ -e {tmp_path}/used ]; then echo "out of luck" >&2; exit 1; fi; touch {tmp_path}/used; {COUNTING}'
+    commands = {"a": COUNTING, "b": COUNTING, "c": "echo 'no luck' >&2; exit 1", "d": often_lucky}
+    contestants = [Contestant(name, name, lambda _, __, text=text: script(text)) for name, text in commands.items()]
+    monkeypatch.setattr(steps, "CONTESTANTS", contestants)
     bench = Bench(Workshop(folder=tmp_path), tmp_path / "x.json", 3, Progress({"124m": 1}))
     monkeypatch.setattr(bench, "measure_limits", lambda: None)
     monkeypatch.setattr(bench, "wait_for_quiet", lambda: None)
-    steps.time_steps(bench, dataclasses.replace(SIZES[0], seconds=0.02))
+    steps.time_steps(bench, dataclasses.replace(SIZES[0], seconds=0.005))
     entries = results.read(tmp_path / "x.json")["steps"]
-    assert [entry["contestant"] for entry in entries] == ["a", "b"]
+    assert [(entry["contestant"], len(entry["rounds"])) for entry in entries] == [("a", 3), ("b", 3), ("d", 1)]
     for entry in entries:
-        assert [each["first_step_s"] is None for each in entry["rounds"]] == [False, True, True]
-        assert sum((each["ms"] for each in entry["rounds"]), []) == pytest.approx(
-            range(1, 1 + sum(len(each["ms"]) for each in entry["rounds"]))
-        )
-        assert len(entry["losses"]) <= steps.COMPARED
-    assert bench.results["missing"] == [{"size": "124m", "label": "c", "reason": "no luck"}]
+        # Every turn begins anew.
+        assert all(each["ms"] == [1, 2, 3] and each["warm_up"] == 1 for each in entry["rounds"])
+        assert entry["losses"] == [2.5, 2.5, 2.5]
+    reasons = [(entry["label"], entry["reason"]) for entry in bench.results["missing"]]
+    assert reasons == [("c", "no luck"), ("d", "out of luck")]
 
 
-def test_the_pause_is_no_time():
-    """A step of 3 s, stopped for 40 s: within its time, or before it; and one that took longer than its pause."""
-    assert _without_pause(43_000, 40_000, 3_010) == 3_000
-    assert _without_pause(3_000, 40_000, 3_010) == 3_000
-    assert _without_pause(9_500, 500, 9_020) == 9_000
-    assert _without_pause(9_000, 500, 9_020) == 9_000
-
-
-def test_a_turn_ends_with_its_program(trainee):
-    short = trainee("for i in 1 2 3 4; do echo \"step $i: train loss 1.0 (took 10.0 ms)\"; done")
-    for _ in range(2):
-        assert short.turn(Pace(seconds=5)).timed == [10, 10]
-
-
-def test_a_turn_tells_why_there_is_nothing(trainee):
+def test_a_turn_tells_why_there_is_nothing():
     with pytest.raises(Missing, match="no such model"):
-        trainee("echo 'error: no such model' >&2; exit 1").turn(Pace(1))
+        turn_of("echo 'error: no such model' >&2; exit 1", seconds=1)
     with pytest.raises(Missing, match="unknown flag"):
-        trainee("echo 'unknown flag' >&2; echo 'see --help' >&2; exit 2").turn(Pace(1))
+        turn_of("echo 'unknown flag' >&2; echo 'see --help' >&2; exit 2", seconds=1)
+    with pytest.raises(Missing, match="ended with status 0"):
+        turn_of("echo 'step 1: train loss 1.0 (took 10.0 ms)'", seconds=1)
     with pytest.raises(Missing, match="printed nothing"):
-        trainee("exec sleep 100").turn(Pace(1, patience=0.2))
+        turn_of("exec sleep 100", seconds=1, patience=0.2)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.name)
@@ -284,6 +253,13 @@ def test_noise_is_no_regression(measured):
     noisy = slowed(measured, "mojo", 1.08)
     change = changes(measured, noisy)[0]
     assert change.percent == pytest.approx(8) and not change.beyond_noise and change.verdict(5) == "same"
+
+
+def test_ranking(measured):
+    """Two change places; who is within the threshold before and after shares a place with the other."""
+    measured["steps"][1]["rounds"][0]["ms"] = [ms * 1.03 for ms in measured["steps"][0]["rounds"][0]["ms"]]
+    assert overtakings(measured, slowed(measured, "mojo", 1.06), 5) == {"124M": []}
+    assert overtakings(measured, slowed(measured, "mojo", 1.1), 5) == {"124M": [("train_gpt2.mojo", "PyTorch")]}
 
 
 def test_compare_refuses_other_files(tmp_path, capsys):

@@ -67,6 +67,7 @@ def run(args):
 
 def _measure(args):
     from llm_mojo.bench import machine
+    from llm_mojo.bench.contestants import CONTESTANTS
     from llm_mojo.bench.generation import time_generation
     from llm_mojo.bench.kernels import time_kernels, time_operations
     from llm_mojo.bench.measure import Bench, Progress
@@ -80,7 +81,7 @@ def _measure(args):
     workshop = Workshop(llmc=args.llmc.resolve() if args.llmc else None)
     parts = _parts(args)
     sizes = {size.name: size for size in SIZES}
-    share = rounds / ROUNDS
+    share = rounds / ROUNDS * (len(args.only) / len(CONTESTANTS) if args.only else 1)
     expected = {part: sizes[part].expected_s * share if part in sizes else PARTS[part] for part in parts}
     out = args.out or workshop.folder / "quick.json"
     bench = Bench(workshop, out, rounds, Progress(expected), shlex.split(args.prefix), args.quick, args.append)

@@ -5,10 +5,12 @@ of others are shown beside ours: when they moved as well, the machine did.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 
 from llm_mojo import Error
 from llm_mojo.bench import results as R
+from llm_mojo.bench.contestants import CONTESTANTS
 
 LONG_MS = 100
 """What takes longer should come out the same each time."""
@@ -34,6 +36,8 @@ class Change:
 
     name: str
     ours: bool
+    steady: bool
+    """Whether two runs of the same programs should agree."""
     old: Timing
     new: Timing
 
@@ -60,31 +64,50 @@ def changes(old, new):
 
 
 def _timings(results):
-    """All rows of timings: ((name, whether it is ours), Timing)."""
+    """All rows of timings: ((name, whether it is ours, whether it is steady), Timing)."""
     for entry in results["steps"]:
         if entry["rounds"]:
             timing = Timing(R.summary(entry).median, R.interval(R.independent(entry)))
-            yield (f"{entry['label']} ({entry['title']})", entry["ours"]), timing
+            yield (f"{entry['label']} ({entry['title']})", entry["ours"], _is_steady(entry)), timing
     for entry in results["gemm"]:
         name = f"{entry['name']}, {entry['rows']} rows, {entry['dtype']}"
-        yield (f"gemm {name}", True), Timing.of(entry["ms"])
+        yield (f"gemm {name}", True, True), Timing.of(entry["ms"])
         if entry["max_ms"]:
-            yield (f"MAX {name}", False), Timing.of(entry["max_ms"])
+            yield (f"MAX {name}", False, True), Timing.of(entry["max_ms"])
     for entry in results["attention"]:
-        yield (f"attention forward, T={entry['T']}", True), Timing.of(entry["ms"])
-        yield (f"attention backward, T={entry['T']}", True), Timing.of(entry["backward_ms"])
+        yield (f"attention forward, T={entry['T']}", True, True), Timing.of(entry["ms"])
+        yield (f"attention backward, T={entry['T']}", True, True), Timing.of(entry["backward_ms"])
     for entry in results["memory"]:
-        yield (entry["name"], True), Timing.of(entry["ms"])
+        yield (entry["name"], True, True), Timing.of(entry["ms"])
     for entry in results["scaling"]:
-        yield (f"scaling, {entry['title']}", True), Timing.of(entry["ms"])
+        yield (f"scaling, {entry['title']}", True, True), Timing.of(entry["ms"])
     for entry in results["generation"]:
         ms = [1000 / speed for speed in entry["tokens_per_second"]]
-        yield (f"{entry['label']} ({entry['title']}), ms a token", entry["ours"]), Timing.of(ms)
+        yield (f"{entry['label']} ({entry['title']}), ms a token", entry["ours"], True), Timing.of(ms)
 
 
-def rankings(results):
-    """The contestants of each table, the fastest first."""
-    return {title: [e["label"] for e in R.steps_of(results, size)] for size, title in R.sizes(results).items()}
+def _is_steady(entry):
+    return all(contestant.steady for contestant in CONTESTANTS if contestant.name == entry["contestant"])
+
+
+def overtakings(old, new, threshold):
+    """Who was ahead of whom in one file and behind in the other, by title: pairs of labels.
+
+    Two that are less than `threshold` percent apart in both share a place.
+    """
+    found = {}
+    for size, title in R.sizes(old).items():
+        before, after = (
+            {e["label"]: R.summary(e).median for e in R.steps_of(file, size) if _is_steady(e)} for file in (old, new)
+        )
+        common = [label for label in before if label in after]
+        apart = 1 + threshold / 100
+        found[title] = [
+            (a, b)
+            for a, b in combinations(common, 2)
+            if after[a] > after[b] and (before[b] > apart * before[a] or after[a] > apart * after[b])
+        ]
+    return found
 
 
 def compare(old_path, new_path, threshold):
@@ -104,17 +127,18 @@ def compare(old_path, new_path, threshold):
             f"{change.old.ms:10.2f} {change.new.ms:10.2f} {change.percent:+7.1f}%  "
             f"{change.verdict(threshold):7}  {change.name}"
         )
-    _print_repeatability(found, rankings(old), rankings(new), threshold)
+    _print_repeatability(found, overtakings(old, new, threshold), threshold)
     slower = [change.name for change in found if change.ours and change.verdict(threshold) == "slower"]
     if slower:
         raise Error(f"{len(slower)} slower by more than {threshold:g}%, beyond noise: {'; '.join(slower)}")
 
 
-def _print_repeatability(found, old, new, threshold):
+def _print_repeatability(found, overtakings, threshold):
     """Says whether the two agree, as two runs of the same programs should."""
-    for title in (title for title in old if title in new):
-        print(f"ranking: {'the same' if old[title] == new[title] else 'ANOTHER'}, {title}")
-    long = [change for change in found if change.old.ms > LONG_MS]
+    for title, pairs in overtakings.items():
+        swapped = "; ".join(f"{a} and {b} have changed places" for a, b in pairs)
+        print(f"ranking: {swapped or 'the same'}, {title}")
+    long = [change for change in found if change.steady and change.old.ms > LONG_MS]
     within = sum(abs(change.percent) <= threshold for change in long)
     if long:
         print(f"medians: {within} of {len(long)} over {LONG_MS} ms within {threshold:g}%")

@@ -12,6 +12,16 @@ STEPS = 1000
 """More steps than the bench ever waits for."""
 PROMPT = 1023
 """Tokens of the prompt that generators read: one follows, and GPT-2's context is full."""
+TORCH_WARM_UP = 3
+"""Until its allocator has all the memory that a step needs."""
+KEEP_MEMORY = {
+    "GLIBC_TUNABLES": ":".join(
+        f"glibc.malloc.{name}={value}"
+        for name, value in {"mmap_max": 0, "trim_threshold": 1 << 36, "top_pad": 1 << 28, "hugetlb": 1}.items()
+    )
+}
+"""The C library keeps freed memory and takes huge pages. By default, PyTorch's large tensors are given back to the
+system when they are freed, and the next step touches all their pages for the first time again."""
 MAX_LINALG = {"llm/cpu/gemm/gemm.mojo": "bench/max_linalg/gemm.mojo"}
 """What takes the place of what in the step that has MAX's matrix products."""
 
@@ -31,6 +41,10 @@ class Contestant:
     """Whether it is our product: `compare` watches these for regressions."""
     quick: bool = True
     """Whether `--quick` includes it."""
+    warm_up: int = 1
+    """Steps of a process that do not count."""
+    steady: bool = True
+    """Whether two runs should agree on it."""
     reports_start: bool = True
     """Whether its time to the first step says something: not if it validates before."""
 
@@ -86,47 +100,46 @@ def llmc(workshop, size):
     return Command(["stdbuf", "-oL", program], cwd=folder)
 
 
-def _torch(workshop, size, *flags):
-    if not importlib.util.find_spec("torch"):
-        raise Missing("PyTorch is not installed: pip install -e '.[bench]'")
-    data = ["--init", workshop.checkpoint(size), "--data", workshop.shard(size), "-b", size.B, "-t", size.T]
-    command = [sys.executable, "-m", "llm_mojo.bench.torch_step", *data, "-x", STEPS, *flags]
-    return Command(command, environment={"TORCHINDUCTOR_CACHE_DIR": str(workshop.compiled)})
+def _torch(name, label, compiled=False, bf16=False, default_malloc=False, quick=False):
+    """One of PyTorch's contestants."""
 
+    def command(workshop, size):
+        if not importlib.util.find_spec("torch"):
+            raise Missing("PyTorch is not installed: pip install -e '.[bench]'")
+        if default_malloc and size.name != "124m":
+            raise Missing("timed at B=4, T=64 only, to show what the default costs")
+        argv = [sys.executable, "-m", "llm_mojo.bench.torch_step", "-x", STEPS]
+        argv += ["--init", workshop.checkpoint(size), "--data", workshop.shard(size), "-b", size.B, "-t", size.T]
+        argv += ["--compile"] * compiled + ["--bf16"] * bf16
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(workshop.compiled)}
+        return Command(argv, environment=environment if default_malloc else environment | KEEP_MEMORY)
 
-def torch_eager(workshop, size):
-    return _torch(workshop, size)
-
-
-def torch_compiled(workshop, size):
-    return _torch(workshop, size, "--compile")
-
-
-def torch_eager_bf16(workshop, size):
-    return _torch(workshop, size, "--bf16")
-
-
-def torch_compiled_bf16(workshop, size):
-    return _torch(workshop, size, "--bf16", "--compile")
+    used = {"torch.compile": compiled, "autocast": bf16, "the C library's default allocation": default_malloc}
+    return Contestant(
+        name,
+        label,
+        command,
+        precision="bf16" if bf16 else "fp32",
+        flags=", ".join(what for what, whether in used.items() if whether),
+        quick=quick,
+        warm_up=TORCH_WARM_UP,
+        steady=not default_malloc,
+    )
 
 
 GCC = "gcc -Ofast -march=native"
-# In the order of their turns. The slowest come last: where memory does not hold all, they take their turns at once.
+
+# In the order of their turns.
 CONTESTANTS = [
     Contestant("mojo", "train_gpt2.mojo", train_gpt2, ours=True),
     Contestant("mojo-bf16", "train_gpt2.mojo, bf16", train_gpt2_bf16, "bf16", "--dtype bf16", ours=True),
     Contestant("max", "train_gpt2.mojo on MAX's matmul", with_max_linalg),
-    Contestant("torch", "PyTorch", torch_eager),
-    Contestant("torch-bf16", "PyTorch, bf16", torch_eager_bf16, "bf16", "autocast"),
-    Contestant("torch-compile", "PyTorch, compiled", torch_compiled, flags="torch.compile", quick=False),
-    Contestant(
-        "torch-compile-bf16",
-        "PyTorch, compiled, bf16",
-        torch_compiled_bf16,
-        "bf16",
-        "torch.compile, autocast",
-        quick=False,
-    ),
+    _torch("torch", "PyTorch", quick=True),
+    _torch("torch-bf16", "PyTorch, bf16", bf16=True, quick=True),
+    _torch("torch-compile", "PyTorch, compiled", compiled=True),
+    _torch("torch-compile-bf16", "PyTorch, compiled, bf16", compiled=True, bf16=True),
+    _torch("torch-malloc", "PyTorch, default malloc", default_malloc=True),
+    _torch("torch-malloc-bf16", "PyTorch, bf16, default malloc", bf16=True, default_malloc=True),
     Contestant("llm.c", "llm.c, OpenMP", llmc, flags="as built", reports_start=False),
     Contestant("c-omp", "C, OpenMP", c_openmp, flags=f"{GCC} -fopenmp"),
     Contestant("c", "C, one thread", c_one_thread, flags=GCC),
@@ -151,7 +164,7 @@ def generate_transformers(workshop, size, *flags):
         if not importlib.util.find_spec(package):
             raise Missing(f"{package} is not installed: pip install -e '.[bench]'")
     init = ["--init", workshop.checkpoint(size), "--prompt", PROMPT, "--rounds", STEPS]
-    return Command([sys.executable, "-m", "llm_mojo.bench.torch_generate", *init, *flags])
+    return Command([sys.executable, "-m", "llm_mojo.bench.torch_generate", *init, *flags], environment=KEEP_MEMORY)
 
 
 def generate_transformers_bf16(workshop, size):

@@ -1,4 +1,7 @@
-"""Reading a prompt and writing text, ours and transformers in turn; nothing is reported unless the texts are equal."""
+"""Reading a prompt and writing text, ours and transformers' in turn.
+
+Nothing is reported unless the texts are equal.
+"""
 
 import json
 
@@ -13,78 +16,70 @@ from llm_mojo.formats import num_parameters
 SAME_TOKENS = 16
 """Tokens that texts of the same weights have in common at least: then rounding may tip the scales."""
 TASKS = {"continue": "One text, a token at a time", "prompt": "A prompt of 1,023 tokens"}
+TIMED = 2
+"""Rounds of a process that count."""
 PATIENCE_S = 120
 
 
 def time_generation(bench):
-    """Times all generators, a round of each in turn; each stays in memory."""
+    """Times all generators, a turn of each in every round, each time in a fresh process."""
     bench.progress.begin("generation", "generation, GPT-2 124M")
-    running, seen = {}, {}
+    taking_part, seen = [], {generator.name: [] for generator in GENERATORS}
     for generator in GENERATORS:
         try:
-            running[generator.name] = Process(generator.command(bench.workshop, SIZES[0]), bench.prefix)
-            # The first round is there to warm up.
-            _round(running[generator.name])
-            running[generator.name].pause()
-            seen[generator.name] = []
+            taking_part.append((generator, generator.command(bench.workshop, SIZES[0])))
         except Missing as reason:
-            _leave_out(bench, generator, running, reason)
-    rounds = 1 if bench.quick else bench.rounds
-    try:
-        for number in range(rounds):
-            bench.progress.round(number, rounds)
-            bench.measure_limits()
-            for generator in GENERATORS:
-                if generator.name in running:
-                    try:
-                        seen[generator.name].append(_turn(bench, generator, running[generator.name]))
-                    except Missing as reason:
-                        _leave_out(bench, generator, running, reason)
-    finally:
-        for process in running.values():
-            process.end()
-    check_texts({g.label: seen[g.name] for g in GENERATORS if seen.get(g.name) and g.precision == "fp32"})
+            bench.leave_out("generation", generator.label, reason)
+    for number in range(bench.rounds):
+        bench.progress.round(number, bench.rounds)
+        bench.measure_limits()
+        for generator, command in list(taking_part):
+            try:
+                seen[generator.name] += _turn(bench, generator, command)
+            except Missing as reason:
+                bench.leave_out("generation", generator.label, reason)
+                taking_part.remove((generator, command))
+    check_texts({g.label: seen[g.name] for g in GENERATORS if seen[g.name] and g.precision == "fp32"})
     for task, title in TASKS.items():
         for generator in GENERATORS:
-            if seen.get(generator.name):
-                speeds = [run[task] for run in seen[generator.name]]
-                entry = _entry(generator, task, title) | {"tokens_per_second": speeds}
+            runs = seen[generator.name]
+            if runs:
+                entry = _entry(generator, task, title) | {"tokens_per_second": [run[task] for run in runs]}
+                if task == "continue" and "sum_gbs" in runs[0]:
+                    entry["sum_gbs"] = [run["sum_gbs"] for run in runs]
                 results.add(bench.results["generation"], entry)
     bench.save()
 
 
-def _turn(bench, generator, process):
+def _turn(bench, generator, command):
+    """Starts a program, lets it warm up for a round, and returns what it prints for the next ones."""
     bench.wait_for_quiet()
-    process.resume()
-    # It was stopped in what each round begins with and does not time.
-    run = _round(process)
-    process.pause()
-    print(
-        f"  {generator.label:34} reads {run['prompt']:7.0f} tokens/s, writes {run['continue']:6.1f} tokens/s",
-        flush=True,
-    )
-    return run
-
-
-def _round(process):
-    line = process.line(PATIENCE_S)
-    if line is None:
-        raise Missing(process.complaint())
-    return json.loads(line)
-
-
-def _leave_out(bench, generator, running, reason):
-    process = running.pop(generator.name, None)
-    if process:
+    process = Process(command, bench.prefix)
+    runs = []
+    try:
+        while len(runs) < 1 + TIMED:
+            line = process.line(PATIENCE_S)
+            if line is None:
+                raise Missing(process.complaint())
+            runs.append(json.loads(line))
+    finally:
         process.end()
-    bench.leave_out("generation", generator.label, reason)
+    for run in runs[1:]:
+        print(
+            f"  {generator.label:34} reads {run['prompt']:7.0f} tokens/s, writes {run['continue']:6.1f} tokens/s",
+            flush=True,
+        )
+    return runs[1:]
 
 
 def _entry(generator, task, title):
     entry = {"task": task, "title": title, "contestant": generator.name, "label": generator.label}
     entry |= {"precision": generator.precision, "ours": generator.ours}
     bytes_each = 4 if generator.precision == "fp32" else 2
-    return entry | {"weights_mb": round(bytes_each * num_parameters(SIZES[0].config) / 1e6, 3)}
+    config = SIZES[0].config
+    # Positions and padding are not multiplied with.
+    unused = (config.max_seq_len + config.padded_vocab_size - config.vocab_size) * config.channels
+    return entry | {"weights_mb": round(bytes_each * (num_parameters(config) - unused) / 1e6, 3)}
 
 
 def check_texts(runs):

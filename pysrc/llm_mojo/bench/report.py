@@ -51,7 +51,7 @@ def section(results, source):
         f"most) of [every timing]({source}), {results['date']}, commit `{results['commit']}`. The floor of a step is "
         "its arithmetic and AdamW's bytes at these speeds."
     )
-    text += disturbance(results) + "\n"
+    text += disturbance(results) + default_malloc(results) + "\n"
     for size, title in R.sizes(results).items():
         text += f"\n**{title}**\n\n{table(results, size)}"
     text += generation(results)
@@ -65,7 +65,6 @@ def table(results, size):
     for entry in R.steps_of(results, size):
         s = R.summary(entry)
         share = f"{100 * R.floor_ms(entry, results) / s.median:.0f}%"
-        first = R.first_step_s(entry)
         label = f"`{entry['label']}`" if entry["label"].endswith(".mojo") else entry["label"]
         cells = [
             f"**{label}**" if entry["contestant"].startswith("mojo") else label,
@@ -73,10 +72,17 @@ def table(results, size):
             f"{R.tokens_per_second(entry):,.0f}",
             share,
             f"{R.peak_mb(entry) / 1000:.2f} GB",
-            f"{first:.1f} s" if first else "",
+            first_step(R.first_steps_s(entry)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def first_step(seconds):
+    """Starts of a program in a cell: the middle one and, if there are several, the least and the most."""
+    if len(seconds) < 2:
+        return "".join(f"{each:.1f} s" for each in seconds)
+    return f"{median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"
 
 
 def generation(results):
@@ -85,19 +91,35 @@ def generation(results):
     if not tasks:
         return ""
     labels = list(dict.fromkeys(entry["label"] for entry in results["generation"]))
-    text = f"\n**Generation, GPT-2 124M, tokens/s**\n\n| | {' | '.join(tasks.values())} | of the read bandwidth |\n"
-    text += f"| --- {'| ---: ' * (len(tasks) + 1)}|\n"
+    text = f"\n**Generation, GPT-2 124M, tokens/s**\n\n| | {' | '.join(tasks.values())} |"
+    text += f" weights read for a token | of a plain sum over them |\n| --- {'| ---: ' * (len(tasks) + 2)}|\n"
     for label in labels:
-        cells = []
+        cells, memory = [], []
         for task in tasks:
             entries = [e for e in results["generation"] if (e["task"], e["label"]) == (task, label)]
             s = R.Summary.of(entries[0]["tokens_per_second"])
             cells.append(f"{speed(s.median)} ({speed(s.low)} to {speed(s.high)})")
             if task == "continue":
-                share = s.median * entries[0]["weights_mb"] / 1000 / R.limits(results)["read_gbs"]
-        cells.append(f"{100 * share:.0f}%")
+                memory = [f"{gbs(entries[0]):.1f} GB/s", share_of_sum(entries[0])]
+        cells += memory
         text += f"| {label} | {' | '.join(cells)} |\n"
     return text
+
+
+def gbs(entry):
+    """GB/s of weights that the tokens of a text need, each of which reads all of them once."""
+    return median(entry["tokens_per_second"]) * entry["weights_mb"] / 1000
+
+
+def share_of_sum(entry):
+    """The same beside a plain sum over the same memory in the same process, where that was measured."""
+    if "sum_gbs" not in entry:
+        return ""
+    shares = [
+        speed * entry["weights_mb"] / 1000 / sum_gbs
+        for speed, sum_gbs in zip(entry["tokens_per_second"], entry["sum_gbs"])
+    ]
+    return f"{100 * median(shares):.0f}%"
 
 
 def disturbance(results):
@@ -109,6 +131,22 @@ def disturbance(results):
     text += f"{100 * max(shares):.0f}% in the worst."
     waited = sum(wait["seconds"] for wait in results["waits"])
     return text + (f" The bench waited {waited:.0f} s for other programs." if waited else "")
+
+
+def default_malloc(results):
+    """What PyTorch gains from memory that the C library keeps, as a sentence, if that was measured."""
+    medians = {entry["contestant"]: R.summary(entry).median for entry in R.steps_of(results, "124m")}
+    gains = [
+        f"{medians[f'torch-malloc{suffix}'] / medians[f'torch{suffix}']:.1f} times{where}"
+        for suffix, where in (("", ""), ("-bf16", " in bf16"))
+        if {f"torch{suffix}", f"torch-malloc{suffix}"} <= medians.keys()
+    ]
+    if not gains:
+        return ""
+    return (
+        " PyTorch and transformers run with a C library that keeps freed memory (`GLIBC_TUNABLES`), which makes "
+        f"PyTorch {', '.join(gains)} as fast as the default allocation at T=64."
+    )
 
 
 def bench_section(results):

@@ -26,7 +26,7 @@ FORMAT = 2
 PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation")
 """The lists of what was measured."""
 CONFIDENCE = 0.95
-_TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second"}
+_TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second", "sum_gbs"}
 _EXTREMES = {"peak_gflops", "limit_gbs", "peak_mb"}
 
 
@@ -143,10 +143,9 @@ def peak_mb(entry):
     return max(each["peak_mb"] for each in entry["rounds"] if each["peak_mb"])
 
 
-def first_step_s(entry):
-    """Seconds from the start of the program to the end of its first step, or None."""
-    seconds = [each["first_step_s"] for each in entry["rounds"] if each["first_step_s"]]
-    return median(seconds) if seconds else None
+def first_steps_s(entry):
+    """Seconds from the start of the program to the end of its first step, of all processes."""
+    return [each["first_step_s"] for each in entry["rounds"] if each["first_step_s"]]
 
 
 def steps_of(results, size):

@@ -1,4 +1,4 @@
-"""Runs a contestant's program turn by turn: between its turns it is stopped, keeps its memory and takes no time."""
+"""Runs a contestant's program for one turn: a fresh process, some steps to warm up, and those that count."""
 
 import ctypes
 import os
@@ -18,8 +18,6 @@ _STEP = re.compile(r"step\s+\d+.*?loss\s+(?P<loss>[\d.]+).*?(?P<ms>[\d.]+)\s*ms"
 _ANNOUNCE = 'echo "start $$ $(date +%s%N)"; exec "$@"'
 _DIE_WITH_PARENT = 1
 """Linux's PR_SET_PDEATHSIG."""
-SLOW_STEP_MS = 1000
-"""Who needs longer for a step needs no second one to warm up, and none after a pause."""
 
 
 class Process:
@@ -39,9 +37,6 @@ class Process:
         )
         self.pid = self.started_ns = None
         self._unread = b""
-        self._paused_at = None
-        self.paused_s = 0.0
-        """How long it has been stopped so far."""
 
     def line(self, patience):
         """Returns the next line, or None at the end of its output. Raises Missing after so many seconds of silence."""
@@ -56,12 +51,6 @@ class Process:
             return self.line(deadline - time.monotonic())
         return line
 
-    def has_line(self):
-        """Whether a whole line waits to be read."""
-        while select.select([self._process.stdout], [], [], 0)[0] and self._read(0):
-            pass
-        return b"\n" in self._unread
-
     def _read(self, patience):
         if not select.select([self._process.stdout], [], [], max(0, patience))[0]:
             raise Missing(f"it printed nothing for {max(1, patience):.0f} s")
@@ -69,26 +58,15 @@ class Process:
         self._unread += read
         return bool(read)
 
-    def pause(self):
-        """Stops it where it is, and returns once it stands still."""
-        os.kill(self.pid, signal.SIGSTOP)
-        while _status(self.pid) not in "TZX":
-            time.sleep(0.0005)
-        self._paused_at = time.monotonic()
-
-    def resume(self):
-        self.paused_s += time.monotonic() - self._paused_at
-        os.kill(self.pid, signal.SIGCONT)
-
     def end(self):
-        """Kills it; returns its exit status."""
+        """Kills it."""
         for pid in {self.pid, self._process.pid} - {None}:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
         self._process.stdout.close()
-        return self._process.wait()
+        self._process.wait()
 
     def complaint(self):
         """Waits for a program that has closed its output and returns why it did, in a line."""
@@ -129,8 +107,8 @@ class Pace:
     """Once the counted steps have taken this long, the turn is over."""
     most: int = 20
     """Or once there are so many."""
-    warm_up: int = 2
-    """Steps that are not counted in a fresh process: the first touches memory for the first time."""
+    warm_up: int = 1
+    """Steps that are not counted: the first touches memory for the first time."""
     patience: float = 200.0
     """Seconds without a step after which a process is stopped: compiling takes its time."""
 
@@ -142,105 +120,47 @@ class Turn:
     ms: list = field(default_factory=list)
     """Of every step, those to warm up included."""
     losses: list = field(default_factory=list)
-    first_step_s: float | None = None
-    """From the start of the process to the end of its first step, if that was in this turn."""
-    peak_mb: float | None = None
     warm_up: int = 0
     """How many of the steps do not count."""
+    first_step_s: float | None = None
+    """From the start of the process to the end of its first step."""
+    peak_mb: float | None = None
     others: float | None = None
-    """Share of the processors' time that others took meanwhile, the hypervisor's guests included."""
+    """Share of the processors' time that others took during the steps that count, the hypervisor's guests included."""
 
     @property
     def timed(self):
         return self.ms[self.warm_up :]
 
 
-class Trainee:
-    """A program that trains and prints a line for every step."""
-
-    def __init__(self, command, prefix=()):
-        self._command = command
-        self._prefix = prefix
-        self._process = None
-
-    def turn(self, pace):
-        """Lets it do some steps, then stops it. Raises Missing if it fails or is too slow."""
-        turn = Turn()
-        fresh = self._process is None
-        if fresh:
-            self._process = Process(self._command, self._prefix)
-        process = self._process
-        paused_before, began, load = process.paused_s, time.monotonic(), Load()
-        own = 0 if fresh else process.cpu_seconds()
-        if not fresh:
-            process.resume()
-        ended = False
-        try:
-            while not turn.timed or not _is_enough(turn.timed, pace):
-                line = process.line(pace.patience)
-                if line is None:
-                    ended = True
-                    break
-                self._note(line, turn, fresh, pace, process.paused_s - paused_before, time.monotonic() - began)
-        except Missing:
-            self.end()
-            raise
+def take_turn(command, pace, prefix=()):
+    """Starts a program that prints a line for every step, and ends it after enough. Raises Missing if it ends before."""
+    turn = Turn(warm_up=pace.warm_up)
+    process = Process(command, prefix)
+    try:
+        load = own = None
+        while not _is_enough(turn.timed, pace):
+            line = process.line(pace.patience)
+            if line is None:
+                raise Missing(process.complaint())
+            step = _STEP.match(line)
+            if not step:
+                continue
+            turn.ms.append(float(step["ms"]))
+            turn.losses.append(float(step["loss"]))
+            if len(turn.ms) == 1:
+                turn.first_step_s = round((time.time_ns() - process.started_ns) / 1e9, 3)
+            if len(turn.ms) == pace.warm_up:
+                load, own = Load(), process.cpu_seconds()
         turn.peak_mb = process.peak_mb()
-        # What a compiler's helpers take in a fresh process is not others'.
-        turn.others = None if fresh else load.others(process.cpu_seconds() - own)
-        if ended:
-            self._process = None
-            reason = process.complaint()
-            process.end()
-            if not turn.timed:
-                raise Missing(reason)
-        else:
-            process.pause()
-            while process.has_line():
-                self._note(process.line(0), turn, fresh, pace, 0, 0)
-        return turn
-
-    def end(self):
-        if self._process:
-            self._process.end()
-            self._process = None
-
-    def _note(self, line, turn, fresh, pace, paused_s, running_s):
-        match = _STEP.match(line)
-        if not match:
-            return
-        ms = float(match["ms"])
-        if not turn.ms:
-            if fresh:
-                turn.first_step_s = round((time.time_ns() - self._process.started_ns) / 1e9, 3)
-                turn.warm_up = pace.warm_up
-            else:
-                ms = _without_pause(ms, 1000 * paused_s, 1000 * running_s)
-                turn.warm_up = 1
-        turn.ms.append(ms)
-        turn.losses.append(float(match["loss"]))
-        if ms > SLOW_STEP_MS:
-            turn.warm_up = min(turn.warm_up, 1 if fresh else 0)
-
-
-def _without_pause(ms, paused_ms, running_ms):
-    """A step's time without the pause, which fell into it, or, at times, between it and the step before.
-
-    Which of the two, tells the time that the program has run since: `running_ms` at most, and not much less.
-    """
-    return round(min((ms, ms - paused_ms), key=lambda value: abs(value - running_ms)), 3)
+        turn.others = load.others(process.cpu_seconds() - own)
+    finally:
+        process.end()
+    return turn
 
 
 def _is_enough(timed, pace):
     return len(timed) >= pace.most or sum(timed) >= 1000 * pace.seconds
-
-
-def _status(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
 
 
 def _die_with_parent():

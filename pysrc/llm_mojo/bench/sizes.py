@@ -36,9 +36,11 @@ class Size:
         """Rounds of this size where others get so many."""
         return -(-rounds // self.rarer)
 
-    def pace(self, quick):
-        """How long a turn of this size is."""
-        return Pace(seconds=min(1, self.seconds), most=5) if quick else Pace(seconds=self.seconds)
+    def pace(self, warm_up, quick):
+        """How long a turn of this size is, of a program that needs so many steps to warm up."""
+        if quick:
+            return Pace(seconds=min(1, self.seconds), most=5, warm_up=warm_up)
+        return Pace(seconds=self.seconds, warm_up=warm_up)
 
     @property
     def flops(self):

@@ -1,9 +1,12 @@
-"""Training steps of all contestants, in turn, round after round; nothing is reported unless their losses agree."""
+"""Training steps of all contestants, in turn, round after round, each time in a fresh process.
+
+Nothing is reported unless their losses agree.
+"""
 
 from llm_mojo import Error
-from llm_mojo.bench import machine, results
+from llm_mojo.bench import results
 from llm_mojo.bench.contestants import CONTESTANTS, STEPS
-from llm_mojo.bench.runner import Pace, Trainee
+from llm_mojo.bench.runner import Pace, take_turn
 from llm_mojo.bench.sizes import scaling_sizes
 from llm_mojo.bench.workshop import Command, Missing
 
@@ -13,14 +16,12 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 """How far apart losses may be."""
 COMPARED = 10
 """Losses that are kept and compared: in the long run rounding leads each program its own way."""
-ROOM = 1.5
-"""Memory to keep free for the next contestant, in multiples of the largest so far."""
 
 
 def time_steps(bench, size, names=None):
     """Times the steps of all contestants, or of the named ones, at one size."""
     bench.progress.begin(size.name, size.title)
-    entries, trainees = {}, {}
+    entries, taking_part = {}, []
     for contestant in CONTESTANTS:
         if names and contestant.name not in names:
             continue
@@ -28,51 +29,34 @@ def time_steps(bench, size, names=None):
             if bench.quick and not contestant.quick:
                 raise Missing("left out by --quick")
             _refuse_if_slow(bench, contestant, size)
-            command = contestant.command(bench.workshop, size)
+            taking_part.append((contestant, contestant.command(bench.workshop, size)))
         except Missing as reason:
             bench.leave_out(size.name, contestant.label, reason)
             continue
         entries[contestant.name] = _earlier(bench, contestant, size) or _entry(contestant, size)
-        trainees[contestant.name] = contestant, Trainee(command, bench.prefix)
     rounds = size.rounds(bench.rounds)
-    try:
-        for number in range(rounds):
-            bench.progress.round(number, rounds)
-            bench.measure_limits()
-            _round(bench, size, trainees, entries, rounds - number)
-            # Before anything is reported: times of programs that do different work say nothing.
-            check_losses(entries)
-            known = bench.results["steps"]
-            known += [entry for entry in entries.values() if entry["rounds"] and entry not in known]
-            bench.save()
-    finally:
-        for _, trainee in trainees.values():
-            trainee.end()
+    for number in range(rounds):
+        bench.progress.round(number, rounds)
+        bench.measure_limits()
+        for contestant, command in list(taking_part):
+            try:
+                _turn(bench, size, contestant, command, entries[contestant.name])
+            except Missing as reason:
+                bench.leave_out(size.name, contestant.label, reason)
+                taking_part.remove((contestant, command))
+        entries = {name: entry for name, entry in entries.items() if entry["rounds"]}
+        # Before anything is reported: times of programs that do different work say nothing.
+        check_losses(entries)
+        known = bench.results["steps"]
+        known += [entry for entry in entries.values() if entry not in known]
+        bench.save()
 
 
-def _round(bench, size, trainees, entries, turns_left):
-    """A turn of everyone. Who does not fit into memory beside the others takes all its turns at once, and is done."""
-    for name, (contestant, trainee) in list(trainees.items()):
-        entry = entries[name]
-        try:
-            _turn(bench, size, contestant, trainee, entry)
-            largest = max(results.peak_mb(entry) for entry in entries.values() if entry["rounds"])
-            if machine.available_mb() < ROOM * largest:
-                for _ in range(turns_left - 1):
-                    _turn(bench, size, contestant, trainee, entry)
-                trainee.end()
-                del trainees[name]
-        except Missing as reason:
-            bench.leave_out(size.name, contestant.label, reason)
-            del trainees[name]
-            if not entry["rounds"]:
-                del entries[name]
-
-
-def _turn(bench, size, contestant, trainee, entry):
+def _turn(bench, size, contestant, command, entry):
     bench.wait_for_quiet()
-    turn = trainee.turn(size.pace(bench.quick))
-    entry["losses"] += turn.losses[: COMPARED - len(entry["losses"])]
+    turn = take_turn(command, size.pace(contestant.warm_up, bench.quick), bench.prefix)
+    # Every turn begins with the same weights: the longest row says it all.
+    entry["losses"] = max(entry["losses"], turn.losses[:COMPARED], key=len)
     entry["rounds"].append(
         {
             "ms": turn.ms,
@@ -82,8 +66,7 @@ def _turn(bench, size, contestant, trainee, entry):
             "others": turn.others,
         }
     )
-    if turn.timed:
-        _print_turn(contestant.label, turn)
+    _print_turn(contestant.label, turn)
 
 
 def _print_turn(label, turn):
@@ -117,6 +100,7 @@ def _entry(contestant, size):
         "precision": contestant.precision,
         "flags": contestant.flags,
         "ours": contestant.ours,
+        "steady": contestant.steady,
         "losses": [],
         "rounds": [],
     }
@@ -158,15 +142,13 @@ def time_scaling(bench):
         model = ["--n-layer", c.num_layers, "--n-head", c.num_heads, "--n-embd", c.channels]
         shard = bench.workshop.shard(size)
         data = ["-i", shard, "-j", shard, "-b", size.B, "-t", size.T, "-v", 0, "-s", 0, "-x", STEPS]
-        trainee = Trainee(Command([program, *model, "--vocab-size", c.vocab_size, *data]), bench.prefix)
+        command = Command([program, *model, "--vocab-size", c.vocab_size, *data])
         bench.wait_for_quiet()
         try:
-            turn = trainee.turn(Pace(most=9, seconds=1 if bench.quick else 5))
+            turn = take_turn(command, Pace(most=9, seconds=1 if bench.quick else 5), bench.prefix)
         except Missing as reason:
             bench.leave_out("scaling", size.title, reason)
             continue
-        finally:
-            trainee.end()
         entry = {"name": size.name, "title": size.title, "B": size.B, "T": size.T, "layers": c.num_layers}
         entry |= {"channels": c.channels, "gflop": round(size.flops / 1e9, 6)}
         entry |= {"floor_mb": round(size.bytes / 1e6, 6), "peak_mb": turn.peak_mb, "ms": turn.timed}

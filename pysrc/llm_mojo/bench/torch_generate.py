@@ -67,7 +67,7 @@ def main():
         return time.perf_counter() - start, out[0, prompt:].tolist()
 
     for _ in range(args.rounds):
-        # Not timed: the first touches memory, and whoever stops this program between rounds stops it here.
+        # Not timed: the first touches memory.
         seconds(SHORT, WARM_UP)
         read, _ = seconds(args.prompt, 1)
         begun, _ = seconds(SHORT, 1)
