@@ -90,36 +90,26 @@ def generation(results):
     tasks = {entry["task"]: entry["title"] for entry in results["generation"]}
     if not tasks:
         return ""
-    labels = list(dict.fromkeys(entry["label"] for entry in results["generation"]))
-    text = f"\n**Generation, GPT-2 124M, tokens/s**\n\n| | {' | '.join(tasks.values())} |"
-    text += f" weights read for a token | of a plain sum over them |\n| --- {'| ---: ' * (len(tasks) + 2)}|\n"
-    for label in labels:
-        cells, memory = [], []
+    heads = {**tasks, "continue": f"{tasks['continue']} | GB/s of weights for that | of a plain sum over them"}
+    text = f"\n**Generation, GPT-2 124M, tokens/s**\n\n| | {' | '.join(heads.values())} |\n"
+    text += f"| --- {'| ---: ' * (len(tasks) + 2)}|\n"
+    for label in dict.fromkeys(entry["label"] for entry in results["generation"]):
+        cells = []
         for task in tasks:
-            entries = [e for e in results["generation"] if (e["task"], e["label"]) == (task, label)]
-            s = R.Summary.of(entries[0]["tokens_per_second"])
+            entry = next(e for e in results["generation"] if (e["task"], e["label"]) == (task, label))
+            s = R.Summary.of(entry["tokens_per_second"])
             cells.append(f"{speed(s.median)} ({speed(s.low)} to {speed(s.high)})")
             if task == "continue":
-                memory = [f"{gbs(entries[0]):.1f} GB/s", share_of_sum(entries[0])]
-        cells += memory
+                # Every token reads all weights once.
+                gbs = [each * entry["weights_mb"] / 1000 for each in entry["tokens_per_second"]]
+                cells += [f"{median(gbs):.1f}", share_beside(gbs, entry.get("sum_gbs"))]
         text += f"| {label} | {' | '.join(cells)} |\n"
     return text
 
 
-def gbs(entry):
-    """GB/s of weights that the tokens of a text need, each of which reads all of them once."""
-    return median(entry["tokens_per_second"]) * entry["weights_mb"] / 1000
-
-
-def share_of_sum(entry):
-    """The same beside a plain sum over the same memory in the same process, where that was measured."""
-    if "sum_gbs" not in entry:
-        return ""
-    shares = [
-        speed * entry["weights_mb"] / 1000 / sum_gbs
-        for speed, sum_gbs in zip(entry["tokens_per_second"], entry["sum_gbs"])
-    ]
-    return f"{100 * median(shares):.0f}%"
+def share_beside(gbs, limits_gbs):
+    """The share of what plain passes over memory gave beside each run, where that was measured."""
+    return f"{100 * median(found / limit for found, limit in zip(gbs, limits_gbs)):.0f}%" if limits_gbs else ""
 
 
 def disturbance(results):
@@ -212,10 +202,10 @@ def memory_table(results):
     """What only moves memory as Markdown."""
     if not results["memory"]:
         return ""
-    text = "\n**What only moves memory**\n\n| | GB/s | of the limit |\n| --- | ---: | ---: |\n"
+    text = "\n**What only moves memory**\n\n| | GB/s | of a plain pass beside it |\n| --- | ---: | ---: |\n"
     for entry in results["memory"]:
-        gbs = 1000 * entry["gigabytes"] / median(entry["ms"])
-        text += f"| {entry['name']} | {gbs:.0f} | {100 * gbs / entry['limit_gbs']:.0f}% |\n"
+        gbs = [1000 * entry["gigabytes"] / ms for ms in entry["ms"]]
+        text += f"| {entry['name']} | {median(gbs):.0f} | {share_beside(gbs, entry.get('limits_gbs'))} |\n"
     return text
 
 

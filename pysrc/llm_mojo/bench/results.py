@@ -26,8 +26,8 @@ FORMAT = 2
 PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation")
 """The lists of what was measured."""
 CONFIDENCE = 0.95
-_TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second", "sum_gbs"}
-_EXTREMES = {"peak_gflops", "limit_gbs", "peak_mb"}
+_TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second", "sum_gbs", "limits_gbs"}
+_EXTREMES = {"peak_gflops", "peak_mb"}
 
 
 def read(path):
