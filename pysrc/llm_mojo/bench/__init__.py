@@ -7,7 +7,7 @@ from llm_mojo import Error
 
 PARTS = {"generation": 115, "kernels": 125, "operations": 85, "scaling": 55}
 """What there is besides the sizes, and the seconds it takes, builds included, where the published results come from."""
-ROUNDS = 6
+ROUNDS = 3
 
 
 def add_arguments(parser):

@@ -86,12 +86,21 @@ def roofline(results):
     return peaks | {"gbs": best["adamw_gbs"], "points": points}
 
 
+KINDS = {"gemm": "matrix products", "attention": "attention", "layernorm": "layernorms", "adamw": "AdamW"}
+"""What operations are called together, by how their names begin."""
+THE_REST = "the rest"
+
+
 def operations(results):
-    """Milliseconds of each operation of a step of GPT-2 124M."""
-    return [
-        {"title": f"B={entry['B']}, T={entry['T']}, {entry['dtype']}", "parts": R.operations(entry)}
-        for entry in results["operations"]
-    ] or None
+    """Kind and milliseconds of each operation of a step of GPT-2 124M."""
+    panels = []
+    for entry in results["operations"]:
+        parts = []
+        for row in entry["rows"]:
+            kind = next((kind for begin, kind in KINDS.items() if row["operation"].startswith(begin)), THE_REST)
+            parts.append({"kind": kind, "operation": row["operation"], "ms": row["ms"]})
+        panels.append({"title": f"B={entry['B']}, T={entry['T']}, {entry['dtype']}", "parts": parts})
+    return panels or None
 
 
 def scaling(results):
@@ -249,7 +258,7 @@ def draw_roofline(figure, theme, data):
 def draw_operations(figure, theme, panels):
     figure.suptitle("Where the time of a step goes, train_gpt2.mojo", x=0.01, ha="left", weight="bold")
     found = {part["kind"] for panel in panels for part in panel["parts"]}
-    kinds = [kind for kind in (*R.KINDS.values(), R.THE_REST) if kind in found]
+    kinds = [kind for kind in (*KINDS.values(), THE_REST) if kind in found]
     colours = dict(zip(kinds, [theme.accent, *theme.series]))
     axes = figure.add_subplot()
     for row, panel in enumerate(panels[::-1]):

@@ -70,14 +70,6 @@ def _package(name):
         return None
 
 
-def available_mb():
-    """Memory that programs can still take."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
-
-
 class Load:
     """What the processors do from now on."""
 

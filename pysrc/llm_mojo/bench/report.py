@@ -179,10 +179,6 @@ def _speeds(entries, columns):
     return text
 
 
-def _gflops(gflop, ms):
-    return 1000 * gflop / median(ms)
-
-
 def attention_table(results):
     """Attention over the context length as Markdown."""
     if not results["attention"]:
@@ -192,7 +188,7 @@ def attention_table(results):
     for entry in results["attention"]:
         cells = [f"{entry['T']:,}"]
         for gflop, ms in (("gflop", "ms"), ("backward_gflop", "backward_ms")):
-            speed = _gflops(entry[gflop], entry[ms])
+            speed = 1000 * entry[gflop] / median(entry[ms])
             cells += [f"{speed:.0f}", f"{100 * speed / entry['peak_gflops']:.0f}%"]
         text += f"| {' | '.join(cells)} |\n"
     return text

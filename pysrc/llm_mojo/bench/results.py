@@ -157,17 +157,3 @@ def steps_of(results, size):
 def sizes(results):
     """The sizes in the file, in its order: name to title."""
     return {entry["size"]: entry["title"] for entry in results["steps"]}
-
-
-KINDS = {"gemm": "matrix products", "attention": "attention", "layernorm": "layernorms", "adamw": "AdamW"}
-"""What operations are called together, by how their names begin."""
-THE_REST = "the rest"
-
-
-def operations(entry):
-    """The operations of a step: kind and milliseconds of each."""
-    parts = []
-    for row in entry["rows"]:
-        kind = next((kind for begin, kind in KINDS.items() if row["operation"].startswith(begin)), THE_REST)
-        parts.append({"kind": kind, "operation": row["operation"], "ms": row["ms"]})
-    return parts

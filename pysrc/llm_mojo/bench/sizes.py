@@ -22,10 +22,10 @@ class Size:
     T: int
     rarer: int = 1
     """It gets one round where others get so many."""
-    seconds: float = 2.5
+    seconds: float = 4
     """How long the steps of a turn are counted."""
     expected_s: int = 0
-    """What six rounds of it take on the machine of the published results."""
+    """What three rounds of it take on the machine of the published results."""
 
     @property
     def tokens(self):
@@ -57,8 +57,8 @@ class Size:
 
 SIZES = [
     Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64, expected_s=500),
-    Size("characters", "nanoGPT's character model, B=12, T=64", CHARACTERS, 12, 64, seconds=0.6, expected_s=110),
-    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=3, seconds=10, expected_s=450),
+    Size("characters", "nanoGPT's character model, B=12, T=64", CHARACTERS, 12, 64, seconds=1, expected_s=150),
+    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=3, seconds=10, expected_s=600),
 ]
 
 

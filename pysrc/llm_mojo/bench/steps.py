@@ -81,10 +81,8 @@ def _print_turn(label, turn):
 
 def _earlier(bench, contestant, size):
     """What there is of a contestant already, to which more rounds are added."""
-    for entry in bench.results["steps"]:
-        if (entry["size"], entry["contestant"]) == (size.name, contestant.name):
-            return entry
-    return None
+    key = (size.name, contestant.name)
+    return next((entry for entry in bench.results["steps"] if (entry["size"], entry["contestant"]) == key), None)
 
 
 def _entry(contestant, size):
@@ -100,7 +98,6 @@ def _entry(contestant, size):
         "precision": contestant.precision,
         "flags": contestant.flags,
         "ours": contestant.ours,
-        "steady": contestant.steady,
         "losses": [],
         "rounds": [],
     }
