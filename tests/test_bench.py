@@ -20,7 +20,7 @@ from llm_mojo.bench import report, results, steps
 from llm_mojo.bench.compare import changes, overtakings
 from llm_mojo.bench.contestants import CONTESTANTS, MAX_LINALG, Contestant
 from llm_mojo.bench.measure import Bench, Progress
-from llm_mojo.bench.runner import Pace, take_turn
+from llm_mojo.bench.runner import Pace, run_steps
 from llm_mojo.bench.sizes import SIZES
 from llm_mojo.bench.steps import check_losses
 from llm_mojo.bench.workshop import Command, Missing, Workshop
@@ -103,53 +103,53 @@ def script(text):
 COUNTING = 'i=0; while true; do i=$((i+1)); echo "step $i: train loss 2.5 (took $i.0 ms)"; sleep 0.02; done'
 
 
-def turn_of(text, **pace):
-    return take_turn(script(text), Pace(**pace))
+def run_of(text, **pace):
+    return run_steps(script(text), Pace(**pace))
 
 
-def test_a_turn_counts_and_ends(tmp_path):
+def test_a_process_counts_and_ends(tmp_path):
     """It leaves the first steps out, and ends a program that would go on for ever."""
-    turn = turn_of(f"echo $$ > {tmp_path}/pid; {COUNTING}", seconds=100, most=5, warm_up=2)
-    assert turn.ms == [1, 2, 3, 4, 5, 6, 7] and turn.timed == [3, 4, 5, 6, 7]
-    assert set(turn.losses) == {2.5}
-    assert turn.first_step_s > 0 and turn.peak_mb > 0 and 0 <= turn.others <= 1
+    run = run_of(f"echo $$ > {tmp_path}/pid; {COUNTING}", seconds=100, most=5, warm_up=2)
+    assert run.ms == [1, 2, 3, 4, 5, 6, 7] and run.timed == [3, 4, 5, 6, 7]
+    assert set(run.losses) == {2.5}
+    assert run.first_step_s > 0 and run.peak_mb > 0 and 0 <= run.others <= 1
     assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
 
 
 def test_a_slow_step_is_enough():
     slow = "for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done; sleep 9"
-    assert turn_of(slow, seconds=5).ms == [9000, 9000]
+    assert run_of(slow, seconds=5).ms == [9000, 9000]
 
 
 def test_rounds(monkeypatch, tmp_path):
     """Two that run as long as they may, one that always fails, and one that fails the second time."""
-    often_lucky = f'if [ -e {tmp_path}/used ]; then echo "out of luck" >&2; exit 1; fi; touch {tmp_path}/used; {COUNTING}'
-    commands = {"a": COUNTING, "b": COUNTING, "c": "echo 'no luck' >&2; exit 1", "d": often_lucky}
+    once_lucky = f"mkdir {tmp_path}/used 2>&- || {{ echo out of luck >&2; exit 1; }}; {COUNTING}"
+    commands = {"a": COUNTING, "b": COUNTING, "c": "echo 'no luck' >&2; exit 1", "d": once_lucky}
     contestants = [Contestant(name, name, lambda _, __, text=text: script(text)) for name, text in commands.items()]
     monkeypatch.setattr(steps, "CONTESTANTS", contestants)
     bench = Bench(Workshop(folder=tmp_path), tmp_path / "x.json", 3, Progress({"124m": 1}))
     monkeypatch.setattr(bench, "measure_limits", lambda: None)
     monkeypatch.setattr(bench, "wait_for_quiet", lambda: None)
-    steps.time_steps(bench, dataclasses.replace(SIZES[0], seconds=0.005))
+    steps.time_steps(bench, dataclasses.replace(SIZES[0], seconds=0.005, turn_s=0))
     entries = results.read(tmp_path / "x.json")["steps"]
     assert [(entry["contestant"], len(entry["rounds"])) for entry in entries] == [("a", 3), ("b", 3), ("d", 1)]
     for entry in entries:
-        # Every turn begins anew.
+        # Every process begins anew.
         assert all(each["ms"] == [1, 2, 3] and each["warm_up"] == 1 for each in entry["rounds"])
         assert entry["losses"] == [2.5, 2.5, 2.5]
     reasons = [(entry["label"], entry["reason"]) for entry in bench.results["missing"]]
     assert reasons == [("c", "no luck"), ("d", "out of luck")]
 
 
-def test_a_turn_tells_why_there_is_nothing():
+def test_a_process_tells_why_there_is_nothing():
     with pytest.raises(Missing, match="no such model"):
-        turn_of("echo 'error: no such model' >&2; exit 1", seconds=1)
+        run_of("echo 'error: no such model' >&2; exit 1", seconds=1)
     with pytest.raises(Missing, match="unknown flag"):
-        turn_of("echo 'unknown flag' >&2; echo 'see --help' >&2; exit 2", seconds=1)
+        run_of("echo 'unknown flag' >&2; echo 'see --help' >&2; exit 2", seconds=1)
     with pytest.raises(Missing, match="ended with status 0"):
-        turn_of("echo 'step 1: train loss 1.0 (took 10.0 ms)'", seconds=1)
+        run_of("echo 'step 1: train loss 1.0 (took 10.0 ms)'", seconds=1)
     with pytest.raises(Missing, match="printed nothing"):
-        turn_of("exec sleep 100", seconds=1, patience=0.2)
+        run_of("exec sleep 100", seconds=1, patience=0.2)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.name)
@@ -285,6 +285,22 @@ def test_warm_up_does_not_count(measured):
     assert (s.low, s.high, s.count, s.median) == (500, 509, 10, 504.5)
     floor = 190 / 500 * 1000 + 3500 / 130
     assert results.floor_ms(measured["steps"][0], measured) == pytest.approx(floor)
+
+
+def test_shares_are_of_what_was_measured_beside(measured):
+    """Writing text at 40 and 80 GB/s beside sums at 80 and 100; AdamW at 50 beside a pass at 100."""
+    text = {"task": "continue", "title": "One text", "label": "ours", "weights_mb": 500.0}
+    measured["generation"] = [text | {"tokens_per_second": [80.0, 160.0], "sum_gbs": [80.0, 100.0]}]
+    assert "| ours | 120 (80.0 to 160) | 60.0 | 65% |" in report.generation(measured)
+    measured["memory"] = [{"name": "adamw_update", "gigabytes": 1.0, "ms": [20.0], "limits_gbs": [100.0]}]
+    assert "| adamw_update | 50 | 50% |" in report.memory_table(measured)
+
+
+def test_table_of_tokens(measured):
+    rates = {"a": [130.0], "b": [1.0, 3.0]}
+    measured["tokens"] = [{"text": name, "label": "ours", "mb_per_second": each} for name, each in rates.items()]
+    assert "| | a | b |" in report.tokens(measured)
+    assert "| ours | 130 (130 to 130) | 2.0 (1.0 to 3.0) |" in report.tokens(measured)
 
 
 def test_charts_keep_their_data(measured, tmp_path):

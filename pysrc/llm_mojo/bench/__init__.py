@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llm_mojo import Error
 
-PARTS = {"generation": 115, "kernels": 125, "operations": 85, "scaling": 55}
+PARTS = {"generation": 115, "kernels": 125, "operations": 85, "scaling": 55, "tokens": 40}
 """What there is besides the sizes, and the seconds it takes, builds included, where the published results come from."""
 ROUNDS = 3
 
@@ -67,13 +67,13 @@ def run(args):
 
 def _measure(args):
     from llm_mojo.bench import machine
-    from llm_mojo.bench.contestants import CONTESTANTS
     from llm_mojo.bench.generation import time_generation
     from llm_mojo.bench.kernels import time_kernels, time_operations
     from llm_mojo.bench.measure import Bench, Progress
     from llm_mojo.bench.report import report
     from llm_mojo.bench.sizes import SIZES
     from llm_mojo.bench.steps import time_scaling, time_steps
+    from llm_mojo.bench.tokens import time_tokens
     from llm_mojo.bench.workshop import ROOT, Workshop
 
     whole = not (args.size or args.only or args.quick)
@@ -81,15 +81,14 @@ def _measure(args):
     workshop = Workshop(llmc=args.llmc.resolve() if args.llmc else None)
     parts = _parts(args)
     sizes = {size.name: size for size in SIZES}
-    share = rounds / ROUNDS * (len(args.only) / len(CONTESTANTS) if args.only else 1)
-    expected = {part: sizes[part].expected_s * share if part in sizes else PARTS[part] for part in parts}
+    progress = Progress({part: _expected_s(part, sizes.get(part), rounds, args.only) for part in parts})
     out = args.out or workshop.folder / "quick.json"
-    bench = Bench(workshop, out, rounds, Progress(expected), shlex.split(args.prefix), args.quick, args.append)
+    bench = Bench(workshop, out, rounds, progress, shlex.split(args.prefix), args.quick, args.append)
     if whole and not args.out:
         name = f"{machine.short_name(bench.results['machine'])}-{bench.results['date'][:10]}.json"
         bench.path = ROOT / "bench" / "results" / name
     other = {"generation": time_generation, "kernels": time_kernels, "operations": time_operations}
-    other["scaling"] = time_scaling
+    other |= {"scaling": time_scaling, "tokens": time_tokens}
     for part in parts:
         if part in sizes:
             time_steps(bench, sizes[part], args.only)
@@ -101,6 +100,16 @@ def _measure(args):
         report(bench.path)
 
 
+def _expected_s(part, size, rounds, names):
+    """Seconds that a part takes with so many rounds, of the named contestants only if there are names."""
+    from llm_mojo.bench.contestants import CONTESTANTS
+
+    if not size:
+        return PARTS[part]
+    share = len(names) / len(CONTESTANTS) if names else 1
+    return share * size.expected_s * size.rounds(rounds) / size.rounds(ROUNDS)
+
+
 def _parts(args):
     """The parts to run, in order."""
     from llm_mojo.bench.sizes import SIZES
@@ -110,4 +119,4 @@ def _parts(args):
     sizes = [size.name for size in SIZES if not (args.quick and size.T > 64)]
     if args.only:
         return sizes
-    return sizes + [part for part in PARTS if not (args.quick and part in ("scaling", "generation"))]
+    return sizes + [part for part in PARTS if not (args.quick and part in ("scaling", "generation", "tokens"))]

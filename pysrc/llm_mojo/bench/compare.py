@@ -84,6 +84,9 @@ def _timings(results):
     for entry in results["generation"]:
         ms = [1000 / speed for speed in entry["tokens_per_second"]]
         yield (f"{entry['label']} ({entry['title']}), ms a token", entry["ours"], True), Timing.of(ms)
+    for entry in results["tokens"]:
+        timing = Timing.of([1000 / rate for rate in entry["mb_per_second"]])
+        yield (f"{entry['label']} ({entry['text']}), ms a MB of text", entry["ours"], True), timing
 
 
 def _is_steady(entry):

@@ -54,7 +54,7 @@ def section(results, source):
     text += disturbance(results) + default_malloc(results) + "\n"
     for size, title in R.sizes(results).items():
         text += f"\n**{title}**\n\n{table(results, size)}"
-    text += generation(results)
+    text += generation(results) + tokens(results)
     left_out = missing(results)
     return text + (f"\nNot measured: {left_out}.\n" if left_out else "")
 
@@ -103,6 +103,20 @@ def generation(results):
                 # Every token reads all weights once.
                 gbs = [each * entry["weights_mb"] / 1000 for each in entry["tokens_per_second"]]
                 cells += [f"{median(gbs):.1f}", share_beside(gbs, entry.get("sum_gbs"))]
+        text += f"| {label} | {' | '.join(cells)} |\n"
+    return text
+
+
+def tokens(results):
+    """Encoding text as Markdown."""
+    entries = results["tokens"]
+    if not entries:
+        return ""
+    texts = list(dict.fromkeys(entry["text"] for entry in entries))
+    text = f"\n**Text to GPT-2's tokens, MB/s**\n\n| | {' | '.join(texts)} |\n| --- {'| ---: ' * len(texts)}|\n"
+    for label in dict.fromkeys(entry["label"] for entry in entries):
+        of_label = {entry["text"]: R.Summary.of(entry["mb_per_second"]) for entry in entries if entry["label"] == label}
+        cells = [f"{speed(s.median)} ({speed(s.low)} to {speed(s.high)})" for s in (of_label[each] for each in texts)]
         text += f"| {label} | {' | '.join(cells)} |\n"
     return text
 

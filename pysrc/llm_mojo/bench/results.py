@@ -5,9 +5,11 @@
      "waits": [{"seconds", "others"} ...],   for other programs: how long, and what they still took then
      "missing": [{"size", "label", "reason"} ...],
      "steps": [{"size", "title", "B", "T", "gflop", "floor_mb", "contestant", "label", "precision", "flags", "ours",
-                "losses": [...], "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb", "others"} ...],
+                "losses": [...],
+                "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb", "others"} ...],   one for each process
                 "summary": {"median", "low", "high", "count", "from", "to"}} ...],
-     "gemm": [...], "attention": [...], "memory": [...], "operations": [...], "scaling": [...], "generation": [...]}
+     "gemm": [...], "attention": [...], "memory": [...], "operations": [...], "scaling": [...], "generation": [...],
+     "tokens": [...]}
 
 Every timing is kept. The summaries are there for readers: they are computed from the timings when the file is written,
 and nothing of ours reads them.
@@ -23,10 +25,10 @@ from llm_mojo import Error
 from llm_mojo.formats import atomic_file
 
 FORMAT = 2
-PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation")
+PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation", "tokens")
 """The lists of what was measured."""
 CONFIDENCE = 0.95
-_TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second", "sum_gbs", "limits_gbs"}
+_TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second", "sum_gbs", "limits_gbs", "mb_per_second"}
 _EXTREMES = {"peak_gflops", "peak_mb"}
 
 
@@ -38,7 +40,8 @@ def read(path):
         raise Error(f"results {path}: {error}; expected a file that `python -m llm_mojo bench` has written")
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise Error(f"results {path}: expected format {FORMAT} of `python -m llm_mojo bench`; run the bench again")
-    return results
+    # A part that is younger than the file.
+    return {part: [] for part in PARTS} | results
 
 
 def write(path, results):
@@ -113,9 +116,9 @@ def summary(entry):
 
 
 def independent(entry):
-    """What an interval can be computed from: the rounds' medians, or if there are less than three, all timings.
+    """What an interval can be computed from: the processes' medians, or if there are less than three, all timings.
 
-    Steps of one round meet the same weather: many of them are no more certain than few.
+    Steps of one process meet the same weather: many of them are no more certain than few.
     """
     medians = [median(each["ms"][each["warm_up"] :]) for each in entry["rounds"] if len(each["ms"]) > each["warm_up"]]
     return medians if len(medians) > 2 else timings(entry)

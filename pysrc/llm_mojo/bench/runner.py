@@ -1,4 +1,4 @@
-"""Runs a contestant's program for one turn: a fresh process, some steps to warm up, and those that count."""
+"""Runs a contestant's program in a fresh process: some steps to warm up, and those that count."""
 
 import ctypes
 import os
@@ -101,10 +101,10 @@ class Process:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a turn is."""
+    """How long a process is kept."""
 
     seconds: float
-    """Once the counted steps have taken this long, the turn is over."""
+    """Once the counted steps have taken this long, that is enough."""
     most: int = 20
     """Or once there are so many."""
     warm_up: int = 1
@@ -114,8 +114,8 @@ class Pace:
 
 
 @dataclass
-class Turn:
-    """What was seen of one turn."""
+class Run:
+    """What was seen of one process."""
 
     ms: list = field(default_factory=list)
     """Of every step, those to warm up included."""
@@ -133,30 +133,30 @@ class Turn:
         return self.ms[self.warm_up :]
 
 
-def take_turn(command, pace, prefix=()):
-    """Starts a program that prints a line for every step, and ends it after enough. Raises Missing if it ends before."""
-    turn = Turn(warm_up=pace.warm_up)
+def run_steps(command, pace, prefix=()):
+    """Starts a program that prints a line for every step, ends it after enough. Raises Missing if it ends before."""
+    run = Run(warm_up=pace.warm_up)
     process = Process(command, prefix)
     try:
         load = own = None
-        while not _is_enough(turn.timed, pace):
+        while not _is_enough(run.timed, pace):
             line = process.line(pace.patience)
             if line is None:
                 raise Missing(process.complaint())
             step = _STEP.match(line)
             if not step:
                 continue
-            turn.ms.append(float(step["ms"]))
-            turn.losses.append(float(step["loss"]))
-            if len(turn.ms) == 1:
-                turn.first_step_s = round((time.time_ns() - process.started_ns) / 1e9, 3)
-            if len(turn.ms) == pace.warm_up:
+            run.ms.append(float(step["ms"]))
+            run.losses.append(float(step["loss"]))
+            if len(run.ms) == 1:
+                run.first_step_s = round((time.time_ns() - process.started_ns) / 1e9, 3)
+            if len(run.ms) == pace.warm_up:
                 load, own = Load(), process.cpu_seconds()
-        turn.peak_mb = process.peak_mb()
-        turn.others = load.others(process.cpu_seconds() - own)
+        run.peak_mb = process.peak_mb()
+        run.others = load.others(process.cpu_seconds() - own)
     finally:
         process.end()
-    return turn
+    return run
 
 
 def _is_enough(timed, pace):

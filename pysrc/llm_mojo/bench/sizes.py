@@ -22,8 +22,10 @@ class Size:
     T: int
     rarer: int = 1
     """It gets one round where others get so many."""
-    seconds: float = 4
-    """How long the steps of a turn are counted."""
+    seconds: float = 2.5
+    """How long the steps of a process are counted."""
+    turn_s: float = 6
+    """A turn lasts at least so long: further processes follow."""
     expected_s: int = 0
     """What three rounds of it take on the machine of the published results."""
 
@@ -37,7 +39,7 @@ class Size:
         return -(-rounds // self.rarer)
 
     def pace(self, warm_up, quick):
-        """How long a turn of this size is, of a program that needs so many steps to warm up."""
+        """How long a process of this size is, of a program that needs so many steps to warm up."""
         if quick:
             return Pace(seconds=min(1, self.seconds), most=5, warm_up=warm_up)
         return Pace(seconds=self.seconds, warm_up=warm_up)
@@ -57,8 +59,17 @@ class Size:
 
 SIZES = [
     Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64, expected_s=500),
-    Size("characters", "nanoGPT's character model, B=12, T=64", CHARACTERS, 12, 64, seconds=1, expected_s=150),
-    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=3, seconds=10, expected_s=600),
+    Size(
+        "characters",
+        "nanoGPT's character model, B=12, T=64",
+        CHARACTERS,
+        12,
+        64,
+        seconds=0.6,
+        turn_s=2,
+        expected_s=150,
+    ),
+    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=3, seconds=10, turn_s=30, expected_s=600),
 ]
 
 

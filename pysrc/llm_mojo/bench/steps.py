@@ -3,10 +3,12 @@
 Nothing is reported unless their losses agree.
 """
 
+import time
+
 from llm_mojo import Error
 from llm_mojo.bench import results
 from llm_mojo.bench.contestants import CONTESTANTS, STEPS
-from llm_mojo.bench.runner import Pace, take_turn
+from llm_mojo.bench.runner import Pace, run_steps
 from llm_mojo.bench.sizes import scaling_sizes
 from llm_mojo.bench.workshop import Command, Missing
 
@@ -53,28 +55,34 @@ def time_steps(bench, size, names=None):
 
 
 def _turn(bench, size, contestant, command, entry):
+    """Fresh processes until the turn has lasted its time: who starts fast is seen in several, each in other memory."""
     bench.wait_for_quiet()
-    turn = take_turn(command, size.pace(contestant.warm_up, bench.quick), bench.prefix)
-    # Every turn begins with the same weights: the longest row says it all.
-    entry["losses"] = max(entry["losses"], turn.losses[:COMPARED], key=len)
-    entry["rounds"].append(
-        {
-            "ms": turn.ms,
-            "warm_up": turn.warm_up,
-            "first_step_s": turn.first_step_s if contestant.reports_start else None,
-            "peak_mb": turn.peak_mb,
-            "others": turn.others,
-        }
-    )
-    _print_turn(contestant.label, turn)
+    pace = size.pace(contestant.warm_up, bench.quick)
+    began = time.monotonic()
+    while True:
+        run = run_steps(command, pace, bench.prefix)
+        # Every process begins with the same weights: the longest row says it all.
+        entry["losses"] = max(entry["losses"], run.losses[:COMPARED], key=len)
+        entry["rounds"].append(
+            {
+                "ms": run.ms,
+                "warm_up": run.warm_up,
+                "first_step_s": run.first_step_s if contestant.reports_start else None,
+                "peak_mb": run.peak_mb,
+                "others": run.others,
+            }
+        )
+        _print_run(contestant.label, run)
+        if bench.quick or time.monotonic() - began >= size.turn_s:
+            return
 
 
-def _print_turn(label, turn):
-    short = results.Summary.of(turn.timed)
-    disturbed = f"; others took {100 * turn.others:.0f}%" if (turn.others or 0) > 0.05 else ""
+def _print_run(label, run):
+    short = results.Summary.of(run.timed)
+    disturbed = f"; others took {100 * run.others:.0f}%" if run.others > 0.05 else ""
     print(
         f"  {label:34} {short.median:9.1f} ms  ({short.low:.1f} to {short.high:.1f}, "
-        f"{short.count} steps)  {turn.peak_mb:.0f} MB{disturbed}",
+        f"{short.count} steps)  {run.peak_mb:.0f} MB{disturbed}",
         flush=True,
     )
 
@@ -142,15 +150,15 @@ def time_scaling(bench):
         command = Command([program, *model, "--vocab-size", c.vocab_size, *data])
         bench.wait_for_quiet()
         try:
-            turn = take_turn(command, Pace(most=9, seconds=1 if bench.quick else 5), bench.prefix)
+            run = run_steps(command, Pace(most=9, seconds=1 if bench.quick else 5), bench.prefix)
         except Missing as reason:
             bench.leave_out("scaling", size.title, reason)
             continue
         entry = {"name": size.name, "title": size.title, "B": size.B, "T": size.T, "layers": c.num_layers}
         entry |= {"channels": c.channels, "gflop": round(size.flops / 1e9, 6)}
-        entry |= {"floor_mb": round(size.bytes / 1e6, 6), "peak_mb": turn.peak_mb, "ms": turn.timed}
+        entry |= {"floor_mb": round(size.bytes / 1e6, 6), "peak_mb": run.peak_mb, "ms": run.timed}
         results.add(bench.results["scaling"], entry)
-        short = results.Summary.of(turn.timed)
+        short = results.Summary.of(run.timed)
         per_token = 1e3 * short.median / size.tokens
         print(
             f"  {size.title:28} {short.median:9.1f} ms, {per_token:.0f} us a token, "
