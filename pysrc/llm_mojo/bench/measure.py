@@ -55,7 +55,7 @@ class Progress:
 
 
 class Bench:
-    """One run and its file, which is written after every round: what was measured is not lost."""
+    """One run and its file, which is written after every turn: what was measured is not lost."""
 
     def __init__(self, workshop, path, rounds, progress, prefix=(), quick=False, append=False):
         self.workshop = workshop

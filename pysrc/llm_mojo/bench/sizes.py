@@ -58,7 +58,7 @@ class Size:
 
 
 SIZES = [
-    Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64, expected_s=500),
+    Size("124m", "GPT-2 124M, B=4, T=64", GPT2, 4, 64, expected_s=570),
     Size(
         "characters",
         "nanoGPT's character model, B=12, T=64",
@@ -69,7 +69,7 @@ SIZES = [
         turn_s=2,
         expected_s=150,
     ),
-    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=3, seconds=10, turn_s=30, expected_s=600),
+    Size("124m-t1024", "GPT-2 124M, B=4, T=1024", GPT2, 4, 1024, rarer=3, seconds=10, turn_s=30, expected_s=630),
 ]
 
 

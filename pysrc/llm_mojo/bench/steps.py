@@ -36,22 +36,23 @@ def time_steps(bench, size, names=None):
             bench.leave_out(size.name, contestant.label, reason)
             continue
         entries[contestant.name] = _earlier(bench, contestant, size) or _entry(contestant, size)
+    known = bench.results["steps"]
     rounds = size.rounds(bench.rounds)
     for number in range(rounds):
         bench.progress.round(number, rounds)
         bench.measure_limits()
         for contestant, command in list(taking_part):
+            entry = entries[contestant.name]
             try:
-                _turn(bench, size, contestant, command, entries[contestant.name])
+                _turn(bench, size, contestant, command, entry)
             except Missing as reason:
                 bench.leave_out(size.name, contestant.label, reason)
                 taking_part.remove((contestant, command))
-        entries = {name: entry for name, entry in entries.items() if entry["rounds"]}
-        # Before anything is reported: times of programs that do different work say nothing.
-        check_losses(entries)
-        known = bench.results["steps"]
-        known += [entry for entry in entries.values() if entry not in known]
-        bench.save()
+            if entry["rounds"] and entry not in known:
+                known.append(entry)
+            # Before anything is saved: times of programs that do different work say nothing.
+            check_losses(entries)
+            bench.save()
 
 
 def _turn(bench, size, contestant, command, entry):
