@@ -41,6 +41,8 @@ class Contestant:
     """Whether it is our product: `compare` watches these for regressions."""
     quick: bool = True
     """Whether `--quick` includes it."""
+    every: int = 1
+    """It takes its turn in one round of so many."""
     warm_up: int = 1
     """Steps of a process that do not count."""
     steady: bool = True
@@ -122,6 +124,7 @@ def _torch(name, label, compiled=False, bf16=False, default_malloc=False, quick=
         precision="bf16" if bf16 else "fp32",
         flags=", ".join(what for what, whether in used.items() if whether),
         quick=quick,
+        every=2 if default_malloc else 1,
         warm_up=TORCH_WARM_UP,
         steady=not default_malloc,
     )
@@ -129,7 +132,7 @@ def _torch(name, label, compiled=False, bf16=False, default_malloc=False, quick=
 
 GCC = "gcc -Ofast -march=native"
 
-# In the order of their turns.
+# In the order of their turns. One thread is slow and steady, and seen less often.
 CONTESTANTS = [
     Contestant("mojo", "train_gpt2.mojo", train_gpt2, ours=True),
     Contestant("mojo-bf16", "train_gpt2.mojo, bf16", train_gpt2_bf16, "bf16", "--dtype bf16", ours=True),
@@ -142,8 +145,8 @@ CONTESTANTS = [
     _torch("torch-malloc-bf16", "PyTorch, bf16, default malloc", bf16=True, default_malloc=True),
     Contestant("llm.c", "llm.c, OpenMP", llmc, flags="as built", reports_start=False),
     Contestant("c-omp", "C, OpenMP", c_openmp, flags=f"{GCC} -fopenmp"),
-    Contestant("c", "C, one thread", c_one_thread, flags=GCC),
-    Contestant("basic", "train_gpt2_basic.mojo, one thread", train_gpt2_basic, ours=True),
+    Contestant("c", "C, one thread", c_one_thread, flags=GCC, every=2),
+    Contestant("basic", "train_gpt2_basic.mojo, one thread", train_gpt2_basic, ours=True, every=2),
 ]
 
 

@@ -22,7 +22,7 @@ class Size:
     T: int
     rarer: int = 1
     """It gets one round where others get so many."""
-    seconds: float = 2.5
+    seconds: float = 4
     """How long the steps of a process are counted."""
     turn_s: float = 6
     """A turn lasts at least so long: further processes follow."""

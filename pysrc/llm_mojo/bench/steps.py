@@ -41,7 +41,7 @@ def time_steps(bench, size, names=None):
     for number in range(rounds):
         bench.progress.round(number, rounds)
         bench.measure_limits()
-        for contestant, command in list(taking_part):
+        for contestant, command in [each for each in taking_part if number % each[0].every == 0]:
             entry = entries[contestant.name]
             try:
                 _turn(bench, size, contestant, command, entry)
