@@ -167,6 +167,7 @@ def draw_step_times(figure, theme, data):
     axes.errorbar(medians, range(len(bars)), xerr=spread, fmt="none", ecolor=theme.text, elinewidth=1, capsize=2)
     if max(medians) > 5 * min(medians):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.set_xlim(min(bar["floor_ms"] for bar in bars) / 1.6, max(bar["high"] for bar in bars) * 2)
     else:
         axes.set_xlim(0, max(bar["high"] for bar in bars) * 1.15)

@@ -24,10 +24,13 @@ class Timing:
     """The median."""
     interval: tuple
     """Where the median lies."""
+    ours: bool = True
+    steady: bool = True
+    """Whether two runs of the same programs should agree."""
 
     @classmethod
-    def of(cls, values):
-        return cls(median(values), R.interval(values))
+    def of(cls, values, ours=True):
+        return cls(median(values), R.interval(values), ours)
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,6 @@ class Change:
     """One thing that both files have timed."""
 
     name: str
-    ours: bool
-    steady: bool
-    """Whether two runs of the same programs should agree."""
     old: Timing
     new: Timing
 
@@ -60,33 +60,34 @@ class Change:
 def changes(old, new):
     """Pairs what both results have timed."""
     before, after = dict(_timings(old)), dict(_timings(new))
-    return [Change(*key, before[key], timing) for key, timing in after.items() if key in before]
+    return [Change(name, before[name], timing) for name, timing in after.items() if name in before]
 
 
 def _timings(results):
-    """All rows of timings: ((name, whether it is ours, whether it is steady), Timing)."""
+    """All rows of timings: (name, Timing)."""
     for entry in results["steps"]:
         if entry["rounds"]:
-            timing = Timing(R.summary(entry).median, R.interval(R.independent(entry)))
-            yield (f"{entry['label']} ({entry['title']})", entry["ours"], _is_steady(entry)), timing
+            interval = R.interval(R.independent(entry))
+            timing = Timing(R.summary(entry).median, interval, entry["ours"], _is_steady(entry))
+            yield f"{entry['label']} ({entry['title']})", timing
     for entry in results["gemm"]:
         name = f"{entry['name']}, {entry['rows']} rows, {entry['dtype']}"
-        yield (f"gemm {name}", True, True), Timing.of(entry["ms"])
+        yield f"gemm {name}", Timing.of(entry["ms"])
         if entry["max_ms"]:
-            yield (f"MAX {name}", False, True), Timing.of(entry["max_ms"])
+            yield f"MAX {name}", Timing.of(entry["max_ms"], ours=False)
     for entry in results["attention"]:
-        yield (f"attention forward, T={entry['T']}", True, True), Timing.of(entry["ms"])
-        yield (f"attention backward, T={entry['T']}", True, True), Timing.of(entry["backward_ms"])
+        yield f"attention forward, T={entry['T']}", Timing.of(entry["ms"])
+        yield f"attention backward, T={entry['T']}", Timing.of(entry["backward_ms"])
     for entry in results["memory"]:
-        yield (entry["name"], True, True), Timing.of(entry["ms"])
+        yield entry["name"], Timing.of(entry["ms"])
     for entry in results["scaling"]:
-        yield (f"scaling, {entry['title']}", True, True), Timing.of(entry["ms"])
+        yield f"scaling, {entry['title']}", Timing.of(entry["ms"])
     for entry in results["generation"]:
         ms = [1000 / speed for speed in entry["tokens_per_second"]]
-        yield (f"{entry['label']} ({entry['title']}), ms a token", entry["ours"], True), Timing.of(ms)
+        yield f"{entry['label']} ({entry['title']}), ms a token", Timing.of(ms, entry["ours"])
     for entry in results["tokens"]:
-        timing = Timing.of([1000 / rate for rate in entry["mb_per_second"]])
-        yield (f"{entry['label']} ({entry['text']}), ms a MB of text", entry["ours"], True), timing
+        ms = [1000 / rate for rate in entry["mb_per_second"]]
+        yield f"{entry['label']} ({entry['text']}), ms a MB of text", Timing.of(ms, entry["ours"])
 
 
 def _is_steady(entry):
@@ -131,7 +132,7 @@ def compare(old_path, new_path, threshold):
             f"{change.verdict(threshold):7}  {change.name}"
         )
     _print_repeatability(found, overtakings(old, new, threshold), threshold)
-    slower = [change.name for change in found if change.ours and change.verdict(threshold) == "slower"]
+    slower = [change.name for change in found if change.new.ours and change.verdict(threshold) == "slower"]
     if slower:
         raise Error(f"{len(slower)} slower by more than {threshold:g}%, beyond noise: {'; '.join(slower)}")
 
@@ -141,7 +142,7 @@ def _print_repeatability(found, overtakings, threshold):
     for title, pairs in overtakings.items():
         swapped = "; ".join(f"{a} and {b} have changed places" for a, b in pairs)
         print(f"ranking: {swapped or 'the same'}, {title}")
-    long = [change for change in found if change.steady and change.old.ms > LONG_MS]
+    long = [change for change in found if change.new.steady and change.old.ms > LONG_MS]
     within = sum(abs(change.percent) <= threshold for change in long)
     if long:
         print(f"medians: {within} of {len(long)} over {LONG_MS} ms within {threshold:g}%")
