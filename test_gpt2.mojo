@@ -129,7 +129,8 @@ def test() raises -> Int:
     )
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var path = args.string("init")
-    for name in ["init", "debug-state", "losses"]:
+    var files: List[StaticString] = ["init", "debug-state", "losses"]
+    for name in files:
         if not args.given(name) and not exists(args.string(name)):
             raise Error(
                 t"{args.string(name)} is not here; `python -m llm_mojo weights gpt2` makes the checkpoint, then `python"

@@ -49,7 +49,8 @@ def main():
 def tokenize() raises -> Int:
     """Makes the shards and returns the exit status: 0, or 128 and the signal that stopped it."""
     var args = parse_arguments("tokenize_text", "Turns text files into token shards for train_gpt2.", options())
-    for flag in ["text", "out"]:
+    var needed: List[StaticString] = ["text", "out"]
+    for flag in needed:
         if not args.given(flag):
             args.fail(String(t"expected --{flag}: there is no default"))
     var name = args.string("name") if args.given("name") else basename(args.string("out").rstrip("/"))

@@ -192,19 +192,19 @@ def validate[
     return True
 
 
-def saves_bfloat16(args: Arguments) raises -> Bool:
+def saves_bfloat16(args: Arguments) -> Bool:
     """Tells whether models are written in bfloat16."""
     return args.choice("save-dtype") == "bf16"
 
 
-def out_of_patience(progress: Progress, args: Arguments) raises -> Bool:
+def out_of_patience(progress: Progress, args: Arguments) -> Bool:
     """Tells whether too many validations have brought nothing."""
     return args.int("patience") > 0 and progress.bad_validations >= args.int("patience")
 
 
 def farewell[
     dtype: DType, //
-](run: Trainer[dtype], progress: Progress, mut report: Report, args: Arguments, saved: Int) raises -> Int:
+](run: Trainer[dtype], progress: Progress, mut report: Report, args: Arguments, saved: Int) -> Int:
     """Says why the run ends and how to go on, and returns the exit status."""
     var signal = stop_signal()
     if signal != 0 and progress.step < run.steps:
@@ -224,7 +224,7 @@ def farewell[
     return 0
 
 
-def last_good(args: Arguments, saved: Int) raises -> String:
+def last_good(args: Arguments, saved: Int) -> String:
     """Says what is left after a step has failed."""
     if not args.given("out") or saved == 0:
         return "; no checkpoint was saved before"
@@ -234,6 +234,6 @@ def last_good(args: Arguments, saved: Int) raises -> String:
     )
 
 
-def resume_command(args: Arguments) raises -> String:
+def resume_command(args: Arguments) -> String:
     """Returns the command that goes on with this run; its settings are in the folder."""
     return String(t"{argv()[0]} -o {args.string('out')} -y 1")

@@ -10,20 +10,23 @@ A mistake in the flags ends the program with status 2 and a message on stderr.
 
 from std.sys import argv, exit, stderr
 
+from llm.numbers import parse_integer, parse_number
+from llm.text import part
+
 
 @fieldwise_init
-struct Option(Copyable, Movable):
+struct Option(TrivialRegisterPassable):
     """One row of the table."""
 
-    var name: String
+    var name: StaticString
     """Long name, without its dashes."""
-    var letter: String
+    var letter: StaticString
     """Short name of one or two letters, without its dash; empty if there is none."""
-    var value_name: String
+    var value_name: StaticString
     """What a value is called in the help: FILE, N, one|two|three; empty for a switch, which takes none."""
-    var default: String
+    var default: StaticString
     """The value if none is given; empty if there is none."""
-    var meaning: String
+    var meaning: StaticString
     """What it does, in a few words."""
 
     def flags(self) -> String:
@@ -57,8 +60,8 @@ struct Arguments(Movable):
         self._values = List[String](capacity=len(options))
         self._given = List[Bool](length=len(options), fill=False)
         self._files = List[String](length=len(options), fill=String())
-        for ref option in options:
-            self._values.append(option.default)
+        for option in options:
+            self._values.append(String(option.default))
         self.options = options^
 
     @no_inline
@@ -76,30 +79,26 @@ struct Arguments(Movable):
         """
         var i = 0
         while i < len(words):
-            ref word = words[i]
+            ref word = words.unsafe_get(i)
             i += 1
-            var flag = word
-            var value = Optional[String](None)
             var equals = word.find("=")
-            if word.startswith("-") and equals > 0:
-                flag = String(word[byte=:equals])
-                value = String(word[byte = equals + 1 :])
+            var has_value = word.startswith("-") and equals > 0
+            var flag = part(word, 0, equals) if has_value else word
+            var value = part(word, equals + 1, word.byte_length()) if has_value else String()
             var index = self._find(flag)
             if index < 0:
                 raise Error(self._unknown(flag))
-            ref option = self.options[index]
+            var option = self.options.unsafe_get(index)
             if option.is_switch():
-                if value:
-                    raise Error(t"--{option.name}: expected no value, got '{value.value()}'")
-                value = String("1")
-            elif not value:
-                if i == len(words) or self._find(words[i]) >= 0:
+                if has_value:
+                    raise Error(t"--{option.name}: expected no value, got '{value}'")
+                value = "1"
+            elif not has_value:
+                if i == len(words) or self._find(words.unsafe_get(i)) >= 0:
                     raise Error(t"{flag}: expected a value ({option.flags().strip()}), got none")
-                value = words[i]
+                value = words.unsafe_get(i)
                 i += 1
-            self._values[index] = value.value()
-            self._given[index] = True
-            self._files[index] = ""
+            self._assign(index, value, True, "")
 
     def set(mut self, name: String, value: String, file: String) raises:
         """Gives an option the value that a file has for it.
@@ -110,11 +109,15 @@ struct Arguments(Movable):
         var index = self._find("--" + name)
         if index < 0:
             raise Error(self._unknown("--" + name).replace("flag --", "name ").replace("mean --", "mean "))
-        if self.options[index].is_switch() and value != "0" and value != "1":
+        var is_switch = self.options.unsafe_get(index).is_switch()
+        if is_switch and value != "0" and value != "1":
             raise Error(t"{name}: expected true or false, found {value}")
-        self._values[index] = value
-        self._given[index] = value != "0" or not self.options[index].is_switch()
-        self._files[index] = file
+        self._assign(index, value, value != "0" or not is_switch, file)
+
+    def _assign(mut self, index: Int, value: String, given: Bool, file: String):
+        self._values.unsafe_get(index) = value
+        self._given.unsafe_get(index) = given
+        self._files.unsafe_get(index) = file
 
     def fail(self, message: String):
         """Ends the program with status 2 and a message about its flags."""
@@ -123,67 +126,57 @@ struct Arguments(Movable):
 
     # ----- values
 
-    def given(self, name: String) raises -> Bool:
+    def given(self, name: StaticString) -> Bool:
         """Tells whether an option has been given a value."""
-        return self._given[self._index(name)]
+        return self._given.unsafe_get(self._index(name))
 
-    def given_as_flag(self, name: String) raises -> Bool:
+    def given_as_flag(self, name: StaticString) -> Bool:
         """Tells whether an option has been given a value by a flag, not by a file."""
         var index = self._index(name)
-        return self._given[index] and self._files[index].byte_length() == 0
+        return self._given.unsafe_get(index) and self._files.unsafe_get(index).byte_length() == 0
 
-    def string(self, name: String) raises -> String:
+    def string(self, name: StaticString) -> ref[self._values[0]] String:
         """Returns the value of an option as it was written."""
-        return self._values[self._index(name)]
+        return self._values.unsafe_get(self._index(name))
 
-    def int(self, name: String, *, minimum: Int = 0, maximum: Int = Int(Int32.MAX)) raises -> Int:
+    def int(self, name: StaticString, *, minimum: Int = 0, maximum: Int = Int(Int32.MAX)) -> Int:
         """Returns the value of an option that takes an integer; anything else ends the program."""
-        var text = self.string(name)
-        var value = minimum
-        var good = True
-        try:
-            value = Int(text)
-        except:
-            good = False
-        if not good or value < minimum or value > maximum:
-            var range = String(t"from {minimum} to {maximum}")
-            if maximum == Int(Int32.MAX):
-                range = String(t"of at least {minimum}")
-            self.fail(String(t"{self._source(name)}: expected an integer {range}, got '{text}'"))
-        return value
+        ref text = self.string(name)
+        var value = parse_integer(text)
+        if value and value.value() >= minimum and value.value() <= maximum:
+            return value.value()
+        var range = String(t"from {minimum} to {maximum}")
+        if maximum == Int(Int32.MAX):
+            range = String(t"of at least {minimum}")
+        self.fail(String(t"{self._source(name)}: expected an integer {range}, got '{text}'"))
+        return minimum
 
-    def float(self, name: String, *, minimum: Float64 = 0, maximum: Float64 = Float64.MAX_FINITE) raises -> Float64:
+    def float(self, name: StaticString, *, minimum: Float64 = 0, maximum: Float64 = Float64.MAX_FINITE) -> Float64:
         """Returns the value of an option that takes a number; anything else ends the program."""
-        var text = self.string(name)
-        var value = minimum
-        var good = True
-        try:
-            value = Float64(text)
-        except:
-            good = False
-        # Written so that NaN is refused as well.
-        if not (good and value >= minimum and value <= maximum):
-            var range = String(t"from {minimum} to {maximum}")
-            if maximum == Float64.MAX_FINITE:
-                range = String(t"of at least {minimum}")
-            self.fail(String(t"{self._source(name)}: expected a number {range}, got '{text}'"))
-        return value
+        ref text = self.string(name)
+        var value = parse_number(text)
+        if value and value.value() >= minimum and value.value() <= maximum:
+            return value.value()
+        var range = String(t"from {minimum} to {maximum}")
+        if maximum == Float64.MAX_FINITE:
+            range = String(t"of at least {minimum}")
+        self.fail(String(t"{self._source(name)}: expected a number {range}, got '{text}'"))
+        return minimum
 
-    def choice(self, name: String) raises -> String:
+    def choice(self, name: StaticString) -> StaticString:
         """Returns the value of an option that takes one of the words in its value name; another ends the program."""
-        var index = self._index(name)
-        var choices = self.options[index].value_name
+        ref value = self.string(name)
+        var choices = self.options.unsafe_get(self._index(name)).value_name
         for choice in choices.split("|"):
-            if choice == self._values[index]:
-                return self._values[index]
-        self.fail(String(t"{self._source(name)}: expected {choices}, got '{self._values[index]}'"))
+            if choice == value:
+                return choice
+        self.fail(String(t"{self._source(name)}: expected {choices}, got '{value}'"))
         return ""
 
-    def bool(self, name: String) raises -> Bool:
+    def bool(self, name: StaticString) -> Bool:
         """Tells whether a switch was there, or whether an option that takes 0|1 is 1."""
-        var index = self._index(name)
-        if self.options[index].is_switch():
-            return self._given[index]
+        if self.options.unsafe_get(self._index(name)).is_switch():
+            return self.given(name)
         return self.int(name, minimum=0, maximum=1) == 1
 
     # ----- text
@@ -191,10 +184,10 @@ struct Arguments(Movable):
     def help(self) -> String:
         """Writes the text of `--help`."""
         var width = 0
-        for ref option in self.options:
+        for option in self.options:
             width = max(width, option.flags().byte_length())
         var text = String(t"usage: {self.program} [flags]\n\n{self.summary}\n\n")
-        for ref option in self.options:
+        for option in self.options:
             var note = String()
             if option.default.byte_length() > 0:
                 note = String(t" (default: {option.default})")
@@ -206,40 +199,41 @@ struct Arguments(Movable):
     def settings(self) -> List[Tuple[String, String]]:
         """Lists every option and its value, for printing with `report.aligned`."""
         var rows = List[Tuple[String, String]]()
-        for i in range(len(self.options)):
-            var value = self._values[i]
-            if self.options[i].is_switch():
-                value = "on" if self._given[i] else "off"
+        for option in self.options:
+            var value = self.string(option.name)
+            if option.is_switch():
+                value = "on" if self.given(option.name) else "off"
             elif value.byte_length() == 0:
                 value = "none"
-            rows.append((self.options[i].name, value))
+            rows.append((String(option.name), value))
         return rows^
 
     # ----- look-up
 
-    def _index(self, name: String) raises -> Int:
-        for i in range(len(self.options)):
-            if self.options[i].name == name:
+    def _index(self, name: StaticString) -> Int:
+        """Returns the row of an option; one that the program does not declare ends it."""
+        for i, option in enumerate(self.options):
+            if option.name == name:
                 return i
-        raise Error(t"arguments: {self.program} declares no option --{name}")
+        self.fail(String(t"arguments: there is no option --{name} to ask for"))
+        return 0
 
-    def _source(self, name: String) raises -> String:
+    def _source(self, name: StaticString) -> String:
         """Says where a value is from, for messages."""
-        ref file = self._files[self._index(name)]
-        return String(t"{file}: {name}") if file.byte_length() > 0 else "--" + name
+        ref file = self._files.unsafe_get(self._index(name))
+        return String(t"{file}: {name}") if file.byte_length() > 0 else String(t"--{name}")
 
     def _asks_for_help(self, words: List[String]) -> Bool:
         var is_letter = self._find("-h") >= 0
-        for i in range(len(words)):
-            var has_value = i + 1 < len(words) and not words[i + 1].startswith("-")
-            if words[i] == "--help" or (words[i] == "-h" and not (is_letter and has_value)):
+        for i, word in enumerate(words):
+            var has_value = i + 1 < len(words) and not words.unsafe_get(i + 1).startswith("-")
+            if word == "--help" or (word == "-h" and not (is_letter and has_value)):
                 return True
         return False
 
     def _find(self, word: String) -> Int:
         """Looks a word like `-b` or `--batch-size` up; -1 if it is no flag of this program."""
-        for i in range(len(self.options)):
-            ref option = self.options[i]
+        for i, option in enumerate(self.options):
             if word == "--" + option.name or (option.letter.byte_length() > 0 and word == "-" + option.letter):
                 return i
         return -1
@@ -249,12 +243,17 @@ struct Arguments(Movable):
             return String(t"unexpected '{word}': values follow their flag")
         var nearest = String("--help")
         var smallest = _distance(word, nearest)
-        for ref option in self.options:
-            for candidate in ["--" + option.name, "-" + option.letter]:
-                var distance = _distance(word, candidate)
-                if distance < smallest and candidate != "-":
-                    smallest = distance
-                    nearest = candidate
+        for option in self.options:
+            var candidate = "--" + option.name
+            var distance = _distance(word, candidate)
+            var short = "-" + option.letter
+            var short_distance = _distance(word, short)
+            if option.letter.byte_length() > 0 and short_distance < min(distance, smallest):
+                smallest = short_distance
+                nearest = short
+            elif distance < smallest:
+                smallest = distance
+                nearest = candidate
         return String(t"unknown flag {word}; did you mean {nearest}?")
 
 
@@ -279,8 +278,9 @@ def parse_arguments(program: String, summary: String, var options: List[Option])
 def command_line() -> List[String]:
     """Returns what the program was called with, without its own name."""
     var words = List[String]()
-    for i in range(1, len(argv())):
-        words.append(String(argv()[i]))
+    for i, word in enumerate(argv()):
+        if i > 0:
+            words.append(String(word))
     return words^
 
 
@@ -292,17 +292,21 @@ def _distance(word: String, flag: String) -> Int:
     """
     var a = word.as_bytes()
     var b = flag.as_bytes()
-    var above = List[Int](length=len(b) + 1, fill=0)
+    # One row of distances: those of the word up to its last letter from every beginning of the flag.
+    var row = List[Int](length=len(b) + 1, fill=0)
     for j in range(len(b) + 1):
-        above[j] = 4 * j
-    for i in range(len(a)):
-        var row: List[Int] = [4 * (i + 1)]
-        for j in range(len(b)):
-            var change = above[j] + _difference(a[i], b[j])
-            var insertion = row[j] + (1 if i + 1 == len(a) else 4)
-            row.append(min(change, insertion, above[j + 1] + 4))
-        above = row^
-    return above[len(b)]
+        row.unsafe_get(j) = 4 * j
+    for i, x in enumerate(a):
+        var above_left = row.unsafe_get(0)
+        var left = 4 * (i + 1)
+        row.unsafe_get(0) = left
+        for j, y in enumerate(b):
+            var above = row.unsafe_get(j + 1)
+            var insertion = left + (1 if i + 1 == len(a) else 4)
+            left = min(above_left + _difference(x, y), insertion, above + 4)
+            above_left = above
+            row.unsafe_get(j + 1) = left
+    return row.unsafe_get(len(b))
 
 
 def _difference(a: UInt8, b: UInt8) -> Int:

@@ -3,7 +3,7 @@
 from std.atomic import Atomic
 
 from llm.bpe import Workspace
-from llm.cpu.parallel import fork_join
+from llm.cpu.fork_join import fork_join
 from llm.files import InputFile, MappedFile, glob_files
 from llm.memory import Tensor
 from llm.sha256 import Sha256

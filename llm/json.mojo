@@ -3,6 +3,9 @@
 from std.ffi import external_call
 from std.math import isfinite
 
+from llm.numbers import parse_number
+from llm.text import part, trimmed
+
 
 struct JsonObject(Movable):
     """The members of one object, each value as it was written."""
@@ -26,12 +29,12 @@ struct JsonObject(Movable):
         var start = 1
         while start < end:
             var stop = _end_of_member(bytes, start, end)
-            var member = String(inside[byte=start:stop])
+            var member = part(inside, start, stop)
             var colon = member.find(":")
             if colon < 0:
                 raise Error(t"expected a name and a value, found {member}")
-            self._names.append(_unquoted(String(member[byte=:colon].strip())))
-            self._values.append(String(member[byte = colon + 1 :].strip()))
+            self._names.append(_unquoted(trimmed(member, 0, colon)))
+            self._values.append(trimmed(member, colon + 1, member.byte_length()))
             start = stop + 1
 
     def text(self, name: String) raises -> String:
@@ -66,7 +69,7 @@ struct JsonObject(Movable):
         if not raw.startswith("[") or not raw.endswith("]"):
             raise Error(t"expected {name} to be a list, found {raw}")
         var numbers = List[Float64]()
-        var inside = String(raw[byte = 1 : raw.byte_length() - 1].strip())
+        var inside = trimmed(raw, 1, raw.byte_length() - 1)
         if inside.byte_length() > 0:
             for item in inside.split(","):
                 numbers.append(_number(name, String(item.strip())))
@@ -74,15 +77,15 @@ struct JsonObject(Movable):
 
     def has(self, name: String) -> Bool:
         """Tells whether there is such a member and it is not null."""
-        for i in range(len(self._names)):
-            if self._names[i] == name:
-                return self._values[i] != "null"
+        for i, known in enumerate(self._names):
+            if known == name:
+                return self._values.unsafe_get(i) != "null"
         return False
 
     def _raw(self, name: String) raises -> String:
-        for i in range(len(self._names)):
-            if self._names[i] == name:
-                return self._values[i]
+        for i, known in enumerate(self._names):
+            if known == name:
+                return self._values.unsafe_get(i)
         raise Error(t"expected a member {name}, found none")
 
 
@@ -93,21 +96,18 @@ def json_number[dtype: DType](value: Scalar[dtype]) -> String:
     var text = String()
     for digits in range(6, 18):
         text = formatted(Float64(value), String(t"%.{digits}g"))
-        try:
-            if Float64(text).cast[dtype]() == value:
-                break
-        except:
-            pass
+        if parse_number(text).or_else(0).cast[dtype]() == value:
+            break
     return text^
 
 
 def json_numbers(values: List[Float64]) -> String:
     """Writes a list of numbers."""
     var text = String("[")
-    for i in range(len(values)):
+    for i, value in enumerate(values):
         if i > 0:
             text += ", "
-        text += json_number(values[i])
+        text += json_number(value)
     return text + "]"
 
 
@@ -126,7 +126,7 @@ def formatted(value: Float64, var format: String) -> String:
     var length = external_call["strfromd", Int32](
         buffer.unsafe_ptr(), len(buffer), format.as_c_string_span().ptr(), value
     )
-    return String(StringSlice(unsafe_from_utf8=Span(buffer)[: Int(length)]))
+    return part(StringSlice(unsafe_from_utf8=Span(buffer)), 0, Int(length))
 
 
 def _end_of_member(bytes: Span[UInt8, _], start: Int, end: Int) -> Int:
@@ -135,7 +135,7 @@ def _end_of_member(bytes: Span[UInt8, _], start: Int, end: Int) -> Int:
     var quoted = False
     var escaped = False
     for i in range(start, end):
-        var c = bytes[i]
+        var c = bytes.unsafe_get(i)
         if escaped:
             escaped = False
         elif c == UInt8(ord("\\")):
@@ -156,15 +156,13 @@ def _end_of_member(bytes: Span[UInt8, _], start: Int, end: Int) -> Int:
 def _unquoted(text: String) raises -> String:
     if text.byte_length() < 2 or not text.startswith('"') or not text.endswith('"'):
         raise Error(t"expected a text in quotes, found {text}")
-    return String(text[byte = 1 : text.byte_length() - 1])
+    return part(text, 1, text.byte_length() - 1)
 
 
 def _number(name: String, text: String) raises -> Float64:
-    var value: Float64
-    try:
-        value = Float64(text)
-    except:
+    var value = parse_number(text)
+    if not value:
         raise Error(t"expected {name} to be a number, found {text}")
-    if not isfinite(value):
+    if not isfinite(value.value()):
         raise Error(t"expected {name} to be a finite number, found {text}")
-    return value
+    return value.value()

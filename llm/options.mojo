@@ -62,13 +62,20 @@ def _shell_word(word: String) -> String:
 
 def options() -> List[Option]:
     """Lists the flags, with the letters of llm.c's train_gpt2.cu and the defaults of its CPU program."""
-    var data = String("data/tinyshakespeare/tiny_shakespeare")
     return [
         Option("preset", "", "NAME|FILE", "", "settings from presets/NAME.toml or FILE; flags count more"),
         # files
-        Option("train-data", "i", "GLOB", data + "_train.bin", "token shards to train on"),
-        Option("val-data", "j", "GLOB", data + "_val.bin", "token shards to validate on"),
-        Option("tokenizer", "", "FILE", "", "for samples (default: tokenizer.bin beside the data, or gpt2_tokenizer.bin; '': none)"),
+        Option(
+            "train-data", "i", "GLOB", "data/tinyshakespeare/tiny_shakespeare_train.bin", "token shards to train on"
+        ),
+        Option("val-data", "j", "GLOB", "data/tinyshakespeare/tiny_shakespeare_val.bin", "token shards to validate on"),
+        Option(
+            "tokenizer",
+            "",
+            "FILE",
+            "",
+            "for samples (default: tokenizer.bin beside the data, or gpt2_tokenizer.bin; '': none)",
+        ),
         Option("out", "o", "DIR", "", "folder for logs, settings and checkpoints (default: keep nothing)"),
         Option("checkpoint-every", "n", "N", "0", "steps between checkpoints (0: only at the end)"),
         Option("save-dtype", "", "fp32|bf16", "fp32", "of model_*.bin (llm.c's version 3 or 5); the state keeps fp32"),

@@ -5,6 +5,8 @@ from std.ffi import external_call
 
 from llm.arguments import Arguments
 from llm.files import AtomicFile, read_text
+from llm.numbers import parse_number
+from llm.text import part, trimmed
 
 
 def read_settings(mut args: Arguments, path: String) raises:
@@ -15,18 +17,18 @@ def read_settings(mut args: Arguments, path: String) raises:
     """
     var lines = read_text("settings", path).split("\n")
     var seen = List[String]()
-    for i in range(len(lines)):
-        var line = String(lines[i].strip())
+    for i, whole in enumerate(lines):
+        var line = String(whole.strip())
         if line.byte_length() == 0 or line.startswith("#"):
             continue
         try:
             var equals = line.find("=")
             if equals < 0:
                 raise Error(t"expected `name = value`, found '{line}'")
-            var name = String(line[byte=:equals].strip())
+            var name = trimmed(line, 0, equals)
             if name in seen:
                 raise Error(t"{name} is there twice")
-            args.set(name, _value(String(line[byte = equals + 1 :].strip())), path)
+            args.set(name, _value(trimmed(line, equals + 1, line.byte_length())), path)
             seen.append(name)
         except error:
             raise Error(t"{path}, line {i + 1}: {error}")
@@ -56,8 +58,7 @@ def write_settings(args: Arguments, path: String, heading: String, without: List
         If the file cannot be written.
     """
     var text = heading
-    for i in range(len(args.options)):
-        ref option = args.options[i]
+    for option in args.options:
         var value = args.string(option.name)
         if option.name in without or value.byte_length() == 0:
             continue
@@ -75,21 +76,24 @@ def _value(text: String) raises -> String:
     """Reads a TOML string, number or boolean, which a comment may follow; booleans become 1 and 0."""
     if text.startswith('"') or text.startswith("'"):
         var bytes = text.as_bytes()
+        var quote = bytes.unsafe_get(0)
         var value = List[UInt8]()
-        var i = 1
-        while i < len(bytes) and bytes[i] != bytes[0]:
-            if bytes[i] == UInt8(ord("\\")) and text.startswith('"'):
-                i += 1
-                if i == len(bytes) or (bytes[i] != UInt8(ord('"')) and bytes[i] != UInt8(ord("\\"))):
-                    raise Error(t"expected only \\\\ and \\\" after a backslash in {text}")
-            value.append(bytes[i])
-            i += 1
-        if i == len(bytes):
-            raise Error(t"the text {text} does not end")
-        _check_end(String(text[byte = i + 1 :]))
-        return String(StringSlice(unsafe_from_utf8=Span(value)))
+        var escaped = False
+        for i in range(1, len(bytes)):
+            var c = bytes.unsafe_get(i)
+            if escaped and c != UInt8(ord('"')) and c != UInt8(ord("\\")):
+                break
+            if c == quote and not escaped:
+                _check_end(trimmed(text, i + 1, len(bytes)))
+                return String(StringSlice(unsafe_from_utf8=Span(value)))
+            escaped = c == UInt8(ord("\\")) and quote == UInt8(ord('"')) and not escaped
+            if not escaped:
+                value.append(c)
+        if escaped:
+            raise Error(t"expected only \\\\ and \\\" after a backslash in {text}")
+        raise Error(t"the text {text} does not end")
     var comment = text.find("#")
-    var value = String(text[byte=:comment].strip()) if comment >= 0 else text
+    var value = trimmed(text, 0, comment) if comment >= 0 else text
     if value == "true":
         return "1"
     if value == "false":
@@ -99,8 +103,7 @@ def _value(text: String) raises -> String:
     return value.replace("_", "")
 
 
-def _check_end(rest: String) raises:
-    var left = String(rest.strip())
+def _check_end(left: String) raises:
     if left.byte_length() > 0 and not left.startswith("#"):
         raise Error(t"expected the end of the line, found '{left}'")
 
@@ -109,8 +112,7 @@ def _is_toml_number(text: String) -> Bool:
     """Tells whether a text is a number as TOML writes it: digits on both sides of a point, underscores inside."""
     var previous_digit = False
     var digits = False
-    for i in range(text.byte_length()):
-        var c = text.as_bytes()[i]
+    for c in text.as_bytes():
         var digit = UInt8(ord("0")) <= c <= UInt8(ord("9"))
         var sign = c == UInt8(ord("-")) or c == UInt8(ord("+"))
         var exponent = c == UInt8(ord("e")) or c == UInt8(ord("E"))
@@ -119,13 +121,7 @@ def _is_toml_number(text: String) -> Bool:
             return False
         digits = digits or digit
         previous_digit = digit
-    if not digits or not previous_digit:
-        return False
-    try:
-        _ = Float64(text.replace("_", ""))
-    except:
-        return False
-    return True
+    return digits and previous_digit and Bool(parse_number(text.replace("_", "")))
 
 
 def _quoted(text: String) -> String:
@@ -137,4 +133,4 @@ def _own_path() -> String:
     var name = String("/proc/self/exe")
     var buffer = List[UInt8](length=4096, fill=0)
     var length = external_call["readlink", Int](name.as_c_string_span().ptr(), buffer.unsafe_ptr(), len(buffer))
-    return String(StringSlice(unsafe_from_utf8=Span(buffer)[: max(length, 0)]))
+    return part(StringSlice(unsafe_from_utf8=Span(buffer)), 0, max(length, 0))

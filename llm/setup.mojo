@@ -17,7 +17,7 @@ from llm.tokenizer import Tokenizer
 comptime PREPARED_HELLASWAG = "data/hellaswag/hellaswag_val.bin"
 
 
-def check_flags(args: Arguments) raises:
+def check_flags(args: Arguments):
     """Reads every value once, so that a wrong one ends the program before any file is opened."""
     for ref option in args.options:
         if option.value_name == "N":
@@ -28,7 +28,8 @@ def check_flags(args: Arguments) raises:
             _ = args.choice(option.name)
         elif option.value_name == "0|1" and args.given(option.name):
             _ = args.bool(option.name)
-    for size in ["n-layer", "n-head", "n-embd", "block-size", "vocab-size"]:
+    var sizes: List[StaticString] = ["n-layer", "n-head", "n-embd", "block-size", "vocab-size"]
+    for size in sizes:
         if args.given_as_flag(size) and args.given_as_flag("init") and not _is_depth(args.string("init")):
             args.fail(String(t"--{size}: the checkpoint {args.string('init')} has its own; leave one of the two out"))
     _ = _data_order(args)
@@ -40,14 +41,14 @@ def check_flags(args: Arguments) raises:
         args.fail("--val-batches: expected -1 (all) or at least 1, got '0'; --val-every 0 turns validation off")
 
 
-def _minimum(name: String) -> Int:
+def _minimum(name: StaticString) -> Int:
     if name == "batch-size" or name == "seq-len":
         return 1
     # -1 stands for all there is.
     return -1 if name == "max-steps" or name == "val-batches" else 0
 
 
-def _data_order(args: Arguments) raises -> Int:
+def _data_order(args: Arguments) -> Int:
     return args.int("shuffle", maximum=RANDOM_WINDOWS)
 
 
@@ -74,7 +75,7 @@ def checkpoint_to_resume(args: Arguments) raises -> Optional[Int]:
     return newest
 
 
-def starts_at_random(args: Arguments) raises -> Bool:
+def starts_at_random(args: Arguments) -> Bool:
     """Tells whether the model starts from random parameters: a depth name, or sizes and no --init."""
     var sizes = args.int("n-layer") + args.int("n-head") + args.int("n-embd") > 0
     return (sizes and not args.given("init")) or _is_depth(args.string("init"))
@@ -177,10 +178,12 @@ def training_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
 def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
     """Opens the validation shards; a run that never validates needs none and gets the training shards in their place.
     """
-    return _open_data(args, "val-data" if args.int("val-every") > 0 else "train-data", config, IN_ORDER)
+    if args.int("val-every") > 0:
+        return _open_data(args, "val-data", config, IN_ORDER)
+    return _open_data(args, "train-data", config, IN_ORDER)
 
 
-def _open_data(args: Arguments, name: String, config: GPT2Config, order: Int) raises -> DataLoader:
+def _open_data(args: Arguments, name: StaticString, config: GPT2Config, order: Int) raises -> DataLoader:
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
     check_manifests(args.string(name), tokenizer_path(args), config.vocab_size)
@@ -204,7 +207,7 @@ def open_hellaswag(args: Arguments, config: GPT2Config, context: Int) raises -> 
     return HellaSwag(path, vocab_size=config.vocab_size, context=context)
 
 
-def passes_per_step(args: Arguments) raises -> Int:
+def passes_per_step(args: Arguments) -> Int:
     """Returns over how many passes of B*T tokens a step accumulates; a total that is no multiple ends the program."""
     var tokens = args.int("batch-size", minimum=1) * args.int("seq-len", minimum=1)
     var total = args.int("total-batch-size")
@@ -219,13 +222,13 @@ def passes_per_step(args: Arguments) raises -> Int:
     return max(total // tokens, 1)
 
 
-def number_of_steps(args: Arguments, data: DataLoader, passes: Int) raises -> Int:
+def number_of_steps(args: Arguments, data: DataLoader, passes: Int) -> Int:
     """Returns the steps of the run: -1 stands for those of one epoch."""
     var steps = args.int("max-steps", minimum=-1)
     return steps if steps >= 0 else max(data.num_batches // passes, 1)
 
 
-def learning_rate_schedule(args: Arguments, steps: Int) raises -> Schedule:
+def learning_rate_schedule(args: Arguments, steps: Int) -> Schedule:
     """Returns the schedule that the flags describe."""
     return Schedule(
         shape=args.choice("schedule"),
@@ -236,7 +239,7 @@ def learning_rate_schedule(args: Arguments, steps: Int) raises -> Schedule:
     )
 
 
-def optimizer_settings(args: Arguments) raises -> AdamW:
+def optimizer_settings(args: Arguments) -> AdamW:
     """Returns AdamW's settings; each step sets its learning rate."""
     return AdamW(
         learning_rate=0,

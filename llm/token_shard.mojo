@@ -5,6 +5,8 @@ from std.sys import size_of
 from llm.files import InputFile, MappedFile
 from llm.header import HEADER_BYTES, TOKENS_MAGIC, WIDE_TOKENS_MAGIC, is_known, read_header
 from llm.memory import Tensor
+from llm.numbers import parse_integer
+from llm.text import part
 
 comptime U8 = DType.uint8
 comptime U16 = DType.uint16
@@ -153,12 +155,12 @@ struct NpyHeader(Movable):
             If it is damaged, or the file has anything but one row of uint16 or uint32.
         """
         var bytes = _bytes(file, min(file.size, _NPY_LARGEST_HEADER))
-        var wide = bytes[6] > 1
-        var length = Int(bytes[8]) | Int(bytes[9]) << 8
+        var wide = bytes.unsafe_get(6) > 1
+        var length = Int(bytes.unsafe_get(8)) | Int(bytes.unsafe_get(9)) << 8
         self.start = (12 if wide else 10) + length
         if self.start > len(bytes):
             raise file.error("the header of the .npy file is cut off or damaged; make the file again")
-        var text = String(StringSlice(unsafe_from_utf8=Span(bytes)[12 if wide else 10 : self.start]))
+        var text = part(StringSlice(unsafe_from_utf8=Span(bytes)), 12 if wide else 10, self.start)
         self.size = 0
         if "'descr': '<u2'" in text:
             self.size = size_of[UInt16]()
@@ -170,7 +172,7 @@ struct NpyHeader(Movable):
             raise file.error(
                 String(t"expected one row of uint16 or uint32, found {text.strip()}; save the tokens as such")
             )
-        try:
-            self.count = Int(String(text[byte = shape + 10 : comma]))
-        except:
+        var count = parse_integer(part(text, shape + 10, comma))
+        if not count:
             raise file.error(String(t"expected one row of numbers, found {text.strip()}; save the tokens as such"))
+        self.count = count.value()

@@ -1,4 +1,4 @@
-"""Threads. The only file that knows the threading primitives.
+"""Threads of a model. This file and fork_join.mojo alone know the threading primitives.
 
 A `Crew` owns threads that wait until they get a job. In a job every thread runs the same code, forward or backward
 through the whole model, as a member of a `Team`: each kernel gives each member its share of the output and ends at a
@@ -15,7 +15,6 @@ from std.sys import CompilationTarget, is_defined
 from std.sys.intrinsics import llvm_intrinsic
 from std.time import perf_counter_ns
 from std.utils.numerics import FlushDenormals
-from max.algorithm import sync_parallelize
 
 comptime Job = def(Int, Team) thin -> None
 """A function that every member runs: the address of what it works on, and the member's team."""
@@ -81,15 +80,6 @@ struct Team(TrivialRegisterPassable):
             state.phases.advance()
         else:
             state.phases.wait_beyond(phase)
-
-
-def fork_join[Body: def(Int) -> None](body: Body, threads: Int):
-    """Calls body(member) for every member 0 .. threads - 1, in so many threads if there are as many cores, and returns
-    when all are done. The body cannot raise.
-
-    For work that takes much longer than the fork and join, and needs no barriers.
-    """
-    sync_parallelize(body, threads)
 
 
 @fieldwise_init
