@@ -288,7 +288,7 @@ struct Decoder[dtype: DType](Movable):
                 var count = min(BLOCK, rows - first)
                 var keys = qkv.slice(first * 3 * C + C + h * HS, 0)
                 var values = qkv.slice(first * 3 * C + 2 * C + h * HS, 0)
-                load_tile_transposed(pages.keys(page, l, h), keys, 3 * C, count, HS)
+                load_tile_transposed(pages.keys(page, l, h), BLOCK, keys, 3 * C, count, HS)
                 load_tile(pages.values(page, l, h), values, 3 * C, count, HS)
 
         team.run(body, "fill_pages")

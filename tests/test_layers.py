@@ -9,6 +9,7 @@ SIZES = {
     "ragged": dict(B=2, T=5, C=12, NH=3, OC=7, V=19),
     "one head, three tiles": dict(B=1, T=130, C=64, NH=1, OC=50, V=300),
     "one past a tile": dict(B=3, T=65, C=60, NH=4, OC=1, V=131),
+    "more queries than share their keys": dict(B=1, T=530, C=16, NH=8, OC=2, V=7),
 }
 
 

@@ -10,11 +10,29 @@ from std.utils.numerics import neg_inf
 
 from llm.cpu.dropout import Dropout
 from llm.cpu.parallel import Team
-from llm.cpu.tile import BLOCK, STRIP, W, load_tile, load_tile_transposed, padded, store_tile, strip_product
-from llm.cpu.vector_math import exp
+from llm.cpu.tile import (
+    BLOCK,
+    STRIP,
+    W,
+    ask_for_tile,
+    load_tile,
+    load_tile_transposed,
+    padded,
+    store_tile,
+    strip_product,
+)
+from llm.cpu.transpose import transpose_block
+from llm.cpu.vector_math import exp2
 from llm.memory import Tensor
 
 comptime F32 = DType.float32
+comptime LOG2_E = Float32(1.4426950408889634)
+comptime GROUP = 2 * W
+"""Queries that the forward pass keeps side by side in vectors."""
+comptime MOST_QUERIES = 8 * BLOCK
+"""Queries for which the forward pass loads a tile of keys and values once, if there are enough for all threads."""
+comptime TILES_PER_THREAD = 4
+"""Tiles of queries that each thread should have at least, or else they are cut smaller."""
 
 
 def attention_workspace_size(T: Int, HS: Int, threads: Int) -> Int:
@@ -24,7 +42,10 @@ def attention_workspace_size(T: Int, HS: Int, threads: Int) -> Int:
 
 def _member_workspace_size(T: Int, HS: Int) -> Int:
     var positions = (T + BLOCK - 1) // BLOCK * BLOCK
-    return 8 * BLOCK * padded(HS) + 2 * BLOCK * BLOCK + positions * (padded(HS) + 1) + 2 * BLOCK
+    var queries = min(positions, MOST_QUERIES)
+    var forward = 2 * queries * (padded(HS) + 1) + 2 * BLOCK * padded(HS) + BLOCK * GROUP
+    var backward = 7 * BLOCK * padded(HS) + 2 * BLOCK * BLOCK + positions * (padded(HS) + 1)
+    return max(forward, backward)
 
 
 struct _Scratch:
@@ -61,13 +82,17 @@ def attention_forward[
     Writes output (B,T,C) and logsumexp (B,NH,T), the logarithm of each softmax's denominator, for the backward pass.
     """
     var HS = C // NH
-    var query_tiles = (T + BLOCK - 1) // BLOCK
+    var queries = min((T + BLOCK - 1) // BLOCK * BLOCK, MOST_QUERIES)
+    while queries > BLOCK and B * NH * ((T + queries - 1) // queries) < TILES_PER_THREAD * team.size:
+        queries = (queries // 2 + BLOCK - 1) // BLOCK * BLOCK
+    var items = B * NH * ((T + queries - 1) // queries)
 
     def body(member: Int) {imm}:
         # Later tiles look back further and cost more: dealing them out in turn keeps the shares even.
-        for item in range(member, B * NH * query_tiles, team.size):
-            var q_begin = item // (B * NH) * BLOCK
+        for item in range(member, items, team.size):
+            var q_begin = item // (B * NH) * queries
             var b, h = divmod(item % (B * NH), NH)
+            _ask_for_start(qkv, min(item + team.size, items - 1), queries, B, T, C, NH)
             var scratch = _Scratch(workspace, member, T, HS)
             _forward_tile(
                 scratch,
@@ -75,7 +100,7 @@ def attention_forward[
                 logsumexp.slice((b * NH + h) * T + q_begin, 0),
                 qkv.slice(b * T * 3 * C + h * HS, 0),
                 q_begin,
-                min(BLOCK, T - q_begin),
+                min(queries, T - q_begin),
                 C,
                 HS,
                 dropout,
@@ -84,6 +109,17 @@ def attention_forward[
             )
 
     team.run(body, "attention_forward", flops=2 * B * T * T * C)
+
+
+def _ask_for_start[dtype: DType](qkv: Tensor[dtype], item: Int, queries: Int, B: Int, T: Int, C: Int, NH: Int):
+    """Asks for the first keys, values and queries of a tile of queries."""
+    var HS = C // NH
+    var b, h = divmod(item % (B * NH), NH)
+    var q_begin = item // (B * NH) * queries
+    var head = qkv.slice(b * T * 3 * C + h * HS, 0)
+    ask_for_tile(head.slice(q_begin * 3 * C, 0), 3 * C, min(BLOCK, T - q_begin), HS)
+    ask_for_tile(head.slice(C, 0), 3 * C, min(BLOCK, T), HS)
+    ask_for_tile(head.slice(2 * C, 0), 3 * C, min(BLOCK, T), HS)
 
 
 def _forward_tile[
@@ -103,93 +139,129 @@ def _forward_tile[
 ):
     """Computes one tile of queries against all keys up to it: output and logsumexp start at its first query.
 
+    Queries lie side by side in the lanes of vectors, GROUP at a time: so their maxima and sums run down the keys, never
+    across lanes, and keys and values are used as they lie, one element for all lanes.
     For dropout, the probability of its query i and of key j stands at place + i * T + j.
     """
     var HSp = padded(HS)
-    var q = scratch.take(BLOCK * HSp)
-    var k_transposed = scratch.take(HSp * BLOCK)
+    var lanes = (rows + GROUP - 1) // GROUP * GROUP
+    var q_transposed = scratch.take(lanes * HSp)
+    var acc = scratch.take(lanes * HSp)
+    var k = scratch.take(BLOCK * HSp)
     var v = scratch.take(BLOCK * HSp)
-    var acc = scratch.take(BLOCK * HSp)
-    var scores = scratch.take(BLOCK * BLOCK)
-    var row_max = scratch.take(BLOCK)
-    var row_sum = scratch.take(BLOCK)
+    var scores = scratch.take(BLOCK * GROUP)
+    var row_max = scratch.take(lanes)
+    var row_sum = scratch.take(lanes)
     acc.fill(0)
     row_max.fill(neg_inf[F32]())
     row_sum.fill(0)
-    var scale = 1 / sqrt(Float32(HS))
+    var scale = LOG2_E / sqrt(Float32(HS))
 
-    load_tile(q, qkv.slice(q_begin * 3 * C, 0), 3 * C, rows, HS)
-    for k_begin in range(0, q_begin + 1, BLOCK):
-        # Only the last tile of keys has the diagonal in it, and only it can be cut short by the end of the sequence.
-        var on_diagonal = k_begin == q_begin
-        var keys = rows if on_diagonal else BLOCK
-        load_tile_transposed(k_transposed, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
+    for g in range(0, rows, GROUP):
+        var queries = qkv.slice((q_begin + g) * 3 * C, 0)
+        load_tile_transposed(q_transposed.slice(g * HSp, 0), GROUP, queries, 3 * C, min(GROUP, rows - g), HS)
+    for k_begin in range(0, q_begin + rows, BLOCK):
+        var keys = min(BLOCK, q_begin + rows - k_begin)
+        load_tile(k, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
         load_tile(v, qkv.slice(k_begin * 3 * C + 2 * C, 0), 3 * C, keys, HS)
-        for r in range(0, rows, STRIP):
-            var visible = min(r + STRIP, BLOCK) if on_diagonal else BLOCK
-            var scores_r = scores.ptr.unsafe_offset(r * BLOCK)
-            var q_r = q.ptr.unsafe_offset(r * HSp)
-            strip_product[False](scores_r, BLOCK, q_r, HSp, 1, k_transposed.ptr, BLOCK, padded(visible), HS)
-            for i in range(r, r + STRIP):
-                var scores_i = scores.slice(i * BLOCK, padded(visible))
-                var acc_i = acc.slice(i * HSp, HSp)
-                if on_diagonal:
-                    _softmax_row[masked=True](scores_i, acc_i, row_max, row_sum, i, i + 1, scale)
-                else:
-                    _softmax_row[masked=False](scores_i, acc_i, row_max, row_sum, i, BLOCK, scale)
-                if dropout.is_on():
-                    dropout.apply(scores_i, place + i * T + k_begin)
-            strip_product[True](acc.ptr.unsafe_offset(r * HSp), HSp, scores_r, BLOCK, 1, v.ptr, HSp, HSp, visible)
+        # Positions lie too far apart for the processor to guess which come next.
+        var ahead = qkv.slice((k_begin + BLOCK) * 3 * C, 0)
+        var ahead_rows = min(BLOCK, q_begin + rows - k_begin - BLOCK)
+        var rows_at_once = (BLOCK * GROUP + lanes - 1) // lanes
+        for g in range(0, rows, GROUP):
+            var first = g // GROUP * rows_at_once
+            var ahead_now = min(rows_at_once, ahead_rows - first)
+            ask_for_tile(ahead.slice(first * 3 * C + C, 0), 3 * C, ahead_now, HS)
+            ask_for_tile(ahead.slice(first * 3 * C + 2 * C, 0), 3 * C, ahead_now, HS)
+            # The query of the first lane sees the keys up to this one of the tile, and each further lane one more.
+            var last_key = q_begin + g - k_begin
+            var visible = min(last_key + min(GROUP, rows - g), keys)
+            if visible <= 0:
+                continue
+            # Whole strips: the keys beyond are later than all queries, which do not see them.
+            visible = (visible + STRIP - 1) // STRIP * STRIP
+            var q_g = q_transposed.ptr.unsafe_offset(g * HSp)
+            var acc_g = acc.slice(g * HSp, GROUP * HSp)
+            for j in range(0, visible, STRIP):
+                var scores_j = scores.ptr.unsafe_offset(j * GROUP)
+                strip_product[False](scores_j, GROUP, k.ptr.unsafe_offset(j * HSp), HSp, 1, q_g, GROUP, GROUP, HS)
+            var max_g = row_max.slice(g, GROUP)
+            var sum_g = row_sum.slice(g, GROUP)
+            if last_key < visible - 1:
+                _softmax_columns[masked=True](scores, acc_g, max_g, sum_g, visible, last_key, scale)
+            else:
+                _softmax_columns[masked=False](scores, acc_g, max_g, sum_g, visible, last_key, scale)
+            if dropout.is_on():
+                for j in range(visible):
+                    var factors = dropout.factors[GROUP](place + g * T + k_begin + j, stride=T)
+                    scores.store(j * GROUP, scores.load[GROUP](j * GROUP) * factors)
+            for c in range(0, HSp, STRIP):
+                var acc_c = acc_g.ptr.unsafe_offset(c * GROUP)
+                strip_product[True](acc_c, GROUP, v.ptr.unsafe_offset(c), 1, HSp, scores.ptr, GROUP, GROUP, visible)
 
     for i in range(rows):
-        logsumexp[i] = row_max[i] + log(row_sum[i])
-        var inverse = 1 / row_sum[i]
-        for c in range(0, HSp, W):
-            acc.store(i * HSp + c, acc.load[W](i * HSp + c) * inverse)
-    store_tile(output, C, acc, rows, HS)
+        logsumexp[i] = row_max[i] / LOG2_E + log(row_sum[i])
+    for g in range(0, rows, GROUP):
+        var acc_g = acc.slice(g * HSp, GROUP * HSp)
+        var inverse = 1 / row_sum.load[GROUP](g)
+        for i in range(0, GROUP * HSp, GROUP):
+            acc_g.store(i, acc_g.load[GROUP](i) * inverse)
+        # The keys' tile is free now.
+        for lane in range(0, GROUP, W):
+            for c in range(0, HSp, W):
+                var block = acc_g.ptr.unsafe_offset(c * GROUP + lane)
+                transpose_block[F32](k.ptr.unsafe_offset(lane * HSp + c), HSp, block, GROUP)
+        store_tile(output.slice(g * C, 0), C, k, min(GROUP, rows - g), HS)
 
 
 @always_inline
-def _softmax_row[
+def _softmax_columns[
     masked: Bool
 ](
     scores: Tensor[F32],
     acc: Tensor[F32],
     row_max: Tensor[F32],
     row_sum: Tensor[F32],
-    i: Int,
     visible: Int,
+    last_key: Int,
     scale: Float32,
 ):
-    """Replaces the scores of row i by e^(scale * score - max), or by 0 from `visible` on, and rescales what it had."""
-    comptime MINUS_INFINITY = SIMD[F32, W](neg_inf[F32]())
-    var largest = MINUS_INFINITY
-    for j in range(0, scores.size, W):
-        var s = scores.load[W](j) * scale
+    """Replaces the scores of GROUP queries by 2^(scale * score - max), and rescales what they had if a maximum has grown.
+
+    scores (visible,GROUP) with `visible` a multiple of STRIP, acc (HSp,GROUP). With `masked`, lane i does not see the
+    keys after last_key + i; its scores become 0.
+    """
+    comptime V = SIMD[F32, GROUP]
+    comptime CHAINS = 4
+    var lane = iota[DType.int32, GROUP](Int32(last_key))
+    # Side by side, for one maximum has to wait for the last.
+    var largest = Array[V, CHAINS](fill=V(neg_inf[F32]()))
+    for j in range(0, visible, CHAINS):
+        comptime for i in range(CHAINS):
+            var s = scores.load[GROUP]((j + i) * GROUP)
+            comptime if masked:
+                s = lane.ge(Int32(j + i)).select(s, V(neg_inf[F32]()))
+            largest[i] = max(largest[i], s)
+    var old_max = row_max.load[GROUP](0)
+    var new_max = max(max(largest[0], largest[1]), max(largest[2], largest[3]))
+    new_max = max(old_max, new_max * scale)
+    var sum = V(0)
+    for j in range(visible):
+        var p = exp2(scores.load[GROUP](j * GROUP) * scale - new_max)
         comptime if masked:
-            s = iota[DType.int32, W](Int32(j)).lt(Int32(visible)).select(s, MINUS_INFINITY)
-            scores.store(j, s)
-        largest = max(largest, s)
-    var old_max = row_max[i]
-    var new_max = max(old_max, largest.reduce_max())
-    var sum = SIMD[F32, W](0)
-    for j in range(0, scores.size, W):
-        var p: SIMD[F32, W]
-        comptime if masked:
-            p = exp(scores.load[W](j) - new_max)
-            p = iota[DType.int32, W](Int32(j)).lt(Int32(visible)).select(p, SIMD[F32, W](0))
-        else:
-            p = exp(scores.load[W](j) * scale - new_max)
-        scores.store(j, p)
+            p = lane.ge(Int32(j)).select(p, V(0))
+        scores.store(j * GROUP, p)
         sum += p
-    if new_max != old_max:
+    if new_max.ne(old_max).reduce_or():
         # The sums so far were taken relative to another maximum. (NaN differs from itself, and so comes here too.)
-        var correction = exp(old_max - new_max)
-        row_max[i] = new_max
-        row_sum[i] *= correction
-        for c in range(0, acc.size, W):
-            acc.store(c, acc.load[W](c) * correction)
-    row_sum[i] += sum.reduce_add()
+        var correction = exp2(old_max - new_max)
+        row_max.store(0, new_max)
+        sum = row_sum.load[GROUP](0).fma(correction, sum)
+        for i in range(0, acc.size, GROUP):
+            acc.store(i, acc.load[GROUP](i) * correction)
+    else:
+        sum += row_sum.load[GROUP](0)
+    row_sum.store(0, sum)
 
 
 def attention_backward[
@@ -278,8 +350,8 @@ def _backward_head[
     for k_begin in range(0, T, BLOCK):
         var keys = min(BLOCK, T - k_begin)
         load_tile(k, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
-        load_tile_transposed(k_transposed, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
-        load_tile_transposed(v_transposed, qkv.slice(k_begin * 3 * C + 2 * C, 0), 3 * C, keys, HS)
+        load_tile_transposed(k_transposed, BLOCK, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
+        load_tile_transposed(v_transposed, BLOCK, qkv.slice(k_begin * 3 * C + 2 * C, 0), 3 * C, keys, HS)
         dk.fill(0)
         dv.fill(0)
         for q_begin in range(k_begin, T, BLOCK):
@@ -287,8 +359,12 @@ def _backward_head[
             var rows = min(BLOCK, T - q_begin)
             load_tile(q, qkv.slice(q_begin * 3 * C, 0), 3 * C, rows, HS)
             load_tile(do, doutput.slice(q_begin * C, 0), C, rows, HS)
+            var next_q = q_begin + BLOCK if q_begin + BLOCK < T else k_begin + BLOCK
             for r in range(0, rows, STRIP):
                 var visible = min(r + STRIP, BLOCK) if on_diagonal else BLOCK
+                var ahead = min(STRIP, T - next_q - r)
+                ask_for_tile(qkv.slice((next_q + r) * 3 * C, 0), 3 * C, ahead, HS)
+                ask_for_tile(doutput.slice((next_q + r) * C, 0), C, ahead, HS)
                 var p_r = p.ptr.unsafe_offset(r * BLOCK)
                 var ds_r = ds.ptr.unsafe_offset(r * BLOCK)
                 var q_r = q.ptr.unsafe_offset(r * HSp)
@@ -303,7 +379,10 @@ def _backward_head[
                     var ds_i = ds.slice(i * BLOCK, BLOCK)
                     if dropout.is_on():
                         dropout.apply(ds_i, place + t * T + k_begin)
-                    _softmax_backward_row(p_i, ds_i, logsumexp[t], delta[t], seen, scale)
+                    if seen == BLOCK:
+                        _softmax_backward_row[masked=False](p_i, ds_i, logsumexp[t], delta[t], seen, scale)
+                    else:
+                        _softmax_backward_row[masked=True](p_i, ds_i, logsumexp[t], delta[t], seen, scale)
                     if dropout.is_on():
                         dropout.apply(p_i, place + t * T + k_begin)
                 var dq_r = dq.ptr.unsafe_offset((q_begin + r) * HSp)
@@ -328,16 +407,20 @@ def _backward_head[
 
 
 @always_inline
-def _softmax_backward_row(
-    p: Tensor[F32], ds: Tensor[F32], logsumexp: Float32, delta: Float32, visible: Int, scale: Float32
-):
-    """Turns scores into probabilities p and their gradients into ds; both are 0 beyond the first `visible`."""
-    for j in range(0, BLOCK, W):
-        var mask = iota[DType.int32, W](Int32(j)).lt(Int32(visible))
-        var probability = mask.select(exp(p.load[W](j) * scale - logsumexp), SIMD[F32, W](0))
-        p.store(j, probability)
+def _softmax_backward_row[
+    masked: Bool
+](p: Tensor[F32], ds: Tensor[F32], logsumexp: Float32, delta: Float32, visible: Int, scale: Float32):
+    """Turns scores into probabilities p and their gradients into ds; with `masked`, both are 0 from `visible` on."""
+    comptime V = SIMD[F32, W]
+    comptime for j in range(0, BLOCK, W):
+        var probability = exp2(p.load[W](j) * (LOG2_E * scale) - LOG2_E * logsumexp)
         var grad = probability * (ds.load[W](j) - delta) * scale
-        ds.store(j, mask.select(grad, SIMD[F32, W](0)))
+        comptime if masked:
+            var mask = iota[DType.int32, W](Int32(j)).lt(Int32(visible))
+            probability = mask.select(probability, V(0))
+            grad = mask.select(grad, V(0))
+        p.store(j, probability)
+        ds.store(j, grad)
 
 
 @always_inline

@@ -34,9 +34,9 @@ struct Dropout(TrivialRegisterPassable):
         return self.rate > 0
 
     @always_inline
-    def factors[width: SIMDLength](self, place: Int) -> SIMD[F32, width]:
-        """Returns 0 or 1 / (1 - rate) for the elements from `place` on, which count modulo 2^32."""
-        var bits = iota[U32, width](UInt32(place & 0xFFFFFFFF))
+    def factors[width: SIMDLength](self, place: Int, stride: Int = 1) -> SIMD[F32, width]:
+        """Returns 0 or 1 / (1 - rate) for every `stride`th element from `place` on; places count modulo 2^32."""
+        var bits = iota[U32, width](0) * UInt32(stride & 0xFFFFFFFF) + UInt32(place & 0xFFFFFFFF)
         bits = _scramble(bits ^ UInt32(self.key & 0xFFFFFFFF))
         bits = _scramble(bits ^ UInt32(self.key >> 32))
         var dropped = bits.lt(UInt32(self.rate.cast[DType.float64]() * 4294967296.0))

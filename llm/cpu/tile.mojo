@@ -3,7 +3,7 @@
 A tile is BLOCK positions of one head, its channels padded with zeros to whole vectors, so that no kernel meets an edge.
 """
 
-from std.sys import simd_width_of
+from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
 
 from llm.cpu.transpose import transpose_block
 from llm.memory import Tensor
@@ -15,12 +15,14 @@ comptime BLOCK = 64
 comptime STRIP = 8
 """Rows that `strip_product` computes at once."""
 comptime Ptr = Tensor[F32].Ptr
+comptime _INTO_L2 = PrefetchOptions().for_read().medium_locality().to_data_cache()
 
 
 @always_inline
 def padded(channels: Int) -> Int:
-    """Rounds a number of channels up to whole vectors."""
-    return (channels + W - 1) // W * W
+    """Rounds a number of channels up to whole vectors and strips."""
+    comptime GRAIN = max(W, STRIP)
+    return (channels + GRAIN - 1) // GRAIN * GRAIN
 
 
 def load_tile[dtype: DType](tile: Tensor[F32], source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
@@ -38,21 +40,32 @@ def load_tile[dtype: DType](tile: Tensor[F32], source: Tensor[dtype], stride: In
         tile.store(i, SIMD[F32, W](0))
 
 
-def load_tile_transposed[dtype: DType](tile: Tensor[F32], source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
-    """Copies as `load_tile` does, but into tile (HSp,BLOCK)."""
+def load_tile_transposed[
+    dtype: DType
+](tile: Tensor[F32], columns: Int, source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
+    """Copies as `load_tile` does, but into tile (HSp,columns); columns a multiple of the vector width."""
     var full_rows = rows - rows % W
     var full = HS - HS % W
-    if full_rows < BLOCK or full < HS:
-        for i in range(0, padded(HS) * BLOCK, W):
+    if full_rows < columns or full < HS:
+        for i in range(0, padded(HS) * columns, W):
             tile.store(i, SIMD[F32, W](0))
     for r in range(0, full_rows, W):
         for c in range(0, full, W):
             transpose_block[dtype](
-                tile.ptr.unsafe_offset(c * BLOCK + r), BLOCK, source.ptr.unsafe_offset(r * stride + c), stride
+                tile.ptr.unsafe_offset(c * columns + r), columns, source.ptr.unsafe_offset(r * stride + c), stride
             )
     for r in range(rows):
         for c in range(full if r < full_rows else 0, HS):
-            tile[c * BLOCK + r] = source[r * stride + c].cast[F32]()
+            tile[c * columns + r] = source[r * stride + c].cast[F32]()
+
+
+@always_inline
+def ask_for_tile[dtype: DType](source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
+    """Asks for the cache lines that a later `load_tile` of the same will read."""
+    comptime PER_LINE = 64 // size_of[Scalar[dtype]]()
+    for r in range(rows):
+        for c in range(0, HS, PER_LINE):
+            prefetch[_INTO_L2](source.ptr.unsafe_offset(r * stride + c))
 
 
 def store_tile[dtype: DType](target: Tensor[dtype], stride: Int, tile: Tensor[F32], rows: Int, HS: Int):

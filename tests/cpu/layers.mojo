@@ -4,7 +4,7 @@ Usage: layers FOLDER, where `llm_mojo.reference.layer_goldens` has written them.
 as NaN, so that what is not written shows; every layer runs on 1, 2, 3 and 7 threads and must give the same bits each time.
 """
 
-from std.math import isnan, nan
+from std.math import exp2 as exact_exp2, isnan, nan
 from std.sys import argv, exit
 
 from llm.cpu.adamw import AdamW, adamw_update
@@ -17,6 +17,7 @@ from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward, layernorm_recompute
 from llm.cpu.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
 from llm.cpu.parallel import Team
+from llm.cpu.vector_math import exp2
 from llm.memory import Arena, Tensor
 
 comptime F32 = DType.float32
@@ -166,6 +167,18 @@ def test_attention(mut g: Goldens, team: Team) raises:
     g.check(team, "dinp", dqkv)
 
 
+def test_exp2() raises:
+    var x = Float32(-140)
+    while x < 127:
+        var expected = exact_exp2(max(x, -125).cast[DType.float64]())
+        var ours = exp2(SIMD[F32, 4](x))[0].cast[DType.float64]()
+        if not (abs(ours / expected - 1) < 2e-7):
+            raise Error(t"exp2({x}) = {ours}, not {expected}")
+        x += 0.0078
+    if not isnan(exp2(SIMD[F32, 4](nan[F32]()))[0]):
+        raise Error("exp2 loses a NaN")
+
+
 def test_gelu(mut g: Goldens, team: Team) raises:
     g.layer = "gelu"
     var N = g.size("N")
@@ -266,6 +279,7 @@ def halve(x: Tensor[F32]):
 
 
 def main() raises:
+    test_exp2()
     var g = Goldens(String(argv()[1]))
     for threads in [1, 2, 3, 7]:
         var team = Team(threads)
