@@ -79,7 +79,7 @@ struct Arguments(Movable):
         """
         var i = 0
         while i < len(words):
-            ref word = words.unsafe_get(i)
+            ref word = words[i]
             i += 1
             var equals = word.find("=")
             var has_value = word.startswith("-") and equals > 0
@@ -88,15 +88,15 @@ struct Arguments(Movable):
             var index = self._find(flag)
             if index < 0:
                 raise Error(self._unknown(flag))
-            var option = self.options.unsafe_get(index)
+            var option = self.options[index]
             if option.is_switch():
                 if has_value:
                     raise Error(t"--{option.name}: expected no value, got '{value}'")
                 value = "1"
             elif not has_value:
-                if i == len(words) or self._find(words.unsafe_get(i)) >= 0:
+                if i == len(words) or self._find(words[i]) >= 0:
                     raise Error(t"{flag}: expected a value ({option.flags().strip()}), got none")
-                value = words.unsafe_get(i)
+                value = words[i]
                 i += 1
             self._assign(index, value, True, "")
 
@@ -109,15 +109,15 @@ struct Arguments(Movable):
         var index = self._find("--" + name)
         if index < 0:
             raise Error(self._unknown("--" + name).replace("flag --", "name ").replace("mean --", "mean "))
-        var is_switch = self.options.unsafe_get(index).is_switch()
+        var is_switch = self.options[index].is_switch()
         if is_switch and value != "0" and value != "1":
             raise Error(t"{name}: expected true or false, found {value}")
         self._assign(index, value, value != "0" or not is_switch, file)
 
     def _assign(mut self, index: Int, value: String, given: Bool, file: String):
-        self._values.unsafe_get(index) = value
-        self._given.unsafe_get(index) = given
-        self._files.unsafe_get(index) = file
+        self._values[index] = value
+        self._given[index] = given
+        self._files[index] = file
 
     def fail(self, message: String):
         """Ends the program with status 2 and a message about its flags."""
@@ -128,16 +128,16 @@ struct Arguments(Movable):
 
     def given(self, name: StaticString) -> Bool:
         """Tells whether an option has been given a value."""
-        return self._given.unsafe_get(self._index(name))
+        return self._given[self._index(name)]
 
     def given_as_flag(self, name: StaticString) -> Bool:
         """Tells whether an option has been given a value by a flag, not by a file."""
         var index = self._index(name)
-        return self._given.unsafe_get(index) and self._files.unsafe_get(index).byte_length() == 0
+        return self._given[index] and self._files[index].byte_length() == 0
 
     def string(self, name: StaticString) -> ref[self._values[0]] String:
         """Returns the value of an option as it was written."""
-        return self._values.unsafe_get(self._index(name))
+        return self._values[self._index(name)]
 
     def int(self, name: StaticString, *, minimum: Int = 0, maximum: Int = Int(Int32.MAX)) -> Int:
         """Returns the value of an option that takes an integer; anything else ends the program."""
@@ -166,7 +166,7 @@ struct Arguments(Movable):
     def choice(self, name: StaticString) -> StaticString:
         """Returns the value of an option that takes one of the words in its value name; another ends the program."""
         ref value = self.string(name)
-        var choices = self.options.unsafe_get(self._index(name)).value_name
+        var choices = self.options[self._index(name)].value_name
         for choice in choices.split("|"):
             if choice == value:
                 return choice
@@ -175,7 +175,7 @@ struct Arguments(Movable):
 
     def bool(self, name: StaticString) -> Bool:
         """Tells whether a switch was there, or whether an option that takes 0|1 is 1."""
-        if self.options.unsafe_get(self._index(name)).is_switch():
+        if self.options[self._index(name)].is_switch():
             return self.given(name)
         return self.int(name, minimum=0, maximum=1) == 1
 
@@ -220,13 +220,13 @@ struct Arguments(Movable):
 
     def _source(self, name: StaticString) -> String:
         """Says where a value is from, for messages."""
-        ref file = self._files.unsafe_get(self._index(name))
+        ref file = self._files[self._index(name)]
         return String(t"{file}: {name}") if file.byte_length() > 0 else String(t"--{name}")
 
     def _asks_for_help(self, words: List[String]) -> Bool:
         var is_letter = self._find("-h") >= 0
         for i, word in enumerate(words):
-            var has_value = i + 1 < len(words) and not words.unsafe_get(i + 1).startswith("-")
+            var has_value = i + 1 < len(words) and not words[i + 1].startswith("-")
             if word == "--help" or (word == "-h" and not (is_letter and has_value)):
                 return True
         return False
@@ -295,18 +295,18 @@ def _distance(word: String, flag: String) -> Int:
     # One row of distances: those of the word up to its last letter from every beginning of the flag.
     var row = List[Int](length=len(b) + 1, fill=0)
     for j in range(len(b) + 1):
-        row.unsafe_get(j) = 4 * j
+        row[j] = 4 * j
     for i, x in enumerate(a):
-        var above_left = row.unsafe_get(0)
+        var above_left = row[0]
         var left = 4 * (i + 1)
-        row.unsafe_get(0) = left
+        row[0] = left
         for j, y in enumerate(b):
-            var above = row.unsafe_get(j + 1)
+            var above = row[j + 1]
             var insertion = left + (1 if i + 1 == len(a) else 4)
             left = min(above_left + _difference(x, y), insertion, above + 4)
             above_left = above
-            row.unsafe_get(j + 1) = left
-    return row.unsafe_get(len(b))
+            row[j + 1] = left
+    return row[len(b)]
 
 
 def _difference(a: UInt8, b: UInt8) -> Int:

@@ -79,13 +79,13 @@ struct JsonObject(Movable):
         """Tells whether there is such a member and it is not null."""
         for i, known in enumerate(self._names):
             if known == name:
-                return self._values.unsafe_get(i) != "null"
+                return self._values[i] != "null"
         return False
 
     def _raw(self, name: String) raises -> String:
         for i, known in enumerate(self._names):
             if known == name:
-                return self._values.unsafe_get(i)
+                return self._values[i]
         raise Error(t"expected a member {name}, found none")
 
 
@@ -135,7 +135,7 @@ def _end_of_member(bytes: Span[UInt8, _], start: Int, end: Int) -> Int:
     var quoted = False
     var escaped = False
     for i in range(start, end):
-        var c = bytes.unsafe_get(i)
+        var c = bytes[i]
         if escaped:
             escaped = False
         elif c == UInt8(ord("\\")):

@@ -35,7 +35,7 @@ def parse_number(text: StringSlice) -> Optional[Float64]:
         # C's function would also take spaces in front, hexadecimal numbers and words.
         if (c < UInt8(ord("0")) or c > UInt8(ord("9"))) and not (chr(Int(c)) in "+-.eE"):
             return None
-        terminated.unsafe_get(at) = c
+        terminated[at] = c
         at += 1
     var end = Int(0)
     var value = external_call["strtod", Float64](terminated.unsafe_ptr(), Pointer(to=end))

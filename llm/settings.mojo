@@ -76,11 +76,11 @@ def _value(text: String) raises -> String:
     """Reads a TOML string, number or boolean, which a comment may follow; booleans become 1 and 0."""
     if text.startswith('"') or text.startswith("'"):
         var bytes = text.as_bytes()
-        var quote = bytes.unsafe_get(0)
+        var quote = bytes[0]
         var value = List[UInt8]()
         var escaped = False
         for i in range(1, len(bytes)):
-            var c = bytes.unsafe_get(i)
+            var c = bytes[i]
             if escaped and c != UInt8(ord('"')) and c != UInt8(ord("\\")):
                 break
             if c == quote and not escaped:

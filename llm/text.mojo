@@ -3,11 +3,8 @@
 
 @no_inline
 def part(text: StringSlice, begin: Int, end: Int) -> String:
-    """Returns bytes begin .. end - 1, which must lie in the text and begin and end between characters."""
-    debug_assert(0 <= begin <= end <= text.byte_length(), "part: outside of the text")
-    return String(
-        StringSlice(unsafe_from_utf8=Span(unsafe_ptr=text.unsafe_ptr().unsafe_offset(begin), length=end - begin))
-    )
+    """Returns bytes begin .. end - 1, which must begin and end between characters."""
+    return String(text[byte=begin:end])
 
 
 @no_inline

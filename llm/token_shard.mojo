@@ -155,12 +155,12 @@ struct NpyHeader(Movable):
             If it is damaged, or the file has anything but one row of uint16 or uint32.
         """
         var bytes = _bytes(file, min(file.size, _NPY_LARGEST_HEADER))
-        var wide = bytes.unsafe_get(6) > 1
-        var length = Int(bytes.unsafe_get(8)) | Int(bytes.unsafe_get(9)) << 8
+        var wide = bytes[6] > 1
+        var length = Int(bytes[8]) | Int(bytes[9]) << 8
         self.start = (12 if wide else 10) + length
         if self.start > len(bytes):
             raise file.error("the header of the .npy file is cut off or damaged; make the file again")
-        var text = part(StringSlice(unsafe_from_utf8=Span(bytes)), 12 if wide else 10, self.start)
+        var text = String(StringSlice(unsafe_from_utf8=Span(bytes)[12 if wide else 10 : self.start]))
         self.size = 0
         if "'descr': '<u2'" in text:
             self.size = size_of[UInt16]()
