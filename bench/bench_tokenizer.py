@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import tiktoken
+from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm_mojo import pydocs
 from llm_mojo.datasets import DATASETS
 from llm_mojo.formats import write_tokenizer
 from llm_mojo.tokenize import END_OF_TEXT, gpt2_tokenizer
-from tiktoken_ext.openai_public import r50k_pat_str
 
 ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 5
@@ -53,7 +53,9 @@ def bench(folder, rounds, threads):
 
     def native(path, threads):
         flags = ["--tokenizer", folder / "tokenizer.bin", "--text", path, "--threads", str(threads)]
-        output = subprocess.run([program, *flags, "--repeats", str(REPEATS)], check=True, capture_output=True, text=True)
+        output = subprocess.run(
+            [program, *flags, "--repeats", str(REPEATS)], check=True, capture_output=True, text=True
+        )
         return float(output.stdout.split()[0])
 
     results = {"tiktoken": tiktoken.__version__, "threads": threads, "texts": {}}

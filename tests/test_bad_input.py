@@ -17,10 +17,10 @@ import struct
 import numpy as np
 import pytest
 import torch
-from test_basic import SMALL, make_files
 
 from llm_mojo import formats, reference
 from llm_mojo.formats import read_checkpoint, write_checkpoint, write_tokenizer, write_tokens
+from test_basic import SMALL, make_files
 
 NOBODY = 65534
 TRAIN, TEST = "train_gpt2.mojo", "test_gpt2.mojo"

@@ -148,7 +148,10 @@ def truncate(path, size):
         (lambda f: truncate(f / "train_1.bin", 1100), r"train_1\.bin: expected 1288 bytes.* found 1100"),
         (lambda f: damage(f / "train_1.bin", 4, 7), r"train_1\.bin: expected .*version 1, found .* 7"),
         (lambda f: formats.write_tokens(f / "train_1.bin", [1] * 51), r"train_1\.bin: .* takes 52 tokens, found 51"),
-        (lambda f: formats.write_tokens(f / "val_0.bin", [1] * 9 + [131] * 200), r"val_0.*token 131 at position 9.* 131"),
+        (
+            lambda f: formats.write_tokens(f / "val_0.bin", [1] * 9 + [131] * 200),
+            r"val_0.*token 131 at position 9.* 131",
+        ),
         (lambda f: (f / "val_0.bin").unlink(), r"val_0\.bin: no such file.*prepro_tinyshakespeare\.py"),
         (lambda f: (f / "tokenizer.bin").unlink(), r"tokenizer\.bin: no such file.*prepro_tinyshakespeare\.py"),
         (lambda f: truncate(f / "tokenizer.bin", 1100), r"tokenizer\.bin: expected 131 tokens, found the end"),

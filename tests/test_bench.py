@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from llm_mojo import Error, charts, formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.bench import charts as bench_charts
@@ -117,7 +117,7 @@ def test_a_process_counts_and_ends(tmp_path):
 
 
 def test_a_slow_step_is_enough():
-    slow = "for i in 1 2 3; do echo \"step $i: train loss 1.0 (took 9000.0 ms)\"; sleep 0.05; done; sleep 9"
+    slow = 'for i in 1 2 3; do echo "step $i: train loss 1.0 (took 9000.0 ms)"; sleep 0.05; done; sleep 9'
     assert run_of(slow, seconds=5).ms == [9000, 9000]
 
 

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import tiktoken
-from conftest import ROOT
 from tiktoken_ext.openai_public import r50k_pat_str
 
+from conftest import ROOT
 from llm_mojo import formats, unicode_table
 from llm_mojo.download import fetch
 from llm_mojo.tokenize import END_OF_TEXT, GPT2_SHA256, GPT2_URL, ByteTokenizer, read_bpe, token_bytes
@@ -77,7 +77,9 @@ def assert_equal(texts, ours, theirs):
     first = next(iter(np.flatnonzero(tokens[:length] != expected[:length])), length)
     i = int(np.searchsorted(np.cumsum(expected_counts), first, side="right"))
     start = int(expected_counts[:i].sum())
-    pytest.fail(f"text {i}, {texts[i][:200]!r}, from token {first - start} on: {tokens[start:][:50]} != {theirs[i][:50]}")
+    pytest.fail(
+        f"text {i}, {texts[i][:200]!r}, from token {first - start} on: {tokens[start:][:50]} != {theirs[i][:50]}"
+    )
 
 
 def assert_as_tiktoken(encode, engine, path, texts):
@@ -246,7 +248,25 @@ def own(documents, tmp_path_factory):
 def test_a_vocabulary_of_one_s_own(own, documents, encode):
     tokenizer, path = own
     random = np.random.default_rng(5)
-    words = ["the", "def", "self", " ", "  ", "\n", "\n    ", "'s", "''", "12", "0.5", "é", "日本", "😀", "_", "(x)", "\t"]
+    words = [
+        "the",
+        "def",
+        "self",
+        " ",
+        "  ",
+        "\n",
+        "\n    ",
+        "'s",
+        "''",
+        "12",
+        "0.5",
+        "é",
+        "日本",
+        "😀",
+        "_",
+        "(x)",
+        "\t",
+    ]
     texts = ["".join(random.choice(words, size=30)) for _ in range(3000)]
     texts += ["".join(documents), "a" * 5000, "x=" * 3000, "".join(random.choice(list("etaoinsr"), size=5000))]
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)

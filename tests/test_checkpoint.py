@@ -52,9 +52,7 @@ def test_fp32_comes_back_byte_for_byte(padded_vocab_size, program, tmp_path):
 
 def test_bf16_is_widened(program, tmp_path):
     random = np.random.default_rng(4)
-    values = {
-        name: random.normal(size=shape).astype("f4") for name, shape in formats.parameter_shapes(CONFIG).items()
-    }
+    values = {name: random.normal(size=shape).astype("f4") for name, shape in formats.parameter_shapes(CONFIG).items()}
     formats.write_checkpoint(tmp_path / "in.bin", CONFIG, values, dtype="bfloat16")
     program.output("checkpoint", tmp_path / "in.bin", tmp_path / "out.bin")
     config, written = formats.read_checkpoint(tmp_path / "out.bin")
@@ -124,9 +122,7 @@ def test_a_full_disk_leaves_what_was_there(program, checkpoint, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     (tmp_path / "out.bin").write_bytes(b"what was there")
-    error = program.error(
-        "checkpoint", checkpoint, tmp_path / "out.bin", preexec_fn=no_room, restore_signals=False
-    )
+    error = program.error("checkpoint", checkpoint, tmp_path / "out.bin", preexec_fn=no_room, restore_signals=False)
     assert "write_checkpoint: cannot write" in error and "unchanged" in error
     assert (tmp_path / "out.bin").read_bytes() == b"what was there"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "out.bin"]

@@ -15,7 +15,16 @@ from llm_mojo import formats
 from tiny_run import STEPS, V, flags, make_data
 
 B, T = 2, 8
-KINDS = ["model.bin", "state.bin", "extra.json", "tokenizer.bin", "tokens.bin", "hellaswag.bin", "run.toml", "log.jsonl"]
+KINDS = [
+    "model.bin",
+    "state.bin",
+    "extra.json",
+    "tokenizer.bin",
+    "tokens.bin",
+    "hellaswag.bin",
+    "run.toml",
+    "log.jsonl",
+]
 CASES = 10_000
 PART = 1_000
 LARGEST_ALLOCATION = 64  # MB
@@ -59,7 +68,9 @@ def test_damaged_files(first, program, good, tmp_path):
     folder = shutil.copytree(good, tmp_path / "files")
     command = [program, folder, STEPS, V, B, T, first, PART]
     environment = ENVIRONMENT | {"ASAN_OPTIONS": OPTIONS}
-    result = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     counts = {name: (int(refused), int(read)) for name, refused, read in map(str.split, result.stdout.splitlines())}
     assert list(counts) == KINDS and sum(map(sum, counts.values())) == PART

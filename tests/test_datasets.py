@@ -17,12 +17,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tiktoken
-from conftest import wait_for
-from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
 
+from conftest import wait_for
 from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers, tokenize
 from llm_mojo.__main__ import main
 from llm_mojo.manifest import Inputs
+from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parent.parent
 EOT = 256  # of the byte tokenizer

@@ -55,7 +55,9 @@ def decode(program, model, read, texts=1, dtype="fp32", threads=2, run="output")
 
 def reads(config):
     """Nothing; few positions, which matvec reads; pages not full, full, and just over; all but the last."""
-    return [read for read in (0, 1, 7, 8, 9, 63, 64, 65, 129) if read < config.max_seq_len - 1] + [config.max_seq_len - 1]
+    return [read for read in (0, 1, 7, 8, 9, 63, 64, 65, 129) if read < config.max_seq_len - 1] + [
+        config.max_seq_len - 1
+    ]
 
 
 def test_cached_logits_are_pytorchs(program, model):

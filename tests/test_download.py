@@ -11,8 +11,8 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, wait_for
 
+from conftest import TIMEOUT, wait_for
 from llm_mojo import Error, download
 
 CONTENT = bytes(range(256)) * 1600  # 409,600 bytes
@@ -217,7 +217,9 @@ def test_busy_server_is_asked_again(server):
 
 def test_it_gives_up_without_progress(server):
     server.status = [503] * 100
-    with pytest.raises(Error, match="the server answered 503 Service Unavailable. Without a network, get file.bin from"):
+    with pytest.raises(
+        Error, match="the server answered 503 Service Unavailable. Without a network, get file.bin from"
+    ):
         fetch(server)
     assert len(server.requests) == download.ATTEMPTS_WITHOUT_PROGRESS
 
@@ -228,7 +230,9 @@ def test_not_found(server):
         fetch(server)
     assert len(server.requests) == 1
     assert f"the server answered 404 Not Found for {server.url}" in str(error.value)
-    assert "put it at data/.cache/set/file.bin or at <folder>/set/file.bin with LLM_MOJO_CACHE=<folder>" in str(error.value)
+    assert "put it at data/.cache/set/file.bin or at <folder>/set/file.bin with LLM_MOJO_CACHE=<folder>" in str(
+        error.value
+    )
     assert files() == []
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_basic import SMALL, make_files, shuffled_batches
 
 from llm_mojo import formats, reference
 from llm_mojo.reference import embedding, gelu, layernorm, linear
+from test_basic import SMALL, make_files, shuffled_batches
 from tiny_run import copy_back_to, final, flags, log, settings
 
 LONG = formats.ModelConfig(max_seq_len=140, vocab_size=131, num_layers=2, num_heads=2, channels=20)
@@ -154,7 +154,9 @@ def test_resumed_on_any_number_of_threads(threads, program, whole, tmp_path):
 def test_the_seed_decides(program, data, whole, tmp_path):
     for name, seed in {"a": SEED, "b": 1}.items():
         start = ["-i", data / "train_*.bin", "-j", data / "val_*.bin", "-e", whole / "model_00000003.bin"]
-        program.output(*start, "-b", 2, "-t", 8, "-x", 1, "-s", 0, "--dropout", 0.2, "--seed", seed, "-o", tmp_path / name)
+        program.output(
+            *start, "-b", 2, "-t", 8, "-x", 1, "-s", 0, "--dropout", 0.2, "--seed", seed, "-o", tmp_path / name
+        )
     assert log(tmp_path / "a")[0] == log(tmp_path / "b")[0]
     assert log(tmp_path / "a")[1]["loss"] != log(tmp_path / "b")[1]["loss"]
 

@@ -10,9 +10,9 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tiny_run import checkpoints, copy_back_to, log, make_data, settings
 
 from llm_mojo import formats, reference
+from tiny_run import checkpoints, copy_back_to, log, make_data, settings
 
 CONFIG = formats.ModelConfig(max_seq_len=64, vocab_size=60, num_layers=2, num_heads=2, channels=32)
 LONGEST = 49  # context and ending

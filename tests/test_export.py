@@ -12,12 +12,12 @@ import pytest
 import tiktoken
 import tokenizers
 import torch
-from test_tokenize import needs_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_mojo import export, formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, read_bpe, token_bytes
+from test_tokenize import needs_cache
 
 # The pattern of the GPT-2 release.
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -8,12 +8,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import regex
-from test_datasets import STORIES, archive
 
 from llm_mojo import Error, readers
 from llm_mojo.readers import JsonLinesReader, ParquetReader, TextReader, reader_for
 from llm_mojo.stories import StoriesReader
 from llm_mojo.tokenize import GPT2_PATTERN
+from test_datasets import STORIES, archive
 
 PIECES = [*("a", "Z", "7", "'", "'s", "!", " ", "  ", "\n", "\t", "\r\n"), *"é東\u00a0\u3000\x1c\x85"]
 

@@ -3,9 +3,9 @@
 import os
 import re
 import subprocess
-import tomllib
 
 import pytest
+import tomllib
 
 from conftest import ENVIRONMENT, ROOT
 from llm_mojo import formats

@@ -113,9 +113,7 @@ def test_a_run_without_a_terminal_outlives_it(program, data, tmp_path):
 
 
 def test_closing_the_terminal_stops_the_run(program, data, tmp_path):
-    status, shown = program.on_terminal(
-        *settings(data, tmp_path / "run", *ENDLESS), at="| loss", number=signal.SIGHUP
-    )
+    status, shown = program.on_terminal(*settings(data, tmp_path / "run", *ENDLESS), at="| loss", number=signal.SIGHUP)
     assert status == 129
     assert "stopped by SIGHUP after step" in shown
     good(tmp_path / "run", checkpoints(tmp_path / "run")[0])

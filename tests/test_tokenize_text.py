@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 
+from conftest import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 from llm_mojo import formats
 
 TEXTS = {
@@ -43,7 +43,15 @@ def prepare(folder, out, tokenizer, *flags):
 
 
 def tokenize(program, prepared, out, *flags, tokenizer="gpt2"):
-    flags = ["-i", prepared / "texts" / "*.txt", "-o", out, "--tokenizer", prepared / tokenizer / "tokenizer.bin", *flags]
+    flags = [
+        "-i",
+        prepared / "texts" / "*.txt",
+        "-o",
+        out,
+        "--tokenizer",
+        prepared / tokenizer / "tokenizer.bin",
+        *flags,
+    ]
     return program.output(*flags)
 
 

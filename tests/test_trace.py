@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import pytest
+
 from conftest import ENVIRONMENT, ROOT, Program
 from tiny_run import make_data, settings
 
@@ -34,7 +35,10 @@ def test_trace(tmp_path):
     names = [[event["name"] for event in timed if event["tid"] == member] for member in (0, 1)]
     assert names[0] == names[1]
     # Two layers, each with four products forward and eight backward, and the three of the output layer.
-    assert sum(name.startswith("gemm") for name in names[0]) == 4 * (2 * 12 + 3) and {"adamw_update", "attention_backward"} <= set(names[0])
+    assert sum(name.startswith("gemm") for name in names[0]) == 4 * (2 * 12 + 3) and {
+        "adamw_update",
+        "attention_backward",
+    } <= set(names[0])
     for member in (0, 1):
         end = 0
         for event in (event for event in timed if event["tid"] == member):

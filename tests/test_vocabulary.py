@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import tokenizers
 import transformers
-from test_bpe import assert_equal, encode, program  # noqa: F401, fixtures
-from test_tokenize import TRICKY
 
 from llm_mojo import formats
 from llm_mojo.__main__ import main
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, read_tokenizer_file
+from test_bpe import assert_equal, encode, program  # noqa: F401, fixtures
+from test_tokenize import TRICKY
 
 V = 4096
 

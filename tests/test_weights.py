@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_tokenize import toy, write_toy  # noqa: F401, a fixture
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_mojo import formats, reference, weights
 from llm_mojo.__main__ import main
+from test_tokenize import toy, write_toy  # noqa: F401, a fixture
 
 SIZES = dict(vocab_size=261, n_positions=16, n_embd=24, n_layer=3, n_head=2)
 
@@ -266,7 +266,7 @@ def test_tokenizer_from_tokenizer_json(model, tmp_path, capsys):
         assert not Path("folder_tokenizer.bin").exists()
 
 
-def test_published_weights_come_from_the_given_folder(model, toy, tmp_path, monkeypatch):  # noqa: F811
+def test_published_weights_come_from_the_given_folder(model, toy, tmp_path, monkeypatch):
     """`weights gpt2` with LLM_MOJO_CACHE, at the sizes of the toy."""
     save(model)
     cache = tmp_path / "cache"  # where the toy vocabulary is

@@ -69,4 +69,3 @@ class Follower:
             except BlockingIOError:
                 return True
         return False
-

@@ -80,7 +80,9 @@ def _read_header(path):
             ) from None
     end = max((place.end for place in places.values()), default=start)
     if end > size:
-        raise FormatError(f"safetensors: {path}: expected {end:,} bytes, found {size:,}; the file is cut off: get it again")
+        raise FormatError(
+            f"safetensors: {path}: expected {end:,} bytes, found {size:,}; the file is cut off: get it again"
+        )
     return places, metadata
 
 

@@ -106,7 +106,7 @@ class Shards:
         path = self._part(number)
         if self._file is None or self._file.name != str(path):
             self.close()
-            self._file = open(path, "r+b" if at else "w+b")  # noqa: SIM115, closed by close()
+            self._file = open(path, "r+b" if at else "w+b")
             self._file.seek(self._bytes_of(at))
         return self._file
 

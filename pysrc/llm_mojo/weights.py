@@ -222,7 +222,9 @@ def read_tokens_of_folder(folder, vocab_size):
         )
         return None
     if not vocabulary:
-        print(f"{folder}: no tokenizer file is written: found no byte-level BPE or characters in vocab.json or tokenizer.json")
+        print(
+            f"{folder}: no tokenizer file is written: found no byte-level BPE or characters in vocab.json or tokenizer.json"
+        )
         return None
     if sorted(vocabulary) != list(range(len(vocabulary))) or len(vocabulary) > vocab_size:
         print(

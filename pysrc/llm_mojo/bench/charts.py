@@ -1,9 +1,9 @@
 """The bench's charts: for each a function from results to data, which go into the picture too, and one that draws."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Callable
 
 import matplotlib.ticker
 

@@ -3,8 +3,8 @@
 import importlib.util
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from llm_mojo.bench.workshop import Command, Missing
 

@@ -37,7 +37,7 @@ def read(path):
     try:
         results = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise Error(f"results {path}: {error}; expected a file that `python -m llm_mojo bench` has written")
+        raise Error(f"results {path}: {error}; expected a file that `python -m llm_mojo bench` has written") from error
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise Error(f"results {path}: expected format {FORMAT} of `python -m llm_mojo bench`; run the bench again")
     # A part that is younger than the file.

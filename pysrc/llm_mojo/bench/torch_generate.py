@@ -1,6 +1,6 @@
 """transformers as a contestant of the bench: reads a prompt and continues it, greedily; prints a JSON object a round.
 
-    python -m llm_mojo.bench.torch_generate --init FILE [--bf16] [--prompt 1023] [--tokens 128] [--rounds 3]
+python -m llm_mojo.bench.torch_generate --init FILE [--bf16] [--prompt 1023] [--tokens 128] [--rounds 3]
 """
 
 import argparse

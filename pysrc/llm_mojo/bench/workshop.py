@@ -89,7 +89,9 @@ class Workshop:
             try:
                 from llm_mojo.reference import init_tensors
             except ModuleNotFoundError as error:
-                raise Error(f"bench: drawing weights needs {error.name}; install it: pip install -e '.[bench]'")
+                raise Error(
+                    f"bench: drawing weights needs {error.name}; install it: pip install -e '.[bench]'"
+                ) from error
             formats.write_checkpoint(path, size.config, init_tensors(size.config))
         return path
 
