@@ -3,23 +3,24 @@
 from std.os.path import exists
 from std.sys import exit, stderr
 
-from llm.arguments import Arguments, Option, parse_arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.config import GPT2Config
-from llm.cpu.parallel import available_threads
-from llm.evaluate import SlidingWindow, evaluate_shards, token_lengths
-from llm.files import AtomicFile, beside
-from llm.gpt2 import GPT2
-from llm.hellaswag import NUM_ENDINGS, judge_all
-from llm.json import json_number, json_text
-from llm.judgement import Accuracy, Judgement
-from llm.manifest import check_manifests
-from llm.model_files import model_checkpoint
-from llm.report import grouped
-from llm.screen import Screen
-from llm.setup import check_vocabulary, open_hellaswag
-from llm.signals import signal_name, stop_signal, watch_for_signals
-from llm.tokenizer import Tokenizer
+from llm.base.files import AtomicFile, beside
+from llm.base.formatting import grouped
+from llm.base.json import json_number, json_text
+from llm.cli.arguments import Arguments, Option, parse_arguments
+from llm.cli.model_files import model_checkpoint
+from llm.cli.screen import Screen
+from llm.cli.setup import check_vocabulary, open_hellaswag
+from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cpu.threads.cores import available_threads
+from llm.data.manifest import check_manifests
+from llm.eval.choices import judge_all
+from llm.eval.judgement import Accuracy, Judgement
+from llm.eval.windows import SlidingWindow, evaluate_shards, token_lengths
+from llm.formats.choices import NUM_ENDINGS
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.config import GPT2Config
+from llm.model.gpt2 import GPT2
+from llm.text.tokenizer import Tokenizer
 
 comptime POSITIONS = 1024
 """Positions that a pass over shards has at least: fewer would not keep the processor busy."""
@@ -66,8 +67,8 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
         lengths = lengths_of_tokens(args, windows.value(), config)
         rows = max(T, POSITIONS)
     if questions:
-        T = max(T, questions.value().longest)
-        rows = max(rows, NUM_ENDINGS * questions.value().longest)
+        T = max(T, questions.value().file.longest)
+        rows = max(rows, NUM_ENDINGS * questions.value().file.longest)
     # Opened now, so that it is not after hours that it turns out to be impossible.
     var output = Optional[AtomicFile](None)
     if args.given("json"):
@@ -100,7 +101,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
         var judgements = judge_all(questions.value(), model, args.int("limit"), screen)
         if len(judgements) > 0:
             screen.line(Accuracy(judgements).lines())
-        results += String(t', "hellaswag": {hellaswag_json(questions.value().path, judgements)}')
+        results += String(t', "hellaswag": {hellaswag_json(questions.value().file.path, judgements)}')
     if stop_signal() != 0:
         screen.line(
             String(t"stopped by {signal_name(stop_signal())}; the figures are those of what was done until then")

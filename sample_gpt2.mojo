@@ -2,22 +2,22 @@
 
 from std.sys import exit, stderr
 
-from llm.arguments import Arguments, Option, parse_arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.cpu.parallel import available_threads
-from llm.decode import Decoder
-from llm.files import read_text
-from llm.generate import Generator, first_token
-from llm.model_files import model_checkpoint, model_tokenizer
-from llm.random import mixed_seed
-from llm.report import grouped
-from llm.sampler import Sampler
-from llm.setup import check_vocabulary
-from llm.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
-from llm.standard_input import is_terminal, read_all, read_line
-from llm.tensors import ParameterTensors
-from llm.text_writer import write_texts
-from llm.tokenizer import Tokenizer
+from llm.base.files import read_text
+from llm.base.formatting import grouped
+from llm.base.random import mixed_seed
+from llm.cli.arguments import Arguments, Option, parse_arguments
+from llm.cli.model_files import model_checkpoint, model_tokenizer
+from llm.cli.setup import check_vocabulary
+from llm.cli.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
+from llm.cli.standard_input import is_terminal, read_all, read_line
+from llm.cli.text_writer import write_texts
+from llm.cpu.threads.cores import available_threads
+from llm.infer.generator import Generator
+from llm.infer.sampler import Sampler
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.decoder import Decoder
+from llm.model.tensors import ParameterTensors
+from llm.text.tokenizer import Tokenizer, first_token
 
 
 def options() -> List[Option]:

@@ -5,17 +5,17 @@ from std.os.path import basename, exists
 from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
-from llm.arguments import Option, command_line, parse_arguments
-from llm.corpus import Corpus
-from llm.cpu.parallel import available_threads
-from llm.files import AtomicFile, InputFile, MappedFile, glob_files
-from llm.manifest import Manifest
-from llm.report import fixed, grouped
-from llm.screen import Screen
-from llm.shards import TokenSpool
-from llm.signals import signal_name, stop_signal, watch_for_signals
-from llm.ticker import Ticker
-from llm.tokenizer import Tokenizer
+from llm.base.files import AtomicFile, InputFile, MappedFile, glob_files
+from llm.base.formatting import fixed, grouped
+from llm.cli.arguments import Option, command_line, parse_arguments
+from llm.cli.screen import Screen
+from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cli.ticker import Ticker
+from llm.cpu.threads.cores import available_threads
+from llm.data.manifest import Manifest
+from llm.data.token_spool import TokenSpool
+from llm.text.corpus import Corpus
+from llm.text.tokenizer import Tokenizer
 
 comptime U8 = DType.uint8
 comptime GROUP_BYTES = 1 << 22

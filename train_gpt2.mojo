@@ -2,24 +2,12 @@
 
 from std.sys import argv, exit, stderr
 
-from llm.arguments import Arguments
-from llm.checkpoint import read_config, read_parameters, write_checkpoint
-from llm.config import GPT2Config
-from llm.cpu.parallel import available_threads
-from llm.cpu.peak import measured_peak
-from llm.dataloader import DataLoader
-from llm.generate import generate
-from llm.gpt2 import GPT2
-from llm.hellaswag import HellaSwag, judge_all
-from llm.judgement import Accuracy, Judgement
-from llm.logs import LogEnd
-from llm.options import save_settings, trainer_arguments
-from llm.plan import check_memory, describe, plan, settings_in_use
-from llm.progress import Progress
-from llm.report import Report, Validation
-from llm.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint
-from llm.sampler import Sampler
-from llm.setup import (
+from llm.cli.arguments import Arguments
+from llm.cli.logs import LogEnd
+from llm.cli.options import save_settings, trainer_arguments
+from llm.cli.plan import check_memory, describe, plan, settings_in_use
+from llm.cli.report import Report, Validation
+from llm.cli.setup import (
     check_flags,
     check_tokenizer,
     checkpoint_to_resume,
@@ -31,10 +19,22 @@ from llm.setup import (
     training_data,
     validation_data,
 )
-from llm.signals import signal_name, stop_signal, watch_for_signals
-from llm.tokenizer import Tokenizer
-from llm.trace import Trace
-from llm.trainer import Trainer
+from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cli.text_writer import generate
+from llm.cpu.peak import measured_peak
+from llm.cpu.threads.cores import available_threads
+from llm.data.loader import DataLoader
+from llm.eval.choices import Choices, judge_all
+from llm.eval.judgement import Accuracy, Judgement
+from llm.infer.sampler import Sampler
+from llm.model.checkpoints import read_config, read_parameters, write_checkpoint
+from llm.model.config import GPT2Config
+from llm.model.gpt2 import GPT2
+from llm.text.tokenizer import Tokenizer
+from llm.train.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint
+from llm.train.run_state import Progress
+from llm.train.trace import Trace
+from llm.train.trainer import Trainer
 
 
 def main():
@@ -116,7 +116,7 @@ def take_steps[
     mut run: Trainer[dtype],
     args: Arguments,
     tokenizer: Optional[Tokenizer],
-    mut questions: Optional[HellaSwag],
+    mut questions: Optional[Choices],
     mut progress: Progress,
     mut sampler: Sampler,
     mut report: Report,
@@ -165,7 +165,7 @@ def validate[
     dtype: DType, //
 ](
     mut run: Trainer[dtype],
-    mut questions: Optional[HellaSwag],
+    mut questions: Optional[Choices],
     mut progress: Progress,
     mut report: Report,
     args: Arguments,

@@ -10,11 +10,12 @@ from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
 from limits import Limits
-from llm.arguments import Option, parse_arguments
+from llm.base.formatting import fixed
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cli.arguments import Option, parse_arguments
 from llm.cpu.attention import attention_backward, attention_forward, attention_workspace_size
-from llm.cpu.parallel import Crew, Job, Team, available_threads
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.report import fixed
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Job, Team
 from timing import json_list, median
 
 comptime F32 = DType.float32

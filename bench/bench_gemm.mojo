@@ -14,12 +14,13 @@ from layout import TileTensor, row_major as row_major_layout
 from linalg.matmul import matmul
 
 from limits import Limits
-from llm.activations import HEAD_ROWS
-from llm.arguments import Arguments, Option, parse_arguments
+from llm.base.formatting import fixed
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cpu.gemm import Matrix, Plain, gemm, gemm_workspace_size
-from llm.cpu.parallel import Crew, Team, available_threads
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.report import fixed
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Team
+from llm.model.activations import HEAD_ROWS
 from timing import json_list, let_threads_sleep, median
 
 comptime F32 = DType.float32

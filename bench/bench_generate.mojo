@@ -12,17 +12,18 @@ from std.os.path import exists
 from std.sys import exit, simd_width_of, size_of, stderr
 from std.time import perf_counter_ns
 
-from llm.arguments import Arguments, Option, parse_arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.config import named_config
-from llm.cpu.parallel import Crew, Team, available_threads, share
-from llm.decode import Decoder
-from llm.generate import Generator
-from llm.initialize import initialize_parameters
-from llm.memory import Arena, Tensor
-from llm.report import fixed, grouped
-from llm.sampler import Sampler
-from llm.tensors import WPE, WTE, ParameterTensors
+from llm.base.formatting import fixed, grouped
+from llm.base.memory import Arena, Tensor
+from llm.cli.arguments import Arguments, Option, parse_arguments
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Team, share
+from llm.infer.generator import Generator
+from llm.infer.sampler import Sampler
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.config import named_config
+from llm.model.decoder import Decoder
+from llm.model.initialize import initialize_parameters
+from llm.model.tensors import WPE, WTE, ParameterTensors
 from timing import median
 
 comptime F32 = DType.float32

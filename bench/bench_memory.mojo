@@ -10,13 +10,14 @@ from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
 from limits import Limits
-from llm.arguments import Option, parse_arguments
+from llm.base.formatting import fixed
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cli.arguments import Option, parse_arguments
 from llm.cpu.adamw import AdamW, adamw_update
 from llm.cpu.global_norm import num_norm_blocks
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward
-from llm.cpu.parallel import Crew, Job, Team, available_threads
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.report import fixed
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Job, Team
 from timing import json_list, median
 
 comptime F32 = DType.float32

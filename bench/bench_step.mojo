@@ -10,13 +10,14 @@ from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
 from limits import Limits
-from llm.arguments import Option, parse_arguments
-from llm.config import GPT2Config, named_config
+from llm.base.formatting import fixed, grouped
+from llm.base.memory import Arena, aligned_bytes
+from llm.cli.arguments import Option, parse_arguments
 from llm.cpu.adamw import AdamW
-from llm.cpu.parallel import TRACING, Crew, available_threads
-from llm.gpt2 import GPT2
-from llm.memory import Arena, aligned_bytes
-from llm.report import fixed, grouped
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import TRACING, Crew
+from llm.model.config import GPT2Config, named_config
+from llm.model.gpt2 import GPT2
 from timing import json_list, let_threads_sleep
 
 comptime F32 = DType.float32

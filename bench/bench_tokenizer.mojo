@@ -8,10 +8,10 @@ Prints megabytes a second, the median of the repeats, and the number of tokens.
 from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
-from llm.arguments import Option, parse_arguments
-from llm.corpus import Corpus
-from llm.report import fixed
-from llm.tokenizer import Tokenizer
+from llm.base.formatting import fixed
+from llm.cli.arguments import Option, parse_arguments
+from llm.text.corpus import Corpus
+from llm.text.tokenizer import Tokenizer
 from timing import median
 
 

@@ -3,9 +3,9 @@
 from std.sys import simd_width_of
 from std.time import perf_counter_ns
 
-from llm.cpu.parallel import Crew, Job, Team, share
+from llm.base.memory import Arena, Tensor, aligned_bytes
 from llm.cpu.peak import peak_of_one_try
-from llm.memory import Arena, Tensor, aligned_bytes
+from llm.cpu.threads.crew import Crew, Job, Team, share
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()

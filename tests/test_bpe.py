@@ -1,4 +1,4 @@
-"""llm/tokenizer.mojo's encoder against tiktoken (GPT-2's vocabulary) and Hugging Face tokenizers (one's own)."""
+"""llm/text/tokenizer.mojo's encoder against tiktoken (GPT-2's vocabulary) and Hugging Face tokenizers (one's own)."""
 
 import itertools
 
@@ -325,4 +325,4 @@ def test_the_tables_are_those_of_the_installed_tiktoken():
     def tables(source):
         return source[source.index("comptime UNICODE_VERSION") :]
 
-    assert tables((ROOT / "llm/unicode_table.mojo").read_text()) == tables(unicode_table.source())
+    assert tables((ROOT / "llm/text/unicode_table.mojo").read_text()) == tables(unicode_table.source())

@@ -22,7 +22,7 @@ def program(mojo_program):
     return mojo_program("train_gpt2.mojo")
 
 
-# The masks, after llm/random.mojo and llm/cpu/dropout.mojo.
+# The masks, after llm/base/random.mojo and llm/cpu/dropout.mojo.
 
 
 def scramble(x):

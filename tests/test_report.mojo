@@ -5,13 +5,14 @@ from std.tempfile import mkdtemp
 from std.testing import TestSuite, assert_equal, assert_false, assert_raises
 from std.utils.numerics import inf, nan
 
-from llm.logs import LogEnd, lines_to_keep
-from llm.report import Report, Step, Validation, aligned, duration, fixed, grouped, scientific
-from llm.screen import Screen
+from llm.base.formatting import aligned, duration, fixed, grouped, scientific
+from llm.cli.logs import LogEnd, lines_to_keep
+from llm.cli.report import Report, StepRecord, Validation
+from llm.cli.screen import Screen
 
 
-def a_step(loss: Float32, norm: Float32, z: Optional[Float64] = None) -> Step:
-    return Step(
+def a_step(loss: Float32, norm: Float32, z: Optional[Float64] = None) -> StepRecord:
+    return StepRecord(
         step=12,
         steps=40,
         loss=loss,
@@ -72,15 +73,15 @@ def test_step_json() raises:
     assert_equal(
         a_step(4.21, 1.3).json(),
         (
-            '{"step": 12, "loss": 4.21, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second": 489, "shard": 0,'
-            ' "sample": 11, "epoch": 3}'
+            '{"step": 12, "loss": 4.21, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second":'
+            ' 489, "shard": 0, "sample": 11, "epoch": 3}'
         ),
     )
     assert_equal(
         a_step(nan[DType.float32](), 1.3, Float64(-1.5)).json(),
         (
-            '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second": 489, "shard": 0,'
-            ' "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
+            '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second":'
+            ' 489, "shard": 0, "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
         ),
     )
 

@@ -4,9 +4,9 @@ from std.math import iota, sqrt
 from std.sys import simd_width_of
 from std.utils.numerics import neg_inf
 
-from llm.cpu.tile import BLOCK, padded
-from llm.cpu.vector_math import exp
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.simd.tile import BLOCK, padded
+from llm.cpu.simd.vector_math import exp
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()

@@ -7,6 +7,7 @@ as NaN, so that what is not written shows; every layer runs on 1, 2, 3 and 7 thr
 from std.math import exp2 as exact_exp2, isnan, nan
 from std.sys import argv, exit
 
+from llm.base.memory import Arena, Tensor
 from llm.cpu.adamw import AdamW, adamw_update
 from llm.cpu.attention import attention_backward, attention_forward, attention_workspace_size
 from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
@@ -16,9 +17,8 @@ from llm.cpu.gemm import Bias, Plain, gemm_workspace_size
 from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward, layernorm_recompute
 from llm.cpu.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
-from llm.cpu.parallel import Team
-from llm.cpu.vector_math import exp2
-from llm.memory import Arena, Tensor
+from llm.cpu.simd.vector_math import exp2
+from llm.cpu.threads.crew import Team
 
 comptime F32 = DType.float32
 comptime TOLERANCE = Float32(2e-6)

@@ -7,6 +7,7 @@ from std.memory import bitcast
 from std.testing import TestSuite, assert_equal, assert_true
 from std.utils.numerics import isnan, nan
 
+from llm.base.memory import Arena, Tensor
 from llm.cpu.gelu import gelu
 from llm.cpu.gemm import (
     Bias,
@@ -22,8 +23,7 @@ from llm.cpu.gemm import (
 )
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
 from llm.cpu.gemm.reference import gemm_reference
-from llm.cpu.parallel import Crew, Team
-from llm.memory import Arena, Tensor
+from llm.cpu.threads.crew import Crew, Team
 
 comptime F32 = DType.float32
 comptime BF16 = DType.bfloat16

@@ -1,7 +1,7 @@
 """Prints what llm/arguments.mojo makes of a command line. Run by tests/test_arguments.py."""
 
-from llm.arguments import Option, parse_arguments
-from llm.report import aligned
+from llm.base.formatting import aligned
+from llm.cli.arguments import Option, parse_arguments
 
 
 def main() raises:

@@ -11,20 +11,20 @@ changed weight is a weight.
 
 from std.sys import argv
 
-from llm.arguments import Arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.dataloader import SHUFFLED, DataLoader
-from llm.files import read_text
-from llm.hellaswag import HellaSwag
-from llm.logs import lines_to_keep
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.options import options
-from llm.progress import read_progress
-from llm.random import draw_at, scramble
-from llm.settings import read_settings
-from llm.state import read_state
-from llm.tensors import ParameterTensors
-from llm.tokenizer import Tokenizer
+from llm.base.files import read_text
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.base.random import draw_at, scramble
+from llm.cli.arguments import Arguments
+from llm.cli.logs import lines_to_keep
+from llm.cli.options import options
+from llm.cli.settings import read_settings
+from llm.data.loader import DataLoader
+from llm.eval.choices import Choices
+from llm.formats.training_state import SHUFFLED, read_state
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.tensors import ParameterTensors
+from llm.text.tokenizer import Tokenizer
+from llm.train.run_state import read_progress
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
@@ -154,7 +154,9 @@ struct Readers(Movable):
         if kind == 0:
             read_parameters(path, self.params)
         elif kind == 1:
-            var position = read_state(path, argument(2), self.params, self.m, self.v)
+            var position = read_state(
+                path, argument(2), self.m.tensors(), self.v.tensors(), self.params.tensors()
+            )
             var loader = self.loader(self.folder + "/train_*.bin")
             try:
                 loader.resume(position^)
@@ -175,7 +177,7 @@ struct Readers(Movable):
             var loader = self.loader(path)
             self.read_batches(loader)
         elif kind == 5:
-            _ = HellaSwag(path, vocab_size=argument(3), context=1024)
+            _ = Choices(path, vocab_size=argument(3), context=1024)
         elif kind == 6:
             var args = Arguments("damaged", "", options())
             read_settings(args, path)

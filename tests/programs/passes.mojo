@@ -9,12 +9,12 @@ gradients are accumulated. GRADIENTS is a file for the gradients of the first ba
 from std.memory import bitcast
 from std.sys import argv
 
-from llm.checkpoint import read_config, read_parameters, write_checkpoint
+from llm.base.memory import Arena, Tensor, aligned_bytes
 from llm.cpu.adamw import AdamW
-from llm.dataloader import DataLoader
-from llm.gpt2 import GPT2
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.tensors import NUM_TENSORS, ParameterTensors
+from llm.data.loader import DataLoader
+from llm.model.checkpoints import read_config, read_parameters, write_checkpoint
+from llm.model.gpt2 import GPT2
+from llm.model.tensors import NUM_TENSORS, ParameterTensors
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
