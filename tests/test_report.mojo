@@ -72,15 +72,15 @@ def test_step_json() raises:
     assert_equal(
         a_step(4.21, 1.3).json(),
         (
-            '{"step": 12, "loss": 4.21, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second": 489, "shard": 0,'
-            ' "sample": 11, "epoch": 3}'
+            '{"step": 12, "loss": 4.21, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second":'
+            ' 489, "shard": 0, "sample": 11, "epoch": 3}'
         ),
     )
     assert_equal(
         a_step(nan[DType.float32](), 1.3, Float64(-1.5)).json(),
         (
-            '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second": 489, "shard": 0,'
-            ' "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
+            '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second":'
+            ' 489, "shard": 0, "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
         ),
     )
 
