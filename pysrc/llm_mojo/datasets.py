@@ -3,6 +3,7 @@
 A new data set is an entry in DATASETS: where its files are, which reader takes them apart, and which part is for validation.
 """
 
+import argparse
 import functools
 import json
 import os
@@ -74,17 +75,17 @@ class File:
     sha256: str | None = None  # as published
 
 
-def remote(set_name, name, reader, url, sha256=None, size=None):
+def remote(set_name: str, name: str, reader: Any, url: str, sha256: str | None = None, size: int | None = None) -> File:
     """A file that is downloaded at first use; see llm_mojo.download for the places where it may lie."""
     return File(name, reader, lambda: fetch(set_name, name, url, sha256), size, url, sha256)
 
 
-def hub():
+def hub() -> str:
     """The address of the Hugging Face Hub, or of the mirror that HF_ENDPOINT names."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def hub_folder(set_name, repository, folder, reader):
+def hub_folder(set_name: str, repository: str, folder: str, reader: Any) -> list[File]:
     """The parquet files in a folder of a data set on the Hugging Face Hub, with the hashes that the Hub publishes."""
     listing = fetch(set_name, "listing.json", f"{hub()}/api/datasets/{repository}/tree/main/{folder}")
     try:
@@ -103,7 +104,7 @@ def hub_folder(set_name, repository, folder, reader):
     ]
 
 
-def pydocs_file():
+def pydocs_file() -> File:
     """Python's documentation as JSON lines: made, not downloaded, once for each version of Python and of the rules."""
     identity = pydocs.identity()
     name = f"python-{identity['python']}-{identity['rules'][:8]}.jsonl"
@@ -142,7 +143,7 @@ class Dataset:
     is_evaluation: bool = False  # questions rather than text: see llm_mojo.evaluation
 
 
-def hub_dataset(name, title, repository, folder, licence, size, stem):
+def hub_dataset(name: str, title: str, repository: str, folder: str, licence: str, size: str, stem: str) -> Dataset:
     files = functools.partial(hub_folder, name, repository, folder, ParquetReader("text"))
     return Dataset(name, title, files, licence, size, stem)
 
@@ -250,11 +251,11 @@ DATASETS = {
 # the command `python -m llm_mojo datasets`
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo datasets`: there are none."""
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Lists the data sets: name, size of the download, licence, what is here, title."""
     rows = [("name", "download", "licence", "here", "what it is")]
     rows += [(each.name, each.size, each.licence, what_is_here(each.name), each.title) for each in DATASETS.values()]
@@ -264,20 +265,20 @@ def run(args):
     print("\nprepare one with: python -m llm_mojo prepare NAME; or a file or folder of your own by its path")
 
 
-def what_is_here(name):
+def what_is_here(name: str) -> str:
     """`prepared`, or how much of the download is in the cache."""
     manifest = read_json(DATA / name / MANIFEST)
     if manifest:
         tokens = sum(output.get("tokens", 0) for output in manifest["outputs"].values())
         return f"prepared: {tokens:,} tokens" if tokens else "prepared"
     given = os.environ.get("LLM_MOJO_CACHE")
-    files = {}
+    files: dict[str, int] = {}
     for folder in [download.CACHE / name, *([Path(given) / name] if given else [])]:
         if folder.is_dir():
             files |= {file.name: file.stat().st_size for file in folder.iterdir() if is_data(file)}
     return f"{sum(files.values()) / 1e6:,.1f} MB downloaded" if files else "-"
 
 
-def is_data(path):
+def is_data(path: Path) -> bool:
     """Whether a file of the cache is a whole file of a data set, rather than a note about one."""
     return path.suffix in (".txt", ".gz", ".parquet", ".jsonl")

@@ -11,11 +11,12 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llm_mojo import Error
-from llm_mojo.formats import atomic_file
+from llm_mojo.formats import AnyPath, atomic_file
 from llm_mojo.progress import Progress
 
 CACHE = Path("data/.cache")
@@ -48,7 +49,7 @@ def fetch(set_name, file_name, url, sha256=None):
 
 
 @contextmanager
-def locked(folder):
+def locked(folder: AnyPath) -> Iterator[None]:
     """Creates `folder` and lets one process at a time work in it; the others wait."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def locked(folder):
         yield
 
 
-def write_json(path, value):
+def write_json(path: AnyPath, value: object) -> None:
     """Writes a JSON file atomically."""
     with atomic_file(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
@@ -75,7 +76,7 @@ def read_json(path):
         return None
 
 
-def sha256_of(path):
+def sha256_of(path: AnyPath) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -94,7 +95,7 @@ def _wrong_hash(path, url, lock, sha256):
     Returns None if they agree, else what was expected and found.
     """
     found = sha256_of(path)
-    recorded = None if sha256 else read_json(lock)
+    recorded = {} if sha256 else read_json(lock)
     if not sha256 and not recorded:
         write_json(lock, {"url": url, "sha256": found, "bytes": path.stat().st_size})
         return None

@@ -112,6 +112,7 @@ class Job:
 
     def _without_duplicates(self, encoded):
         """The ids of the documents that have not come before, and how many have."""
+        assert self.seen
         number, at, parts = self.state["documents"], 0, []
         for length, key in zip(encoded.lengths, encoded.keys):
             if self.seen.add(key, number):

@@ -1,17 +1,19 @@
 """The user's own text as a data set: files, and folders of them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.datasets import DATASETS, SHARD_TOKENS, Dataset, File, First, Last
+from llm_mojo.formats import AnyPath
 from llm_mojo.readers import TEXT_SUFFIXES, is_text, reader_for
 
 LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first of which is for validation
 BYTES_PER_VALIDATION_TOKEN = 40  # then: about a tenth, but no more than a whole shard
 
 
-def own_text(name, paths, separator="", field="text"):
+def own_text(name: str, paths: Iterable[AnyPath], separator: str = "", field: str = "text") -> Dataset:
     """A Dataset of the user's files, and of those in the user's folders that have a known suffix."""
     files = text_files(paths)
     size = sum(file.stat().st_size for file in files)
@@ -20,7 +22,7 @@ def own_text(name, paths, separator="", field="text"):
         name=name,
         title=f"{len(files)} files" if len(files) > 1 else str(files[0]),
         files=lambda: [
-            File(str(file), reader_for(file, separator, field), lambda file=file: file, file.stat().st_size)
+            File(str(file), reader_for(file, separator, field), lambda file=file: file, file.stat().st_size)  # type: ignore[misc]
             for file in files
         ],
         licence="",
@@ -33,7 +35,7 @@ def own_text(name, paths, separator="", field="text"):
     )
 
 
-def text_files(paths):
+def text_files(paths: Iterable[AnyPath]) -> list[Path]:
     """The files given, and those with a known suffix in the folders given: in order of name, none hidden."""
     files = []
     for path in map(Path, paths):

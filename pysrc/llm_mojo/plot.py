@@ -6,13 +6,14 @@ losses are points.
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from llm_mojo import Error
-from llm_mojo.formats import atomic_file
+from llm_mojo.formats import AnyPath, atomic_file
 from llm_mojo.run_log import Follower, find_log
 
 AXES = {"steps": "step", "tokens": "tokens", "time": "time of training steps"}
@@ -33,13 +34,13 @@ class Curves:
     """Steps done before each validation."""
     val_loss: np.ndarray
 
-    def x_of_validations(self, axis):
+    def x_of_validations(self, axis: str) -> np.ndarray:
         """Where on an axis the validations are: after their step, or at the start."""
         after = np.searchsorted(self.axes["steps"], self.val_at, side="right")
         return self.val_at if axis == "steps" else np.concatenate([[0], self.axes[axis]])[after]
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo plot`."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run (what --out named), or its log.jsonl")
     parser.add_argument("--out", type=Path, default=Path("loss.png"), metavar="FILE", help="default: %(default)s")
@@ -55,7 +56,7 @@ def _steps(text):
     return int(text)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo plot`."""
     curves = [read_curves(find_log(run), name) for run, name in zip(args.runs, names_of(args.runs), strict=True)]
     draw(curves, args.out, args.axis, args.smooth)
@@ -66,7 +67,7 @@ def run(args):
     print(f"wrote {args.out}")
 
 
-def names_of(runs):
+def names_of(runs: Sequence[AnyPath]) -> list[str]:
     """What the runs are called in the legend: their folders without what all paths begin with."""
     folders = [Path(os.path.abspath(run)) for run in runs]
     folders = [folder.parent if folder.is_file() else folder for folder in folders]
@@ -76,7 +77,7 @@ def names_of(runs):
     return [str(folder.relative_to(above)) if folder != above else folder.name for folder in folders]
 
 
-def read_curves(path, name):
+def read_curves(path: AnyPath, name: str) -> Curves:
     """Reads a log into `Curves`. A loss that was not a number is NaN."""
     records = Follower(path).read()
     steps = [record for record in records if "loss" in record]
@@ -99,7 +100,7 @@ def _values(records, name, path):
         raise Error(f"{path}: expected a number {name} in every record; the log is damaged") from None
 
 
-def smoothed(values, window):
+def smoothed(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the `window` values around each, of fewer at the ends; NaN counts for nothing."""
     good = np.isfinite(values)
     sums = np.concatenate([[0], np.cumsum(np.where(good, values, 0))])
@@ -111,7 +112,7 @@ def smoothed(values, window):
         return (sums[end] - sums[start]) / (counts[end] - counts[start])
 
 
-def draw(curves, out, axis="steps", window=None):
+def draw(curves: Sequence[Curves], out: Path, axis: str = "steps", window: int | None = None) -> None:
     """Draws the chart to a file; the end of its name says which format (PNG, SVG, PDF)."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -7,15 +7,16 @@ journal.json; the same command goes on from there and makes the same bytes.
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from llm_mojo import Error, evaluation
 from llm_mojo.cleaning import NAMES as CLEANING_NAMES
 from llm_mojo.cleaning import Cleaning
-from llm_mojo.datasets import DATA, DATASETS, MANIFEST, First, Last, Named
+from llm_mojo.datasets import DATA, DATASETS, MANIFEST, Dataset, First, Last, Named
 from llm_mojo.download import locked, read_json, sha256_of, write_json
-from llm_mojo.formats import write_tokenizer
+from llm_mojo.formats import AnyPath, write_tokenizer
 from llm_mojo.job import Job, start_over
 from llm_mojo.manifest import Inputs, describe, inputs_are
 from llm_mojo.own_text import own_text
@@ -23,7 +24,7 @@ from llm_mojo.shards import put_in_place
 from llm_mojo.tokenize import NAMES, CharTokenizer, open_tokenizer, tokenizer_identity, write_meta
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo prepare`."""
     parser.add_argument(
         "source",
@@ -70,7 +71,7 @@ def _positive(text):
     return int(text)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo prepare`."""
     dataset = _find_dataset(args)
     out = args.out or DATA / dataset.name
@@ -123,7 +124,14 @@ def _find_dataset(args):
 # a prepared folder
 
 
-def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
+def prepare(
+    dataset: Dataset,
+    tokenizer_name: str,
+    out: AnyPath,
+    workers: int | None = None,
+    force: bool = False,
+    argv: Sequence[str] = (),
+) -> None:
     """Writes shards, tokenizer and manifest of a data set to the folder `out`, unless they are there."""
     out = Path(out)
     with locked(out):
@@ -143,8 +151,8 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
             _finish_renaming(out)
         manifest = read_json(out / MANIFEST)
         if not force and _fits(manifest, recipe, out, files):
-            counts = ", ".join(f"{name} {each['tokens']:,} tokens" for name, each in _shards_in(manifest))
-            print(f"{out} is up to date: {counts} ({tokenizer_name} tokenizer); --force makes it again")
+            tokens = ", ".join(f"{name} {each['tokens']:,} tokens" for name, each in _shards_in(manifest))
+            print(f"{out} is up to date: {tokens} ({tokenizer_name} tokenizer); --force makes it again")
             return
         print(f"preparing {dataset.name} ({dataset.title}) with the tokenizer {tokenizer_name}", flush=True)
         inputs = Inputs(files)

@@ -42,6 +42,8 @@ class Block(NamedTuple):
 def opened(path):
     """Opens a file, unpacking .gz and .zst: yields (stream of bytes, function that tells how much of the file is read)."""
     path = Path(path)
+    stream: Any
+    errors: tuple[type[Exception], ...]
     with open(path, "rb") as raw:
         if path.suffix.lower() == ".gz":
             stream, errors = gzip.GzipFile(fileobj=raw), (OSError, EOFError, zlib.error)

@@ -4,13 +4,15 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from llm_mojo import Error
+from llm_mojo.formats import AnyPath
 
 LOG = "log.jsonl"
 
 
-def find_log(run):
+def find_log(run: AnyPath) -> Path:
     """The log of a run, which is named by its folder or by the log itself."""
     run = Path(run)
     if run.is_file():
@@ -26,12 +28,12 @@ def find_log(run):
 class Follower:
     """Reads a log that may be growing, piece by piece; each piece is whole lines."""
 
-    def __init__(self, path):
+    def __init__(self, path: AnyPath):
         self.path = Path(path)
         self._offset = 0
         self._lines = 0
 
-    def read(self):
+    def read(self) -> list[dict[str, Any]]:
         """The records that have been added since the last call, in order.
 
         A last line without its end is left for later. A resumed run cuts its log off where it goes on: when the log
@@ -61,7 +63,7 @@ class Follower:
             raise Error(f'{self.path}, line {self._lines}: expected an object with a "step", found {start!r}')
         return record
 
-    def is_running(self):
+    def is_running(self) -> bool:
         """Whether a trainer holds the log; it does so from its start to its end."""
         with open(self.path, "rb") as file:
             try:

@@ -33,7 +33,8 @@ class Safetensors:
 
     def __init__(self, paths):
         self.paths = paths
-        self.places, self.metadata = {}, {}
+        self.places: dict[str, Place] = {}
+        self.metadata: dict[str, str] = {}
         for path in paths:
             places, metadata = _read_header(path)
             self.places |= places

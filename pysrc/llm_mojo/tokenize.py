@@ -9,13 +9,14 @@ import functools
 import itertools
 import json
 import pickle
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from llm_mojo import Error
 from llm_mojo.download import fetch, sha256_of
-from llm_mojo.formats import atomic_file, read_tokenizer
+from llm_mojo.formats import AnyPath, atomic_file, read_tokenizer
 
 NAMES = ("gpt2", "char", "byte")
 END_OF_TEXT = "<|endoftext|>"
@@ -38,7 +39,7 @@ class BpeTokenizer:
 
     takes_bytes = False
 
-    def __init__(self, name, tokens, eot):
+    def __init__(self, name: str, tokens: list[bytes], eot: int | None):
         import tiktoken
 
         self.name, self.tokens, self.eot = name, tokens, eot
@@ -49,7 +50,7 @@ class BpeTokenizer:
     def __reduce__(self):
         return BpeTokenizer, (self.name, self.tokens, self.eot)
 
-    def encode(self, pieces):
+    def encode(self, pieces: Sequence[tuple[str, bool]]) -> np.ndarray:
         if self.eot is None or any(END_OF_TEXT in text for text, _ in pieces):
             return np.concatenate([self._encode_literally(*piece) for piece in pieces])
         marked = "".join(END_OF_TEXT + text if starts else text for text, starts in pieces)
@@ -62,7 +63,7 @@ class BpeTokenizer:
 def gpt2_tokenizer():
     """GPT-2's 50,257 tokens; end of text is 50256."""
     ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
-    return BpeTokenizer("gpt2", sorted(ranks, key=ranks.get) + [END_OF_TEXT.encode()], len(ranks))
+    return BpeTokenizer("gpt2", sorted(ranks, key=ranks.__getitem__) + [END_OF_TEXT.encode()], len(ranks))
 
 
 class UnknownCharacter(Error):
@@ -86,14 +87,14 @@ class CharTokenizer:
     eot = None
     takes_bytes = False
 
-    def __init__(self, characters):
+    def __init__(self, characters: Iterable[str]):
         self.characters = list(characters)
         self.tokens = [character.encode() for character in self.characters]
         codes = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         self._ids = np.argsort(codes)
         self._codes = codes[self._ids]
 
-    def encode(self, pieces):
+    def encode(self, pieces: Sequence[tuple[str, bool]]) -> np.ndarray:
         codes = np.frombuffer("".join(text for text, _ in pieces).encode("utf-32-le"), dtype="<u4")
         places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
         unknown = np.flatnonzero(self._codes[places] != codes)
@@ -110,7 +111,7 @@ class ByteTokenizer:
     takes_bytes = True
     tokens = [bytes([value]) for value in range(256)] + [END_OF_TEXT.encode()]
 
-    def encode(self, pieces):
+    def encode(self, pieces: Sequence[tuple[str | bytes, bool]]) -> np.ndarray:
         raw = [text.encode() if isinstance(text, str) else text for text, _ in pieces]
         begins = itertools.accumulate(map(len, raw), initial=0)
         ids = np.frombuffer(b"".join(raw), dtype=np.uint8).astype(np.uint16)
@@ -121,14 +122,17 @@ class ByteTokenizer:
 # tokenizers from files
 
 
-def open_tokenizer(name):
+Tokenizer = BpeTokenizer | CharTokenizer | ByteTokenizer
+
+
+def open_tokenizer(name: AnyPath) -> Tokenizer:
     """The tokenizer called `gpt2` or `byte`, or that of a file or folder."""
     if name == "gpt2":
         return gpt2_tokenizer()
     return ByteTokenizer() if name == "byte" else read_tokenizer_file(name)
 
 
-def tokenizer_identity(name):
+def tokenizer_identity(name: AnyPath) -> str | list[str]:
     """What tells one tokenizer from another: its name, or the hash of its file."""
     if name in NAMES:
         return name
@@ -139,7 +143,7 @@ def tokenizer_identity(name):
     return [sha256_of(file) for file in files]
 
 
-def read_tokenizer_file(path):
+def read_tokenizer_file(path: AnyPath) -> Tokenizer:
     """The tokenizer in a folder (tokenizer.bin or meta.pkl), an llm.c tokenizer file, or nanoGPT's meta.pkl."""
     path = Path(path)
     if path.is_dir():
@@ -178,7 +182,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def read_meta(path):
+def read_meta(path: AnyPath) -> list[str]:
     """The characters of nanoGPT's meta.pkl, in the order of their ids."""
     try:
         with open(path, "rb") as file:
@@ -196,7 +200,7 @@ def read_meta(path):
     return characters
 
 
-def write_meta(path, characters):
+def write_meta(path: AnyPath, characters: Iterable[str]) -> None:
     """Writes nanoGPT's meta.pkl."""
     itos = dict(enumerate(characters))
     meta = {"vocab_size": len(itos), "itos": itos, "stoi": {character: id for id, character in itos.items()}}
@@ -209,7 +213,7 @@ def write_meta(path, characters):
 
 
 @functools.cache
-def byte_alphabet():
+def byte_alphabet() -> dict[str, int]:
     """GPT-2's stand-in character for each byte value: character -> byte, in id order.
 
     Printable bytes stand for themselves and come first; the others are U+0100 and up.
@@ -219,13 +223,13 @@ def byte_alphabet():
     return {chr(value): value for value in printable} | {chr(256 + n): value for n, value in enumerate(others)}
 
 
-def token_bytes(text):
+def token_bytes(text: str) -> bytes:
     """The bytes of a token as vocabulary files spell it; KeyError if a character is not in GPT-2's byte alphabet."""
     alphabet = byte_alphabet()
     return bytes(alphabet[character] for character in text)
 
 
-def read_bpe(merges_path, vocab_path):
+def read_bpe(merges_path: Path, vocab_path: Path) -> dict[bytes, int]:
     """Returns bytes -> id from vocab.bpe (a merge a line, in order) and encoder.json (token -> id), which must agree.
 
     The single bytes come first, then the k-th merge is id 256 + k: the order of ids is the order of merging.

@@ -48,7 +48,7 @@ def unicode_version(letters):
 
 def ranges(codes):
     """`41-5A AA B5`: sorted code points as ranges."""
-    found = []
+    found: list[list[int]] = []
     for code in codes:
         if found and found[-1][1] == code - 1:
             found[-1][1] = code

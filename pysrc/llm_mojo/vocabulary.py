@@ -5,13 +5,15 @@ The folder gets tokenizer.bin (llm.c's, for the Mojo programs and `prepare`) and
 others); all give the same ids.
 """
 
+import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_mojo import Error
-from llm_mojo.datasets import DATASETS
+from llm_mojo.datasets import DATASETS, File
 from llm_mojo.download import locked
-from llm_mojo.formats import atomic_file, write_tokenizer
+from llm_mojo.formats import AnyPath, atomic_file, write_tokenizer
 from llm_mojo.hf_tokenizer import find_merges, tokenizer_files
 from llm_mojo.own_text import own_text
 from llm_mojo.progress import Progress
@@ -22,7 +24,7 @@ ANY_LENGTH = 10**30  # of a text: transformers' way to say that the tokenizer se
 SMALLEST = 257  # the bytes and end of text
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo tokenizer`."""
     parser.add_argument(
         "source",
@@ -38,7 +40,7 @@ def add_arguments(parser):
     parser.add_argument("--field", default="text", help="field or column with the text (default text)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo tokenizer`."""
     if args.vocab_size < SMALLEST:
         raise Error(f"--vocab-size: expected {SMALLEST} or more (the bytes and end of text), got {args.vocab_size}")
@@ -49,7 +51,7 @@ def run(args):
     make(dataset.files(), args.vocab_size, args.out)
 
 
-def make(files, vocab_size, out):
+def make(files: Iterable[File], vocab_size: int, out: AnyPath) -> None:
     """Learns a vocabulary from files and writes it to the folder `out`."""
     tokens = learn(_texts(files), vocab_size - 1) + [END_OF_TEXT.encode()]
     out, eot = Path(out), len(tokens) - 1
@@ -63,7 +65,7 @@ def make(files, vocab_size, out):
     print(f"wrote {out / 'tokenizer.bin'} and {out / 'tokenizer.json'}: vocabulary of {len(tokens):,}")
 
 
-def learn(texts, vocab_size):
+def learn(texts: Iterable[str], vocab_size: int) -> list[bytes]:
     """The bytes of the tokens that Hugging Face's trainer finds in the texts: the 256 bytes, then what each merge makes.
 
     It merges the pairs that it has a rule for; other encoders whatever makes a known token, the lowest id first. Both give

@@ -3,6 +3,7 @@
 Files are memory-mapped and written tensor by tensor, so that no more than one tensor is in memory.
 """
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from llm_mojo import Error
 from llm_mojo.download import fetch
 from llm_mojo.formats import (
     CHECKPOINT_BYTES,
+    AnyPath,
     FormatError,
     ModelConfig,
     num_parameters,
@@ -70,7 +72,7 @@ CONFIG_VALUES = {
 CONFIG_SIZES = ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")  # in the order of ModelConfig
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo weights`."""
     parser.add_argument(
         "model", metavar="MODEL|FOLDER", help=f"{', '.join(PUBLISHED)}, or a folder with {MODEL_FILE} and config.json"
@@ -86,7 +88,7 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo weights`."""
     if args.model in PUBLISHED:
         *sizes, file_name = PUBLISHED[args.model]
@@ -122,7 +124,7 @@ def _write_tokenizer(path, tokens, eot):
 # tensors
 
 
-def convert(tensors, config, out, dtype):
+def convert(tensors: Safetensors, config: ModelConfig, out: AnyPath, dtype: str) -> None:
     """Writes the checkpoint `out` from a Safetensors; raises FormatError if it is not a GPT-2 of these sizes."""
     names = _match_names(tensors, config)
     shapes = parameter_shapes(config)
@@ -191,7 +193,7 @@ def _files_of_folder(folder):
     return files
 
 
-def read_config(path):
+def read_config(path: Path) -> ModelConfig:
     """Returns the ModelConfig of a Hugging Face config.json; refuses what this GPT-2 cannot do."""
     if not path.is_file():
         raise Error(f"weights: {path}: no such file; the folder needs the model's config.json")
@@ -212,7 +214,7 @@ def read_config(path):
     return sizes
 
 
-def read_tokens_of_folder(folder, vocab_size):
+def read_tokens_of_folder(folder: Path, vocab_size: int) -> list[bytes] | None:
     """Returns the bytes of each token from vocab.json or tokenizer.json, or None, saying why, if there are none to use."""
     try:
         vocabulary = _read_vocabulary(folder)
