@@ -194,3 +194,11 @@ def documents():
     from llm_mojo import pydocs
 
     return pydocs.documents()
+
+
+@pytest.fixture(scope="session")
+def gpt2_files():
+    """The paths of the published vocab.bpe and encoder.json."""
+    from llm_mojo import tokenize
+
+    return [path.resolve() for path in tokenize.gpt2_files()]

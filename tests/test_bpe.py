@@ -9,10 +9,8 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from conftest import ROOT
 from llm_mojo import formats, unicode_table
-from llm_mojo.download import fetch
-from llm_mojo.tokenize import END_OF_TEXT, GPT2_SHA256, GPT2_URL, ByteTokenizer, read_bpe, token_bytes
+from llm_mojo.tokenize import END_OF_TEXT, ByteTokenizer, read_bpe, token_bytes
 
-SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 CODES = np.array([code for code in range(0x110000) if not 0xD800 <= code < 0xE000], dtype="<u4")
 
 
@@ -22,8 +20,8 @@ def program(mojo_program):
 
 
 @pytest.fixture(scope="session")
-def gpt2():
-    ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
+def gpt2(gpt2_files):
+    ranks = read_bpe(*gpt2_files)
     special = {END_OF_TEXT: len(ranks)}
     return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
 
@@ -84,11 +82,6 @@ def assert_equal(texts, ours, theirs):
 
 def assert_as_tiktoken(encode, engine, path, texts):
     assert_equal(texts, encode(path, texts), [engine.encode_ordinary(text) for text in texts])
-
-
-def test_tiny_shakespeare(encode, gpt2, gpt2_file):
-    text = fetch("tinyshakespeare", "input.txt", SHAKESPEARE_URL).read_text(encoding="utf-8")
-    assert_as_tiktoken(encode, gpt2, gpt2_file, [text])
 
 
 def test_two_megabytes_of_pydocs(documents, encode, gpt2, gpt2_file):

@@ -22,7 +22,7 @@ from conftest import wait_for
 from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers, tokenize
 from llm_mojo.__main__ import main
 from llm_mojo.manifest import Inputs
-from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
+from test_tokenize import toy  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parent.parent
 EOT = 256  # of the byte tokenizer
@@ -482,15 +482,18 @@ def test_pydocs_command(documents):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# the published texts, where they are at hand, and the command line
+# the published text, where it is at hand, and the command line
 
 
 def environment(**changes):
     return os.environ | {"PYTHONPATH": str(ROOT / "pysrc")} | changes
 
 
-@needs_cache
-def test_tinyshakespeare_has_llm_cs_bytes(monkeypatch):
+SHAKESPEARE = Path(os.environ.get("LLM_MOJO_CACHE", "none")).resolve() / "tinyshakespeare/input.txt"
+
+
+@pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="LLM_MOJO_CACHE has no tinyshakespeare/input.txt")
+def test_tinyshakespeare_has_llm_cs_bytes(gpt2_files, monkeypatch):
     """Counts as llm.c's script prints them; bytes by that script's steps, with ranks that tiktoken itself has read."""
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
@@ -498,12 +501,11 @@ def test_tinyshakespeare_has_llm_cs_bytes(monkeypatch):
     result = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stderr
     assert "tiny_shakespeare_train.bin: 305,260 tokens (611,544 bytes)" in result.stdout
-    cache = Path(os.environ["LLM_MOJO_CACHE"])
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
-    ranks = data_gym_to_mergeable_bpe_ranks(str(cache / "gpt2/vocab.bpe"), str(cache / "gpt2/encoder.json"))
+    ranks = data_gym_to_mergeable_bpe_ranks(*map(str, gpt2_files))
     pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     gpt2 = tiktoken.Encoding("referee", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    sections, ids = (cache / "tinyshakespeare/input.txt").read_text().split("\n\n"), []
+    sections, ids = SHAKESPEARE.read_text().split("\n\n"), []
     for i, section in enumerate(sections):
         ids += [50256, *gpt2.encode_ordinary(section if i == len(sections) - 1 else section + "\n\n")]
     for split, expected in (("val", ids[:32768]), ("train", ids[32768:])):

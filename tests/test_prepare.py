@@ -418,7 +418,7 @@ def test_two_gigabytes(tmp_path, capfd):
         while file.tell() < 2_000_000_000:
             rng.shuffle(lines)
             file.writelines(lines)
-    flags = ["corpus.jsonl", "--tokenizer", "gpt2" if os.environ.get("LLM_MOJO_CACHE") else "byte", "--out"]
+    flags = ["corpus.jsonl", "--tokenizer", "gpt2", "--out"]
     peak, seconds, kills = 0, 0.0, 0
     for out in ("whole", "killed"):
         while not Path(out, "manifest.json").exists():

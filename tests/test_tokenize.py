@@ -1,11 +1,9 @@
-"""Tokenizers: GPT-2's BPE on a toy vocabulary and on the published one (where it is at hand), characters, bytes."""
+"""Tokenizers: GPT-2's BPE on a toy vocabulary and on the published one, characters, bytes."""
 
 import hashlib
 import json
-import os
 import pickle
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,13 +113,6 @@ def test_byte():
     assert decode(tokenizer, tokenizer.encode([(everything, False)])) == everything
 
 
-needs_cache = pytest.mark.skipif(
-    not (Path(os.environ.get("LLM_MOJO_CACHE", "none")) / "gpt2/vocab.bpe").is_file(),
-    reason="LLM_MOJO_CACHE has no gpt2/vocab.bpe",
-)
-
-
-@needs_cache
 def test_published_gpt2(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tokenizer = gpt2_tokenizer()
@@ -132,16 +123,13 @@ def test_published_gpt2(tmp_path, monkeypatch):
         assert decode(tokenizer, tokenizer.encode([(text, False)])) == text.encode()
 
 
-@needs_cache
-def test_published_gpt2_is_tiktokens(tmp_path, monkeypatch):
+def test_published_gpt2_is_tiktokens(gpt2_files, monkeypatch):
     """The same ranks as tiktoken's own reader makes from the two files."""
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
-    folder = Path(os.environ["LLM_MOJO_CACHE"]) / "gpt2"
-    ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
-    assert tokenize.read_bpe(folder / "vocab.bpe", folder / "encoder.json") == ranks
+    ranks = data_gym_to_mergeable_bpe_ranks(*map(str, gpt2_files))
+    assert tokenize.read_bpe(*gpt2_files) == ranks
     assert np.array_equal(sorted(ranks.values()), np.arange(50256))
 
 
