@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -554,6 +555,24 @@ def test_start_up_imports_no_heavy_packages():
     code += "print([name for name in ('numpy', 'torch', 'tiktoken', 'requests') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert result.stdout.endswith("[]\n")
+
+
+def test_version():
+    """That of the package, and of pyproject.toml where none is installed."""
+
+    def shown():
+        command = [sys.executable, "-S", "-m", "llm_mojo", "--version"]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment(PYTHONPATH="pysrc"))
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    shutil.copytree(ROOT / "pysrc/llm_mojo", "pysrc/llm_mojo")
+    project = (ROOT / "pyproject.toml").read_text()
+    Path("pyproject.toml").write_text(re.sub('(?m)^version = ".*"$', 'version = "12.3.4"', project))
+    assert shown() == "llm.mojo 12.3.4\n"
+    Path("pysrc/llm_mojo-7.8.9.dist-info").mkdir()
+    Path("pysrc/llm_mojo-7.8.9.dist-info/METADATA").write_text("Name: llm-mojo\nVersion: 7.8.9\n")
+    assert shown() == "llm.mojo 7.8.9\n"
 
 
 @pytest.mark.parametrize("package, extra", [("pyarrow", "data"), ("torch", "test")])
