@@ -4,6 +4,7 @@ import codecs
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,17 @@ def build(source):
     os.utime(fresh, (start, start))
     os.replace(fresh, binary)
     return binary, ""
+
+
+def pytest_configure(config):
+    """Gives the programs that tests start the signals' defaults, also below nohup and in the background of a script.
+
+    An ignored signal stays ignored in the programs that a process starts, but a handler does not go over to them: so
+    pytest itself goes on to ignore the signal, by a handler. (subprocess resets SIGPIPE and SIGXFSZ by itself.)
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 def pytest_collect_file(parent, file_path):
