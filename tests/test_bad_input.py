@@ -358,7 +358,3 @@ def test_what_is_wrong_is_said(program, status, spoil, flags, message, options, 
     assert error.startswith(program.removesuffix(".mojo") + ": ")
     assert re.search(message, error, re.S), error
     assert contents(folder) == before
-
-
-def test_the_list_is_long_enough():
-    assert len(WRONG[TRAIN, 1]) + len(WRONG[TRAIN, 2]) >= 40
