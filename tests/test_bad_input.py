@@ -20,7 +20,7 @@ import torch
 
 from llm_mojo import formats, reference
 from llm_mojo.formats import read_checkpoint, write_checkpoint, write_tokenizer, write_tokens
-from test_basic import SMALL, make_files
+from small_model import SMALL, make_files
 
 NOBODY = 65534
 TRAIN, TEST = "train_gpt2.mojo", "test_gpt2.mojo"

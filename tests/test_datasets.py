@@ -2,14 +2,12 @@
 
 import hashlib
 import http.server
-import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 from pathlib import Path
 
@@ -19,14 +17,12 @@ import pyarrow.parquet
 import pytest
 import tiktoken
 
-from conftest import wait_for
 from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers, tokenize
 from llm_mojo.__main__ import main
 from llm_mojo.manifest import Inputs
-from test_tokenize import toy  # noqa: F401, a fixture
-
-ROOT = Path(__file__).resolve().parent.parent
-EOT = 256  # of the byte tokenizer
+from mojo_programs import ROOT, wait_for
+from prepared import EOT, error_of, run, shards
+from stories_archive import STORIES, archive, stories
 
 
 @pytest.fixture(autouse=True)
@@ -61,24 +57,6 @@ def server(monkeypatch):
     yield server
     server.shutdown()
     server.server_close()
-
-
-def shards(folder, stem):
-    """The tokens of both shards, as lists: train, val."""
-    return [formats.read_tokens(Path(folder, f"{stem}_{split}.bin")).tolist() for split in ("train", "val")]
-
-
-def run(*arguments, status=0):
-    assert main(["prepare", *map(str, arguments)]) == status
-
-
-def error_of(capsys, *arguments):
-    """What a command that must fail says."""
-    capsys.readouterr()
-    run(*arguments, status=1)
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    return message
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -241,29 +219,7 @@ def test_tinyshakespeare_by_llm_cs_rules(server, toy, capsys):
     assert len(train) == int(0.75 * len(text)) and len(train) + len(val) == len(text)
 
 
-def archive(members):
-    """A .tar.gz of name -> bytes."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def stories(*texts, **options):
-    return json.dumps([{"story": text, "summary": "[], {"} for text in texts], **options).encode()
-
-
 ARCHIVE = "datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz"
-STORIES = {
-    "._data00.json": b"not a story",
-    "data01.json": stories(" \nhe\n", "ll"),
-    "./data00.json": stories("hell", 'a "quoted" 東 é', indent=1),
-    "readme.txt": b"no",
-    "data02.json": stories(*(f"story {i}" for i in range(500)), ensure_ascii=False),
-}
 
 
 def test_tinystories(monkeypatch, server, toy):

@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from conftest import TIMEOUT, wait_for
 from llm_mojo import Error, download, tokenize
+from mojo_programs import TIMEOUT, wait_for
 
 CONTENT = bytes(range(256)) * 1600  # 409,600 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

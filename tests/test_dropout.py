@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from llm_mojo import formats, reference
 from llm_mojo.reference import embedding, gelu, layernorm, linear
-from test_basic import SMALL, make_files, shuffled_batches
+from small_model import SMALL, make_files, shuffled_batches
 from tiny_run import copy_back_to, final, flags, log, settings
 
 LONG = formats.ModelConfig(max_seq_len=140, vocab_size=131, num_layers=2, num_heads=2, channels=20)

@@ -17,10 +17,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from conftest import wait_for
 from llm_mojo import formats, job, own_text, pipeline, prepare, readers
-from test_datasets import EOT, ROOT, error_of, run, shards
-from test_tokenize import toy  # noqa: F401, a fixture
+from mojo_programs import ROOT, wait_for
+from prepared import EOT, error_of, run, shards
 
 WORDS = "the a of one Thing other stone Water under 7 , .".split()
 

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 import tomllib
 
-from conftest import ENVIRONMENT, ROOT
 from llm_mojo import formats
+from mojo_programs import ENVIRONMENT, ROOT
 from tiny_run import V, log, make_data, settings
 
 PRESETS = sorted((ROOT / "presets").glob("*.toml"))

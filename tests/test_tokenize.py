@@ -1,7 +1,5 @@
 """Tokenizers: GPT-2's BPE on a toy vocabulary and on the published one, characters, bytes."""
 
-import hashlib
-import json
 import pickle
 import random
 
@@ -11,32 +9,7 @@ import regex
 
 from llm_mojo import Error, formats, tokenize
 from llm_mojo.tokenize import BpeTokenizer, ByteTokenizer, CharTokenizer, UnknownCharacter, gpt2_tokenizer
-
-EOT_TEXT = "<|endoftext|>"
-TRICKY = [
-    *("", " ", "\n", "\n\n ", "a", "don't", "\x1c!\x1f ?"),
-    "I'll  go\tto\r\n the 3rd\u00a0floor\u3000!!  ",
-    "naïve café — 東京 🙂",
-]
-
-
-def write_toy(folder, merges=(("h", "e"), ("l", "l"), ("he", "ll"), ("Ġ", "w"))):
-    """vocab.bpe and encoder.json with the 256 bytes and a few merges. Ġ stands for the space."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokens = [*tokenize.byte_alphabet(), *("".join(merge) for merge in merges), EOT_TEXT]
-    (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    (folder / "encoder.json").write_text(json.dumps({token: id for id, token in enumerate(tokens)}))
-    return folder
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch):
-    folder = write_toy(tmp_path / "cache/gpt2")
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("vocab.bpe", "encoder.json")}
-    monkeypatch.setattr(tokenize, "GPT2_SHA256", hashes)
-    monkeypatch.setenv("LLM_MOJO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return gpt2_tokenizer()
+from vocabularies import EOT_TEXT, TRICKY, write_toy
 
 
 def decode(tokenizer, ids):
