@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from mojo_programs import ROOT
 
 # From the top of the house to its ground: a room imports from itself and from those after it.
 ROOMS = ["cli", "train", "eval", "infer", "optim", "model", "data", "text", "formats", "cpu", "base"]

@@ -20,7 +20,7 @@ import torch
 
 from llm_mojo import formats, reference
 from llm_mojo.formats import read_checkpoint, write_checkpoint, write_tokenizer, write_tokens
-from test_basic import SMALL, make_files
+from small_model import SMALL, make_files
 
 NOBODY = 65534
 TRAIN, TEST = "train_gpt2.mojo", "test_gpt2.mojo"
@@ -358,7 +358,3 @@ def test_what_is_wrong_is_said(program, status, spoil, flags, message, options, 
     assert error.startswith(program.removesuffix(".mojo") + ": ")
     assert re.search(message, error, re.S), error
     assert contents(folder) == before
-
-
-def test_the_list_is_long_enough():
-    assert len(WRONG[TRAIN, 1]) + len(WRONG[TRAIN, 2]) >= 40

@@ -13,7 +13,7 @@ from llm_mojo import Error, readers
 from llm_mojo.readers import JsonLinesReader, ParquetReader, TextReader, reader_for
 from llm_mojo.stories import StoriesReader
 from llm_mojo.tokenize import GPT2_PATTERN
-from test_datasets import STORIES, archive
+from stories_archive import STORIES, archive
 
 PIECES = [*("a", "Z", "7", "'", "'s", "!", " ", "  ", "\n", "\t", "\r\n"), *"é東\u00a0\u3000\x1c\x85"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ENVIRONMENT, TIMEOUT, wait_for
 from llm_mojo import formats
+from mojo_programs import ENVIRONMENT, TIMEOUT, wait_for
 from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, settings
 
 NOBODY = 65534

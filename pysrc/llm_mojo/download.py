@@ -1,4 +1,5 @@
-"""Finds the files that others publish: in the folder named by LLM_MOJO_CACHE, in data/.cache, or on the network.
+"""Finds the files that others publish: in the folder named by LLM_MOJO_CACHE, in data/.cache, in a Python package that
+carries them, or on the network; in this order.
 
 Every file has a place `<set>/<file>` under both folders (`gpt2/vocab.bpe`). A download grows as `<file>.part`, next to
 `<file>.part.json` which says what it is a part of, and continues there when it was cut off. A SHA-256 is checked where
@@ -7,6 +8,7 @@ the source publishes one; where not, it is recorded in data/.cache at first use 
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_mojo import Error
 from llm_mojo.formats import AnyPath, atomic_file
@@ -27,9 +30,28 @@ BACKOFF_SECONDS = 1.0
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
 
 
-def fetch(set_name, file_name, url, sha256=None):
-    """Returns the path of a whole and checked file, after downloading it if it is nowhere on this machine."""
-    where_to_put = _where_to_put(set_name, file_name, url)
+class Package(NamedTuple):
+    """A Python package that has files of a set: its module, the folder in it, and the extra that installs it."""
+
+    module: str
+    folder: str
+    extra: str
+
+    def find(self, file_name, sha256):
+        """The path of a file with this SHA-256, or None. Nothing is imported."""
+        spec = importlib.util.find_spec(self.module)
+        folders = spec.submodule_search_locations or () if spec else ()
+        paths = (Path(folder) / self.folder / file_name for folder in folders)
+        return next((path for path in paths if path.is_file() and sha256_of(path) == sha256), None)
+
+
+def fetch(set_name, file_name, url, sha256=None, package=None):
+    """Returns the path of a whole and checked file, after downloading it if it is nowhere on this machine.
+
+    A `package` is only asked for files whose SHA-256 is published; where it has another file of that name, it counts as
+    not installed.
+    """
+    where_to_put = _where_to_put(set_name, file_name, url, package)
     path = CACHE / set_name / file_name
     given = os.environ.get("LLM_MOJO_CACHE")
     if given and (Path(given) / set_name / file_name).is_file():
@@ -40,6 +62,8 @@ def fetch(set_name, file_name, url, sha256=None):
             if wrong := _wrong_hash(path, url, lock, sha256):
                 raise Error(f"{path}: {wrong}; move the file away to fetch it again. {where_to_put}")
             return path
+        if package and (found := package.find(file_name, sha256)):
+            return found
         part = _download(url, path, where_to_put)
         if wrong := _wrong_hash(part, url, lock, sha256):
             os.replace(part, f"{path}.wrong")
@@ -106,11 +130,13 @@ def _wrong_hash(path, url, lock, sha256):
     return f"expected SHA-256 {expected} ({origin}), found {found}"
 
 
-def _where_to_put(set_name, file_name, url):
+def _where_to_put(set_name, file_name, url, package):
     given, file = os.environ.get("LLM_MOJO_CACHE"), f"{set_name}/{file_name}"
     place = f"{given}/{file}" if given else f"<folder>/{file} with LLM_MOJO_CACHE=<folder>"
+    install = f"install a package that has it: pip install -e '.[{package.extra}]'; or " if package else ""
     return (
-        f"Without a network, get {file_name} from {url} on another machine and put it at {CACHE}/{file} or at {place}"
+        f"Without a network, {install}get {file_name} from {url} on another machine and put it at {CACHE}/{file} or at"
+        f" {place}"
     )
 
 

