@@ -20,6 +20,7 @@ from llm.formats.choices import NUM_ENDINGS
 from llm.model.checkpoints import read_config, read_parameters
 from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
+from llm.model.tensors import num_parameters
 from llm.text.tokenizer import Tokenizer
 
 comptime POSITIONS = 1024
@@ -78,7 +79,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
     read_parameters(path, model.params)
     watch_for_signals()
     var screen = Screen()
-    screen.line(String(t"{path}: {grouped(config.num_parameters())} parameters, context {grouped(config.max_seq_len)}"))
+    screen.line(String(t"{path}: {grouped(num_parameters(config))} parameters, context {grouped(config.max_seq_len)}"))
 
     var results = String(t'{{"model": {json_text(path)}')
     if windows:

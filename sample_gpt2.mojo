@@ -16,7 +16,7 @@ from llm.infer.generator import Generator
 from llm.infer.sampler import Sampler
 from llm.model.checkpoints import read_config, read_parameters
 from llm.model.decoder import Decoder
-from llm.model.tensors import ParameterTensors
+from llm.model.tensors import ParameterTensors, num_parameters
 from llm.text.tokenizer import Tokenizer, first_token
 
 
@@ -64,7 +64,7 @@ def run[dtype: DType](args: Arguments) raises -> Int:
     var status = 0
     if not args.given("prompt") and not args.given("prompt-file") and is_terminal():
         watch_for_interrupts()
-        print(t"{checkpoint}: {grouped(config.num_parameters())} parameters. Type a text to go on from,", file=stderr)
+        print(t"{checkpoint}: {grouped(num_parameters(config))} parameters. Type a text to go on from,", file=stderr)
         print("or nothing to go on; Ctrl-C stops the text, Ctrl-D ends.", file=stderr, flush=True)
         session(generator, tokenizer, args)
     else:

@@ -15,7 +15,7 @@ from llm.cpu.threads.cores import available_threads
 from llm.formats.debug_state import DebugState
 from llm.model.checkpoints import read_config, read_parameters
 from llm.model.gpt2 import GPT2
-from llm.model.tensors import NUM_TENSORS, ParameterTensors
+from llm.model.tensors import NUM_TENSORS, ParameterTensors, num_parameters
 
 comptime F32 = DType.float32
 comptime NUM_STEPS = 10
@@ -103,7 +103,7 @@ def test() raises -> Int:
     read_parameters(path, model.params)
 
     print(
-        t"{path}: {config.num_parameters()} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
+        t"{path}: {num_parameters(config)} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
         t" largest:"
     )
     var arena = Arena(aligned_bytes[F32](B * T * config.vocab_size))

@@ -23,7 +23,7 @@ from llm.model.checkpoints import read_config, read_parameters
 from llm.model.config import named_config
 from llm.model.decoder import Decoder
 from llm.model.initialize import initialize_parameters
-from llm.model.tensors import WPE, WTE, ParameterTensors
+from llm.model.tensors import WPE, WTE, ParameterTensors, num_parameters
 from timing import median
 
 comptime F32 = DType.float32
@@ -98,12 +98,12 @@ def bench[dtype: DType](args: Arguments) raises:
                 flush=True,
             )
     if not args.bool("json"):
-        print(t"{grouped(config.num_parameters())} parameters in {args.string('dtype')}, {threads} threads")
+        print(t"{grouped(num_parameters(config))} parameters in {args.string('dtype')}, {threads} threads")
         print(t"prompt    {prompt} tokens at {fixed(median(reading), 1)} tok/s")
         print(t"text      {count} tokens at {fixed(median(writing), 1)} tok/s, {texts} side by side")
         # Positions and padding are not multiplied with.
         var unused = params[WPE].size + (config.padded_vocab_size - config.vocab_size) * config.channels
-        var bytes = Float64(size_of[Scalar[dtype]]() * (config.num_parameters() - unused))
+        var bytes = Float64(size_of[Scalar[dtype]]() * (num_parameters(config) - unused))
         var used = bytes * median(writing) / Float64(texts) / 1e9
         print(
             t"memory    a step reads {fixed(used, 1)} GB/s of weights, a plain sum {fixed(memory.best, 1)} at best:"

@@ -13,7 +13,7 @@ from limits import Limits
 from llm.base.formatting import fixed
 from llm.base.memory import Arena, Tensor, aligned_bytes
 from llm.cli.arguments import Option, parse_arguments
-from llm.cpu.adamw import AdamW, adamw_update
+from llm.cpu.adamw import AdamWSettings, adamw_update
 from llm.cpu.global_norm import num_norm_blocks
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward
 from llm.cpu.threads.cores import available_threads
@@ -150,7 +150,7 @@ struct Memory(Movable):
 def adamw_job(context: Int, team: Team):
     """Runs AdamW in every thread."""
     ref m = Pointer[Memory, MutUntrackedOrigin](unsafe_from_address=context)[]
-    adamw_update(team, m.a, m.a, m.b, m.c, m.d, m.sums, AdamW(1e-4, 0.9, 0.999, 1e-8, 0), 1)
+    adamw_update(team, m.a, m.a, m.b, m.c, m.d, m.sums, AdamWSettings(1e-4, 0.9, 0.999, 1e-8, 0), 1)
 
 
 def forward_job(context: Int, team: Team):

@@ -18,6 +18,7 @@ from llm.cpu.threads.cores import available_threads
 from llm.cpu.threads.crew import TRACING, Crew
 from llm.model.config import GPT2Config, named_config
 from llm.model.gpt2 import GPT2
+from llm.model.tensors import num_parameters
 from timing import json_list, let_threads_sleep
 
 comptime F32 = DType.float32
@@ -108,11 +109,11 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
         )
         return
 
-    print(t"{grouped(config.num_parameters())} parameters, B={B}, T={T}, {threads} threads")
+    print(t"{grouped(num_parameters(config))} parameters, B={B}, T={T}, {threads} threads")
     print(t"limits    {fixed(limits.flops, 1)} GFLOP/s of products, {fixed(limits.adamw, 1)} GB/s of AdamW's traffic\n")
     table.show(limits, steps)
     var arithmetic = Float64(config.flops_per_token(T) * B * T) / limits.flops
-    var update = Float64(28 * config.num_parameters()) / limits.adamw
+    var update = Float64(28 * num_parameters(config)) / limits.adamw
     var floor = arithmetic + update
     sort(times)
     var best = 1e9 * times[0]

@@ -73,12 +73,17 @@ struct Arena(Movable):
     """Owner of one block of zero-filled, 64-byte aligned host memory, carved from front to back.
 
     The block is reserved at its full size and costs physical memory only where it is written.
+
+    `Arena.counting()` has no memory: what is carved from it are views of nothing, and `used` says how large an arena the
+    same calls need. So one function plans a set of tensors, to count them or to carve them.
     """
 
     var _address: Int
+    """0 if this only counts."""
     var num_bytes: Int
     """Size of the block."""
-    var _used: Int
+    var used: Int
+    """Bytes handed out so far."""
 
     def __init__(out self, num_bytes: Int) raises:
         """Reserves `num_bytes` bytes.
@@ -87,7 +92,7 @@ struct Arena(Movable):
             If the system has no room.
         """
         self.num_bytes = max(num_bytes, CACHE_LINE)
-        self._used = 0
+        self.used = 0
         self._address = external_call["mmap", Int](
             Int(0), self.num_bytes, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, Int32(-1), Int(0)
         )
@@ -98,16 +103,27 @@ struct Arena(Movable):
         if self.num_bytes >= _HUGE_PAGE:
             _ = external_call["madvise", Int32](self._address, self.num_bytes, _MADV_HUGEPAGE)
 
+    def __init__(out self, *, _counting: Bool):
+        self._address = 0
+        self.num_bytes = 0
+        self.used = 0
+
+    @staticmethod
+    def counting() -> Self:
+        """Makes an arena without memory, which counts what is carved from it."""
+        return Self(_counting=True)
+
     def __init__(out self, *, deinit move: Self):
         """Takes over the block of another arena."""
         self._address = move._address
         self.num_bytes = move.num_bytes
-        self._used = move._used
+        self.used = move.used
 
     @no_inline
     def __deinit__(deinit self):
         """Returns the block to the system."""
-        _ = external_call["munmap", Int32](self._address, self.num_bytes)
+        if self._address != 0:
+            _ = external_call["munmap", Int32](self._address, self.num_bytes)
 
     def carve[dtype: DType](mut self, size: Int) raises -> Tensor[dtype]:
         """Hands out the next `size` scalars, starting on a cache line.
@@ -116,10 +132,13 @@ struct Arena(Movable):
             If the arena was planned too small: a mistake of the program, not of its user.
         """
         var bytes = aligned_bytes[dtype](size)
-        if self._used + bytes > self.num_bytes:
+        if self._address == 0:
+            self.used += bytes
+            return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=CACHE_LINE), size)
+        if self.used + bytes > self.num_bytes:
             raise Error(t"memory: arena of {self.num_bytes} bytes is full, {bytes} more wanted")
-        var view = Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=self._address + self._used), size)
-        self._used += bytes
+        var view = Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=self._address + self.used), size)
+        self.used += bytes
         return view
 
 

@@ -10,7 +10,7 @@ from llm.data.loader import DataLoader
 from llm.model.activations import ActivationSizes, activation_bytes
 from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
-from llm.model.tensors import parameter_bytes, product_weight_bytes
+from llm.model.tensors import num_parameters, parameter_bytes, rounded_weight_bytes
 from llm.train.run_folder import checkpoint_model
 
 comptime F32 = DType.float32
@@ -29,7 +29,7 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
     var steps = number_of_steps(args, data, passes)
     _check_context(config, T)
     var arena = parameter_bytes[F32](config)
-    var copies = product_weight_bytes[dtype](config)
+    var copies = rounded_weight_bytes[dtype](config)
     var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
     var tokens = passes * B * T
     var flops = tokens * config.flops_per_token(T)
@@ -38,7 +38,7 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
     return aligned(
         [
             (String("model"), _sizes(config)),
-            (String("parameters"), grouped(config.num_parameters())),
+            (String("parameters"), grouped(num_parameters(config))),
             (String("step"), String(t"{passes} x B={B} x T={T} = {grouped(tokens)} tokens")),
             (String("work"), String(t"{fixed(Float64(flops) / 1e9, 1)} GFLOP per step, {grouped(steps)} steps")),
             (
@@ -49,7 +49,7 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
                     t" (this machine has {megabytes(physical_memory())})"
                 ),
             ),
-            (String("checkpoint"), String(t"{megabytes(12 * config.num_parameters())} on the disk")),
+            (String("checkpoint"), String(t"{megabytes(12 * num_parameters(config))} on the disk")),
             (String("peak"), String(t"{fixed(peak / 1e9, 0)} GFLOP/s measured on {threads} threads")),
             (
                 String("time"),
@@ -65,7 +65,7 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
 def check_memory[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int) raises:
     """Raises if a run needs more memory than there is, which would bring the machine to a halt before it failed."""
     _check_context(config, T)
-    var needed = 4 * parameter_bytes[F32](config) + product_weight_bytes[dtype](config)
+    var needed = 4 * parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config)
     needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
     if needed > physical_memory():
         raise Error(
@@ -125,8 +125,8 @@ def describe[
     if args.int("val-every") > 0:
         validation = grouped(val_data.num_tokens) + " for validation"
     return String(
-        t"model       {_sizes(config)}: {grouped(config.num_parameters())} parameters\nmemory     "
-        t" {megabytes(4 * parameter_bytes[F32](config) + product_weight_bytes[dtype](config))} for parameters,"
+        t"model       {_sizes(config)}: {grouped(num_parameters(config))} parameters\nmemory     "
+        t" {megabytes(4 * parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config))} for parameters,"
         t" gradients and AdamW, {megabytes(model.acts.num_bytes)} for activations\ndata       "
         t" {grouped(train_data.num_tokens)} training tokens, {validation}\nthreads     {threads}\nproducts   "
         t" {_products[dtype]()}\n"

@@ -12,7 +12,7 @@ comptime W = simd_width_of[F32]()
 
 
 @fieldwise_init
-struct AdamW(Copyable, ImplicitlyCopyable, Movable):
+struct AdamWSettings(Copyable, ImplicitlyCopyable, Movable):
     """Settings of the optimizer (Loshchilov and Hutter, 2019)."""
 
     var learning_rate: Float32
@@ -32,7 +32,7 @@ def adamw_update[
     m: Tensor[F32],
     v: Tensor[F32],
     block_sums: Tensor[F32],
-    settings: AdamW,
+    settings: AdamWSettings,
     step: Int,
     grad_scale: Float32 = 1,
 ):

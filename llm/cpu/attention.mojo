@@ -22,8 +22,8 @@ from llm.cpu.simd.tile import (
     strip_product,
 )
 from llm.cpu.simd.transpose import transpose_block
-from llm.cpu.simd.vector_math import exp2
-from llm.cpu.threads.crew import Team
+from llm.cpu.simd.vector_math import exp, exp2
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime LOG2_E = Float32(1.4426950408889634)
@@ -433,3 +433,31 @@ def _dot[dtype: DType](x: Tensor[F32], y: Tensor[dtype]) -> Float32:
     for i in range(full, x.size):
         sum += x[i].cast[F32]() * y[i].cast[F32]()
     return sum
+
+
+def attention_probabilities[
+    dtype: DType
+](team: Team, output: Tensor[F32], qkv: Tensor[dtype], logsumexp: Tensor[F32], T: Int, C: Int, NH: Int):
+    """Computes softmax(Q K^T / sqrt(HS), causal) of one text, what `attention_forward` never stores: for looking inside.
+
+    qkv (T,3C) and logsumexp (NH,T) as `attention_forward` read and wrote them, output (NH,T,T), zero above the diagonal.
+    """
+    var HS = C // NH
+    var scale = 1 / sqrt(Float32(HS))
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(NH * T, team.size, member)
+        for item in range(lo, hi):
+            var h, i = divmod(item, T)
+            var query = qkv.slice(i * 3 * C + h * HS, HS)
+            for j in range(T):
+                var probability = Float32(0)
+                if j <= i:
+                    var key = qkv.slice(j * 3 * C + C + h * HS, HS)
+                    var score = Float32(0)
+                    for c in range(HS):
+                        score = query[c].cast[F32]().fma(key[c].cast[F32](), score)
+                    probability = exp(score * scale - logsumexp[item])
+                output[item * T + j] = probability
+
+    team.run(body, "attention_probabilities")

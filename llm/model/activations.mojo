@@ -8,11 +8,12 @@ read is of the model's dtype; the residual stream, its gradient, sums and statis
 
 from std.sys import size_of
 
-from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.base.memory import Arena, Tensor
 from llm.cpu.attention import attention_workspace_size
 from llm.cpu.gemm import gemm_workspace_size
 from llm.cpu.global_norm import num_norm_blocks
 from llm.model.config import GPT2Config
+from llm.model.forward import BlockActivations
 from llm.model.tensors import parameter_specs
 
 comptime F32 = DType.float32
@@ -48,6 +49,8 @@ struct Activations[dtype: DType](Movable):
     # Kept from forward to backward.
     var tokens: Tensor[DType.int32]
     """(B*T): the inputs."""
+    var positions: Tensor[DType.int32]
+    """(T): 0, 1, 2 ..."""
     var residual: Tensor[F32]
     """(L+1, B*T, C): the input of each block; the last is the output of the last block."""
     var residual_mid: Tensor[F32]
@@ -97,15 +100,19 @@ struct Activations[dtype: DType](Movable):
         Raises:
             If the system has no room.
         """
+        self = Self(sizes, Arena(activation_bytes[Self.dtype](sizes)))
+
+    def __init__(out self, sizes: ActivationSizes, var arena: Arena) raises:
+        """Carves all tensors from an arena, or counts them."""
         var rows = sizes.B * sizes.T
         ref config = sizes.config
         var L = config.num_layers
         var C = config.channels
         self.rows = rows
         self.max_seq_len = sizes.T
-        self.num_bytes = activation_bytes[Self.dtype](sizes)
-        self._arena = Arena(self.num_bytes)
+        self._arena = arena^
         self.tokens = self._arena.carve[DType.int32](rows)
+        self.positions = self._arena.carve[DType.int32](sizes.T)
         self.residual = self._arena.carve[F32]((L + 1) * rows * C)
         self.residual_mid = self._arena.carve[F32](L * rows * C)
         self.ln1_mean = self._arena.carve[F32](L * rows)
@@ -136,30 +143,34 @@ struct Activations[dtype: DType](Movable):
             attention_workspace_size(sizes.T, config.head_size(), sizes.threads)
         )
         self.gemm_workspace = self._arena.carve[F32](gemm_workspace_size(sizes.threads))
+        self.num_bytes = self._arena.used
+
+    @always_inline
+    def layer[type: DType](self, tensor: Tensor[type], l: Int, size: Int) -> Tensor[type]:
+        """Views what block l keeps of a pass that takes `size` scalars for each block."""
+        return tensor.slice(l * size, size)
+
+    def block(self, l: Int, rows: Int, C: Int) -> BlockActivations[Self.dtype]:
+        """Views the activations of block l in a pass over so many positions."""
+        return BlockActivations[Self.dtype](
+            x=self.layer(self.residual, l, rows * C),
+            x_mid=self.layer(self.residual_mid, l, rows * C),
+            x_out=self.layer(self.residual, l + 1, rows * C),
+            norm=self.norm,
+            qkv=self.layer(self.qkv, l, rows * 3 * C),
+            attention=self.layer(self.attention, l, rows * C),
+            fc=self.layer(self.fc, l, rows * 4 * C),
+            gelu=self.gelu,
+            ln1_mean=self.layer(self.ln1_mean, l, rows),
+            ln1_rstd=self.layer(self.ln1_rstd, l, rows),
+            ln2_mean=self.layer(self.ln2_mean, l, rows),
+            ln2_rstd=self.layer(self.ln2_rstd, l, rows),
+        )
 
 
-def activation_bytes[dtype: DType](sizes: ActivationSizes) -> Int:
-    """Bytes of the arena that `Activations` reserves: linear in B and in T."""
-    ref config = sizes.config
-    var rows = sizes.B * sizes.T
-    var L = config.num_layers
-    var C = config.channels
-    # qkv, attention and fc of every layer; norm, gelu and dwide.
-    var model_scalars = rows * C * (8 * L + 9)
-    comptime if dtype != F32:
-        model_scalars += rows * C
-    # The residual stream, its gradient and dnarrow; statistics.
-    var float_scalars = rows * C * (2 * L + 3) + rows * (4 * L + 3 + L * config.num_heads)
-    float_scalars += sizes.head_rows() * config.padded_vocab_size + gemm_workspace_size(sizes.threads)
-    float_scalars += _all_norm_blocks(config)
-    float_scalars += attention_workspace_size(sizes.T, config.head_size(), sizes.threads)
-    var tensors = 25
-    return (
-        aligned_bytes[dtype](model_scalars)
-        + aligned_bytes[F32](float_scalars)
-        + aligned_bytes[DType.int32](rows)
-        + tensors * aligned_bytes[F32](1)
-    )
+def activation_bytes[dtype: DType](sizes: ActivationSizes) raises -> Int:
+    """Counts the bytes of the arena that `Activations` reserves: linear in B and in T."""
+    return Activations[dtype](sizes, Arena.counting()).num_bytes
 
 
 def _all_norm_blocks(config: GPT2Config) -> Int:

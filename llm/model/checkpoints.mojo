@@ -4,7 +4,7 @@ from llm.base.files import AtomicFile
 from llm.formats import checkpoint
 from llm.formats.checkpoint import CheckpointFile, CheckpointSizes
 from llm.model.config import GPT2Config
-from llm.model.tensors import NUM_TENSORS, ParameterSpec, ParameterTensors, parameter_specs
+from llm.model.tensors import NUM_TENSORS, ParameterSpec, ParameterTensors, num_parameters, parameter_specs
 
 comptime F32 = DType.float32
 
@@ -81,7 +81,7 @@ def _checked_config(file: CheckpointFile) raises -> GPT2Config:
         config.validate()
     except error:
         raise file.error(String(t"not the sizes of a GPT-2: {error}; the file is damaged: make it again"))
-    file.expect_parameters(config.num_parameters())
+    file.expect_parameters(num_parameters(config))
     return config^
 
 

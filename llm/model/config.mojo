@@ -58,12 +58,6 @@ struct GPT2Config(Copyable, Equatable, Movable, Writable):
         """Channels of one attention head (HS = C / NH)."""
         return self.channels // self.num_heads
 
-    def num_parameters(self) -> Int:
-        """Counts the parameters, padding rows of wte included."""
-        var C = self.channels
-        var per_layer = 12 * C * C + 13 * C
-        return (self.padded_vocab_size + self.max_seq_len) * C + self.num_layers * per_layer + 2 * C
-
     def flops_per_token(self, T: Int) -> Int:
         """Counts the floating-point operations of one training step per token, forward and backward.
 

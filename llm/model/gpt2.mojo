@@ -1,89 +1,98 @@
-"""GPT-2: forward, backward and update. The choreography, once; the steps are in `cpu/`.
+"""GPT-2: a model with its gradients, its threads and room for one batch. What it does with a batch, pass by pass.
 
-A block is  x += attention(layernorm(x)) @ attprojw^T + attprojb;  x += gelu(layernorm(x) @ fcw^T + fcb) @ fcprojw^T +
-fcprojb. The output layer shares its weights with the token embedding (wte).
+The steps of the passes are in `forward.mojo` and `backward.mojo`, the kernels in `cpu/`. The output layer shares its
+weights with the token embedding (wte).
 """
 
 from llm.base.memory import Tensor
-from llm.base.random import draw_at
-from llm.cpu.adamw import AdamW, adamw_update
-from llm.cpu.attention import attention_backward, attention_forward
-from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
-from llm.cpu.dropout import Dropout, apply_dropout, residual_dropout
-from llm.cpu.embedding import embedding_backward, embedding_forward
-from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, GeluBackward, Plain, gemm, row_major
+from llm.cpu.attention import attention_probabilities
+from llm.cpu.cross_entropy import cross_entropy_forward
+from llm.cpu.dropout import Dropout
 from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, sum_squares
-from llm.cpu.layernorm import layernorm_backward, layernorm_forward, layernorm_recompute
-from llm.cpu.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
 from llm.cpu.simd.conversion import convert
-from llm.cpu.threads.crew import Crew, Event, Job, Team
-from llm.model.activations import ActivationSizes, Activations
+from llm.cpu.threads.crew import Crew, Event, Team
+from llm.model.activations import Activations, ActivationSizes
+from llm.model.backward import backward_block, backward_embedding, backward_head, logits_of_rows
 from llm.model.config import GPT2Config
-from llm.model.initialize import initialize_parameters
-from llm.model.tensors import (
-    ATTPROJB,
-    ATTPROJW,
-    FCB,
-    FCPROJB,
-    FCPROJW,
-    FCW,
-    LN1B,
-    LN1W,
-    LN2B,
-    LN2W,
-    LNFB,
-    LNFW,
-    NUM_TENSORS,
-    QKVB,
-    QKVW,
-    WPE,
-    WTE,
-    ParameterTensors,
-    ProductWeights,
-    is_product_weight,
+from llm.model.forward import (
+    CausalAttention,
+    ForwardWeights,
+    Products,
+    embed,
+    final_layernorm,
+    forward_block,
 )
+from llm.model.initialize import initialize_parameters
+from llm.model.tensors import WPE, WTE, ParameterSpec, ParameterTensors, RoundedWeights
 
 comptime F32 = DType.float32
 comptime Tokens = Tensor[DType.int32]
 
-# Where something is dropped in each block, as in GPT-2; and once before the first.
-comptime _IN_ATTENTION = 0
-comptime _AFTER_ATTENTION = 1
-comptime _AFTER_MLP = 2
-comptime _DROPS_PER_BLOCK = 3
+# What the activations hold.
+comptime _NOTHING = 0
+comptime _FORWARD = 1
+comptime _BACKWARD = 2
+
+
+trait TensorUpdate:
+    """How an optimizer changes one parameter tensor by its gradient."""
+
+    comptime COMPUTES_NORM: Bool
+    """Whether `update` leaves the sums of squares of the gradient, which it reads anyway."""
+
+    def update[
+        dtype: DType
+    ](
+        self,
+        team: Team,
+        tensor: Int,
+        spec: ParameterSpec,
+        params: Tensor[F32],
+        rounded: Tensor[dtype],
+        grads: Tensor[F32],
+        block_sums: Tensor[F32],
+        gemm_workspace: Tensor[F32],
+    ):
+        """Changes `params`, all layers of a tensor, in place, in every thread of a team.
+
+        If dtype is not float32 and a product reads the tensor, the new values go to `rounded` too (otherwise it is empty).
+        block_sums as `sum_squares` writes them; the workspace is that of `gemm`.
+        """
+        ...
 
 
 struct GPT2[dtype: DType = F32](Movable):
-    """A model with its gradients, its optimizer state, its threads and room for one batch.
+    """A model with its gradients, its threads and room for one batch.
 
-    Parameters, gradients, moments, the residual stream and all sums are float32; with dtype bfloat16 the matrix products
-    read rounded weights and activations, as in PyTorch's autocast.
+    Parameters, gradients, the residual stream and all sums are float32; with dtype bfloat16 the matrix products read rounded
+    weights and activations, as in PyTorch's autocast.
 
-    The four parameter-sized arenas are reserved at once and cost memory only where they are written: a model that only
-    generates pays for its parameters alone.
+    Arenas cost memory only where they are written: a model that only evaluates pays for no gradients.
 
-    Each public method checks its arguments and then has the whole crew run one pass, in which every thread goes through
-    the same kernels side by side.
+    A pass follows another in the order that has a meaning: `forward`, then any of `logits`, `loss`, `losses`, `hidden_state`
+    and `attention`, then `backward`, which uses up what `forward` left, then an update. Every other order is refused.
     """
 
     var config: GPT2Config
     var params: ParameterTensors[F32]
+    """To be read; `write_parameters`, `initialize` and `update` change them."""
     var grads: ParameterTensors[F32]
-    var m: ParameterTensors[F32]
-    var v: ParameterTensors[F32]
-    var weights: ProductWeights[Self.dtype]
-    """The parameters as the matrix products read them."""
     var acts: Activations[Self.dtype]
     var B: Int
     """Sequences of the last forward pass."""
     var T: Int
     """Positions of each."""
-    var _weights_are_rounded: Bool
-    var _args: _Arguments
+    var _rounded: RoundedWeights[Self.dtype]
+    var _weights: ForwardWeights[Self.dtype, F32]
+    var _rounded_are_stale: Bool
+    var _state: Int
+    var _has_gradients: Bool
+    var _dropout: Dropout
+    """Of the last forward pass."""
     var _crew: Crew
 
     def __init__(out self, var config: GPT2Config, threads: Int, B: Int, T: Int) raises:
-        """Reserves everything that steps of B sequences of T tokens need; parameters are zero.
+        """Reserves everything that passes over B sequences of T tokens need; parameters are zero.
 
         Raises:
             If T is longer than the model's context, or the system has no room.
@@ -95,28 +104,24 @@ struct GPT2[dtype: DType = F32](Movable):
             )
         self.params = ParameterTensors[F32](config)
         self.grads = ParameterTensors[F32](config, place=1)
-        self.m = ParameterTensors[F32](config, place=2)
-        self.v = ParameterTensors[F32](config, place=3)
-        self.weights = ProductWeights[Self.dtype](config, self.params)
+        self._rounded = RoundedWeights[Self.dtype](config, self.params)
+        self._weights = ForwardWeights[Self.dtype, F32](
+            config,
+            wte=self.params[WTE],
+            wpe=self.params[WPE],
+            matrices=self._rounded.tensors(),
+            vectors=self.params.tensors(),
+        )
         self.acts = Activations[Self.dtype](ActivationSizes(config.copy(), B, T, threads))
+        for t in range(T):
+            self.acts.positions[t] = Int32(t)
         self.config = config^
         self.B = 0
         self.T = 0
-        self._weights_are_rounded = False
-        self._args = _Arguments(
-            targets=self.acts.tokens,
-            accumulate=False,
-            weight=1,
-            first_row=0,
-            rows=0,
-            logits=self.acts.logits,
-            settings=AdamW(0, 0, 0, 0, 0),
-            step=0,
-            grad_scale=1,
-            decay_all=False,
-            seed=0,
-            dropout=Dropout(),
-        )
+        self._rounded_are_stale = True
+        self._state = _NOTHING
+        self._has_gradients = False
+        self._dropout = Dropout()
         self._crew = Crew(threads)
 
     @no_inline
@@ -124,13 +129,62 @@ struct GPT2[dtype: DType = F32](Movable):
         """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
         pass
 
-    # ----- the passes, as callers see them
+    # ----- parameters
 
-    def initialize(mut self, seed: Int):
+    def initialize(mut self, seed: Int) raises:
         """Sets the parameters to GPT-2's random initialisation."""
-        self._args.seed = seed
-        self._run(_initialize_job[Self.dtype])
-        self._weights_are_rounded = False
+
+        def one_pass(team: Team) {imm}:
+            initialize_parameters(team, self.params, self.config, seed)
+
+        self._run(one_pass)
+        self._parameters_changed()
+
+    def write_parameters[Writer: def(ParameterTensors[F32]) raises -> None](mut self, writer: Writer) raises:
+        """Has `writer` change the parameters: the one way to do so from outside, because bfloat16 models keep copies.
+
+        Raises:
+            What the writer raises.
+        """
+        self._parameters_changed()
+        writer(self.params)
+
+    def update[U: TensorUpdate, //](mut self, optimizer: U) raises -> Float32:
+        """Has an optimizer change all parameters by the gradients of the last `backward`.
+
+        Returns:
+            The norm of the gradient over all tensors.
+
+        Raises:
+            If there are no gradients.
+        """
+        comptime if not U.COMPUTES_NORM:
+            _ = self.gradient_norm()
+        self._check_gradients("update")
+
+        def one_pass(team: Team) {imm}:
+            var sums = self.acts.norm_blocks
+            for i, ref spec in enumerate(self.params.specs):
+                var params = self.params[i]
+                var used = num_norm_blocks(params.size)
+                optimizer.update(
+                    team,
+                    i,
+                    spec,
+                    params,
+                    self._rounded[i],
+                    self.grads[i],
+                    sums.slice(0, used),
+                    self.acts.gemm_workspace,
+                )
+                sums = sums.slice(used, sums.size - used)
+
+        self._run(one_pass)
+        self._parameters_changed()
+        self._rounded_are_stale = False
+        return norm_of_blocks(self.acts.norm_blocks)
+
+    # ----- passes
 
     def forward(mut self, tokens: Tokens, B: Int, T: Int, dropout: Dropout = Dropout()) raises:
         """Runs the blocks on tokens (B,T), up to and with the final layernorm.
@@ -146,42 +200,58 @@ struct GPT2[dtype: DType = F32](Movable):
                 t"forward: B={B}, T={T} but the model was planned for {self.acts.rows} positions and"
                 t" T of at most {self.acts.max_seq_len}"
             )
-        self._check_tokens("forward", tokens, B * T)
+        self._check_size("forward", tokens, B * T)
+        self._check_tokens("forward", tokens)
+        self._state = _NOTHING
         self.B = B
         self.T = T
-        self._args.dropout = dropout
+        self._dropout = dropout
         for i in range(B * T):
             self.acts.tokens[i] = tokens[i]
-        comptime if Self.dtype != F32:
-            if not self._weights_are_rounded:
-                self._run(_round_weights_job[Self.dtype])
-                self._weights_are_rounded = True
-        self._run(_forward_job[Self.dtype])
+
+        def one_pass(team: Team) {imm}:
+            comptime if Self.dtype != F32:
+                if self._rounded_are_stale:
+                    self._round_weights(team)
+            self._forward(team)
+
+        self._run(one_pass)
+        self._rounded_are_stale = False
+        self._state = _FORWARD
 
     def logits(mut self, first_row: Int, rows: Int, output: Tensor[F32]) raises:
         """Computes the logits of positions first_row .. first_row + rows - 1 of the last forward pass.
 
-        Output (rows,V): without the vocabulary's padding. Valid until `backward`, which reuses the memory.
+        Output (rows,V): without the vocabulary's padding.
 
         Raises:
-            If the last forward pass had no such positions.
+            If the last pass was no forward pass or had no such positions, or the output has another size.
         """
+        self._check_forward("logits")
         if first_row < 0 or rows < 1 or first_row + rows > self.B * self.T:
             raise Error(t"logits: rows {first_row} .. {first_row + rows - 1} of {self.B * self.T}")
-        self._args.first_row = first_row
-        self._args.rows = rows
-        self._args.logits = output
-        self._run(_logits_job[Self.dtype])
+        if output.size != rows * self.config.vocab_size:
+            raise Error(
+                t"logits: expected room for {rows} rows of {self.config.vocab_size} logits, found {output.size} scalars"
+            )
+
+        def one_pass(team: Team) {imm}:
+            logits_of_rows(
+                team, self.config, self._weights, self.acts, first_row, rows, output, self.config.vocab_size
+            )
+
+        self._run(one_pass)
 
     def loss(mut self, targets: Tokens) raises -> Float32:
         """Computes the mean cross entropy of the last forward pass against targets (B,T), without gradients.
 
         Raises:
-            If a target is not in the vocabulary.
+            If the last pass was no forward pass, or the targets have another size or are not in the vocabulary.
         """
-        self._check_tokens("loss", targets, self.B * self.T)
-        self._args.targets = targets
-        self._run(_loss_job[Self.dtype])
+        self._check_forward("loss")
+        self._check_size("loss", targets, self.B * self.T)
+        self._check_tokens("loss", targets)
+        self._run_loss(targets)
         return self._mean_loss()
 
     def losses(mut self, targets: Tokens) raises -> Tensor[F32]:
@@ -193,15 +263,16 @@ struct GPT2[dtype: DType = F32](Movable):
             (B,T), zero where a position is left out. Valid until the next pass.
 
         Raises:
-            If a target is not in the vocabulary.
+            If the last pass was no forward pass, or the targets have another size or are not in the vocabulary.
         """
+        self._check_forward("losses")
+        self._check_size("losses", targets, self.B * self.T)
         var losses = self.acts.losses.slice(0, self.B * self.T)
         for i in range(losses.size):
             if targets[i] >= 0:
-                self._check_tokens("losses", targets.slice(i, 1), 1)
+                self._check_tokens("losses", targets.slice(i, 1))
         losses.fill(0)
-        self._args.targets = targets
-        self._run(_loss_job[Self.dtype])
+        self._run_loss(targets)
         return losses
 
     def backward(mut self, targets: Tokens, accumulate: Bool = False, weight: Float32 = 1) raises -> Float32:
@@ -213,36 +284,84 @@ struct GPT2[dtype: DType = F32](Movable):
             The mean cross entropy, not weighted.
 
         Raises:
-            If a target is not in the vocabulary.
+            If the last pass was no forward pass, or the targets have another size or are not in the vocabulary.
         """
-        self._check_tokens("backward", targets, self.B * self.T)
-        self._args.targets = targets
-        self._args.accumulate = accumulate
-        self._args.weight = weight
-        self._run(_backward_job[Self.dtype])
+        self._check_forward("backward")
+        self._check_size("backward", targets, self.B * self.T)
+        self._check_tokens("backward", targets)
+
+        def one_pass(team: Team) {imm}:
+            self._backward(team, targets, accumulate, weight)
+
+        self._state = _BACKWARD
+        self._run(one_pass)
+        self._has_gradients = True
         return self._mean_loss()
 
-    def gradient_norm(mut self) -> Float32:
-        """Computes the norm of the gradient over all tensors. `update` returns it too, but after the fact."""
-        self._run(_norm_job[Self.dtype])
-        return norm_of_blocks(self.acts.norm_blocks)
+    def gradient_norm(mut self) raises -> Float32:
+        """Computes the norm of the gradient over all tensors. `update` returns it too, but after the fact.
 
-    def update(mut self, settings: AdamW, step: Int, grad_scale: Float32 = 1, decay_all: Bool = False) -> Float32:
-        """Takes one AdamW step with grad_scale times the gradients of the last `backward`; `step` counts from 1.
-
-        Weight decay applies to matrices and embeddings, as in llm.c's CUDA program; with `decay_all` to every tensor, as in
-        its CPU program.
-
-        Returns:
-            The norm of the gradient over all tensors, not scaled.
+        Raises:
+            If there are no gradients.
         """
-        self._args.settings = settings
-        self._args.step = step
-        self._args.grad_scale = grad_scale
-        self._args.decay_all = decay_all
-        self._run(_update_job[Self.dtype])
-        self._weights_are_rounded = True
+        self._check_gradients("gradient_norm")
+
+        def one_pass(team: Team) {imm}:
+            var sums = self.acts.norm_blocks
+            for i in range(len(self.params.specs)):
+                var grads = self.grads[i]
+                sum_squares(team, grads, sums)
+                var used = num_norm_blocks(grads.size)
+                sums = sums.slice(used, sums.size - used)
+
+        self._run(one_pass)
         return norm_of_blocks(self.acts.norm_blocks)
+
+    # ----- looking inside
+
+    def hidden_state(self, l: Int) raises -> Tensor[F32]:
+        """Views the residual stream (B,T,C) of the last forward pass: what goes into block l, or with l = L out of the last.
+
+        Valid until the next pass.
+
+        Raises:
+            If the last pass was no forward pass, or there is no such block.
+        """
+        self._check_forward("hidden_state")
+        if l < 0 or l > self.config.num_layers:
+            raise Error(t"hidden_state: expected 0 to {self.config.num_layers}, got {l}")
+        return self.acts.layer(self.acts.residual, l, self.B * self.T * self.config.channels)
+
+    def attention(mut self, b: Int, l: Int, output: Tensor[F32]) raises:
+        """Computes which positions those of sequence b of the last forward pass look at in block l.
+
+        Output (NH,T,T): each row a probability distribution, zero above the diagonal; dropout is left out. Training never
+        stores it: meant for short texts.
+
+        Raises:
+            If the last pass was no forward pass, there is no such sequence or block, or the output has another size.
+        """
+        self._check_forward("attention")
+        var T, C, NH = self.T, self.config.channels, self.config.num_heads
+        if b < 0 or b >= self.B or l < 0 or l >= self.config.num_layers:
+            raise Error(
+                t"attention: expected a sequence below {self.B} and a block below {self.config.num_layers}, got {b} and"
+                t" {l}"
+            )
+        if output.size != NH * T * T:
+            raise Error(
+                t"attention: expected room for {NH} heads of {T} x {T} probabilities, found {output.size} scalars"
+            )
+        var rows = self.B * T
+        var qkv = self.acts.layer(self.acts.qkv, l, rows * 3 * C).slice(b * T * 3 * C, T * 3 * C)
+        var lse = self.acts.layer(self.acts.logsumexp, l, rows * NH).slice(b * T * NH, T * NH)
+
+        def one_pass(team: Team) {imm}:
+            attention_probabilities(team, output, qkv, lse, T, C, NH)
+
+        self._run(one_pass)
+
+    # ----- threads
 
     def num_threads(self) -> Int:
         """Counts the threads that work on a pass."""
@@ -252,91 +371,56 @@ struct GPT2[dtype: DType = F32](Movable):
         """Returns what a thread has done since the last call; nothing unless built with TRACE."""
         return self._crew.take_events(member)
 
-    def _run(mut self, job: Job):
-        self._crew.run(job, Int(Pointer(to=self)))
+    def _run[Body: def(Team) -> None](self, body: Body) raises:
+        self._crew.run(body)
 
-    # ----- forward, in every thread
+    # ----- in every thread
+
+    def _round_weights(self, team: Team):
+        for i, ref spec in enumerate(self.params.specs):
+            if spec.is_product:
+                convert(team, self._rounded[i], self.params[i])
 
     def _forward(self, team: Team):
         ref acts = self.acts
         var C = self.config.channels
-        embedding_forward(team, acts.residual, acts.tokens, self.params[WTE], self.params[WPE], self.B, self.T, C)
-        var dropout = self._args.dropout
-        if dropout.is_on():
-            var x = self._residual(0)
-            apply_dropout(team, x, x, dropout)
+        var rows = self.B * self.T
+        var attention = CausalAttention(acts.attention_workspace, acts.logsumexp, self.B, self.T, self._dropout)
+        # Backward's scratch is free in forward.
+        var products = Products[Self.dtype, Self.dtype, training=True](acts.gemm_workspace, acts.dnarrow, few=False)
+        var x = acts.layer(acts.residual, 0, rows * C)
+        var positions = acts.positions.slice(0, self.T)
+        embed(team, self._weights, x, acts.tokens.slice(0, rows), positions, C, self._dropout)
         for l in range(self.config.num_layers):
-            self._forward_block(team, l)
-        layernorm_forward(
-            team,
-            acts.norm,
-            acts.lnf_mean,
-            acts.lnf_rstd,
-            self._residual(self.config.num_layers),
-            self.params[LNFW],
-            self.params[LNFB],
-            self.B * self.T,
-            C,
+            var block = acts.block(l, rows, C)
+            forward_block(team, self.config, self._weights, l, rows, block, attention, products, self._dropout)
+        x = acts.layer(acts.residual, self.config.num_layers, rows * C)
+        final_layernorm(team, self._weights, acts.norm, acts.lnf_mean, acts.lnf_rstd, x, rows, C)
+
+    def _backward(self, team: Team, targets: Tokens, accumulate: Bool, weight: Float32):
+        backward_head(team, self.config, self._weights, self.grads, self.acts, targets, accumulate, weight)
+        for l in range(self.config.num_layers - 1, -1, -1):
+            backward_block(
+                team,
+                self.config,
+                self._weights,
+                self.grads,
+                self.acts,
+                l,
+                self.B,
+                self.T,
+                accumulate,
+                self._dropout,
+            )
+        backward_embedding(
+            team, self.grads, self.acts, self.B, self.T, self.config.channels, accumulate, self._dropout
         )
 
-    def _forward_block(self, team: Team, l: Int):
-        ref acts = self.acts
-        ref params = self.params
-        var workspace = acts.gemm_workspace
-        var rows = self.B * self.T
-        var C = self.config.channels
-        var NH = self.config.num_heads
-        var x = self._residual(l)
-        var x_mid = self._layer(acts.residual_mid, l, C)
-        var x_out = self._residual(l + 1)
-        var qkv = self._layer(acts.qkv, l, 3 * C)
-        var att = self._layer(acts.attention, l, C)
-        var fc = self._layer(acts.fc, l, 4 * C)
-        var lse = self._layer(acts.logsumexp, l, NH)
-        var ln1_mean = self._layer(acts.ln1_mean, l, 1)
-        var ln1_rstd = self._layer(acts.ln1_rstd, l, 1)
-        var ln2_mean = self._layer(acts.ln2_mean, l, 1)
-        var ln2_rstd = self._layer(acts.ln2_rstd, l, 1)
+    def _run_loss(mut self, targets: Tokens) raises:
+        def one_pass(team: Team) {imm}:
+            self._loss(team, targets)
 
-        layernorm_forward(team, acts.norm, ln1_mean, ln1_rstd, x, params.layer(LN1W, l), params.layer(LN1B, l), rows, C)
-        var qkv_bias = Bias(params.layer(QKVB, l))
-        linear_forward(team, workspace, qkv, acts.norm, self.weights.layer(QKVW, l), rows, C, 3 * C, qkv_bias)
-        var dropout = self._dropout(l, _IN_ATTENTION)
-        attention_forward(team, acts.attention_workspace, att, lse, qkv, self.B, self.T, C, NH, dropout)
-        self._add_linear(team, x_mid, x, att, ATTPROJW, ATTPROJB, l, C, self._dropout(l, _AFTER_ATTENTION))
-
-        layernorm_forward(
-            team, acts.norm, ln2_mean, ln2_rstd, x_mid, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
-        )
-        var fc_gelu = BiasGelu(params.layer(FCB, l), fc, 4 * C)
-        linear_forward(team, workspace, acts.gelu, acts.norm, self.weights.layer(FCW, l), rows, C, 4 * C, fc_gelu)
-        self._add_linear(team, x_out, x_mid, acts.gelu, FCPROJW, FCPROJB, l, 4 * C, self._dropout(l, _AFTER_MLP))
-
-    def _add_linear(
-        self,
-        team: Team,
-        output: Tensor[F32],
-        residual: Tensor[F32],
-        inp: Tensor[Self.dtype],
-        weight: Int,
-        bias: Int,
-        l: Int,
-        width: Int,
-        dropout: Dropout,
-    ):
-        """Computes output = residual + dropout(inp @ weight^T + bias). inp (B*T,width), the others (B*T,C)."""
-        var workspace = self.acts.gemm_workspace
-        var rows = self.B * self.T
-        var C = self.config.channels
-        var matrix = self.weights.layer(weight, l)
-        if dropout.is_on():
-            # Backward's scratch is free in forward.
-            var product = self.acts.dnarrow.slice(0, rows * C)
-            linear_forward(team, workspace, product, inp, matrix, rows, width, C, Plain())
-            residual_dropout(team, output, residual, product, self.params.layer(bias, l), rows, C, dropout)
-        else:
-            var epilogue = BiasResidual(self.params.layer(bias, l), residual, C)
-            linear_forward(team, workspace, output, inp, matrix, rows, width, C, epilogue)
+        self._run(one_pass)
 
     def _loss(self, team: Team, targets: Tokens):
         ref acts = self.acts
@@ -349,7 +433,7 @@ struct GPT2[dtype: DType = F32](Movable):
             if count == 0:
                 first += 1
                 continue
-            self._logits(team, first, count, acts.logits, Vp)
+            logits_of_rows(team, self.config, self._weights, acts, first, count, acts.logits, Vp)
             cross_entropy_forward(
                 team,
                 acts.losses.slice(first, count),
@@ -361,206 +445,12 @@ struct GPT2[dtype: DType = F32](Movable):
             )
             first += count
 
-    def _logits(self, team: Team, first_row: Int, rows: Int, logits: Tensor[F32], stride: Int):
-        ref acts = self.acts
-        var C = self.config.channels
-        var norm = acts.norm.slice(first_row * C, rows * C)
-        gemm(
-            team,
-            acts.gemm_workspace,
-            rows,
-            self.config.vocab_size,
-            C,
-            row_major(norm, C),
-            row_major(self.weights[WTE], C).transposed(),
-            logits,
-            stride,
-            Plain(),
-        )
+    # ----- checks
 
-    # ----- backward, in every thread
-
-    def _backward(self, team: Team, targets: Tokens, accumulate: Bool, weight: Float32):
-        self._backward_head(team, targets, accumulate, weight)
-        for l in range(self.config.num_layers - 1, -1, -1):
-            self._backward_block(team, l, accumulate)
-        if self._args.dropout.is_on():
-            var dx = self.acts.dresidual.slice(0, self.B * self.T * self.config.channels)
-            apply_dropout(team, dx, dx, self._args.dropout)
-        embedding_backward(
-            team,
-            self.grads[WTE],
-            self.grads[WPE],
-            self.acts.dresidual,
-            self.acts.tokens,
-            self.B,
-            self.T,
-            self.config.channels,
-            accumulate,
-        )
-
-    def _backward_head(self, team: Team, targets: Tokens, accumulate: Bool, weight: Float32):
-        ref acts = self.acts
-        var rows = self.B * self.T
-        var C = self.config.channels
-        var V = self.config.vocab_size
-        var Vp = self.config.padded_vocab_size
-        var chunk = min(rows, acts.logits.size // Vp)
-        for first in range(0, rows, chunk):
-            var count = min(chunk, rows - first)
-            var norm = acts.norm.slice(first * C, count * C)
-            self._logits(team, first, count, acts.logits, Vp)
-            cross_entropy_forward_backward(
-                team,
-                acts.losses.slice(first, count),
-                acts.dlogits,
-                acts.logits,
-                targets.slice(first, count),
-                count,
-                V,
-                Vp,
-                weight / Float32(rows),
-            )
-            var dlogits = row_major(acts.dlogits, acts.dlogits.size // acts.logits.size * Vp)
-            gemm(
-                team,
-                acts.gemm_workspace,
-                count,
-                C,
-                V,
-                dlogits,
-                row_major(self.weights[WTE], C),
-                acts.dnarrow.slice(first * C, count * C),
-                C,
-                Plain(),
-            )
-            gemm(
-                team,
-                acts.gemm_workspace,
-                V,
-                C,
-                count,
-                dlogits.transposed(),
-                row_major(norm, C),
-                self.grads[WTE],
-                C,
-                Plain(),
-                accumulate or first > 0,
-            )
-        layernorm_backward[add_to_dinp=False](
-            team,
-            acts.dresidual,
-            acts.dresidual_rounded,
-            self.grads[LNFW],
-            self.grads[LNFB],
-            acts.dnarrow,
-            self._residual(self.config.num_layers),
-            acts.lnf_mean,
-            acts.lnf_rstd,
-            self.params[LNFW],
-            rows,
-            C,
-            accumulate,
-        )
-
-    def _backward_block(self, team: Team, l: Int, accumulate: Bool):
-        ref acts = self.acts
-        ref params = self.params
-        ref grads = self.grads
-        var workspace = acts.gemm_workspace
-        var rows = self.B * self.T
-        var C = self.config.channels
-        var NH = self.config.num_heads
-        var x = self._residual(l)
-        var x_mid = self._layer(acts.residual_mid, l, C)
-        var qkv = self._layer(acts.qkv, l, 3 * C)
-        var att = self._layer(acts.attention, l, C)
-        var fc = self._layer(acts.fc, l, 4 * C)
-        var lse = self._layer(acts.logsumexp, l, NH)
-        var ln1_mean = self._layer(acts.ln1_mean, l, 1)
-        var ln1_rstd = self._layer(acts.ln1_rstd, l, 1)
-        var ln2_mean = self._layer(acts.ln2_mean, l, 1)
-        var ln2_rstd = self._layer(acts.ln2_rstd, l, 1)
-        var dx = acts.dresidual_rounded
-        var dfc = acts.dwide
-        var dqkv = acts.dwide
-        var dnorm = acts.dnarrow
-        var datt = acts.dnarrow
-
-        # MLP
-        var gelu_grad = GeluBackward(fc, acts.gelu, 4 * C)
-        var dproj = self._dropout_backward(team, dx, self._dropout(l, _AFTER_MLP))
-        linear_backward_input(team, workspace, dfc, dproj, self.weights.layer(FCPROJW, l), rows, 4 * C, C, gelu_grad)
-        linear_backward_weight(team, workspace, grads.layer(FCPROJW, l), dproj, acts.gelu, rows, 4 * C, C, accumulate)
-        linear_backward_bias(team, grads.layer(FCPROJB, l), dproj, rows, C, accumulate)
-        layernorm_recompute(
-            team, acts.norm, x_mid, ln2_mean, ln2_rstd, params.layer(LN2W, l), params.layer(LN2B, l), rows, C
-        )
-        linear_backward_weight(team, workspace, grads.layer(FCW, l), dfc, acts.norm, rows, C, 4 * C, accumulate)
-        linear_backward_bias(team, grads.layer(FCB, l), dfc, rows, 4 * C, accumulate)
-        linear_backward_input(team, workspace, dnorm, dfc, self.weights.layer(FCW, l), rows, C, 4 * C, Plain())
-        layernorm_backward(
-            team,
-            acts.dresidual,
-            dx,
-            grads.layer(LN2W, l),
-            grads.layer(LN2B, l),
-            dnorm,
-            x_mid,
-            ln2_mean,
-            ln2_rstd,
-            params.layer(LN2W, l),
-            rows,
-            C,
-            accumulate,
-        )
-
-        # Attention
-        dproj = self._dropout_backward(team, dx, self._dropout(l, _AFTER_ATTENTION))
-        linear_backward_weight(team, workspace, grads.layer(ATTPROJW, l), dproj, att, rows, C, C, accumulate)
-        linear_backward_bias(team, grads.layer(ATTPROJB, l), dproj, rows, C, accumulate)
-        linear_backward_input(team, workspace, datt, dproj, self.weights.layer(ATTPROJW, l), rows, C, C, Plain())
-        var dropout = self._dropout(l, _IN_ATTENTION)
-        attention_backward(team, acts.attention_workspace, dqkv, datt, qkv, att, lse, self.B, self.T, C, NH, dropout)
-        layernorm_recompute(
-            team, acts.norm, x, ln1_mean, ln1_rstd, params.layer(LN1W, l), params.layer(LN1B, l), rows, C
-        )
-        linear_backward_weight(team, workspace, grads.layer(QKVW, l), dqkv, acts.norm, rows, C, 3 * C, accumulate)
-        linear_backward_bias(team, grads.layer(QKVB, l), dqkv, rows, 3 * C, accumulate)
-        linear_backward_input(team, workspace, dnorm, dqkv, self.weights.layer(QKVW, l), rows, C, 3 * C, Plain())
-        layernorm_backward(
-            team,
-            acts.dresidual,
-            dx,
-            grads.layer(LN1W, l),
-            grads.layer(LN1B, l),
-            dnorm,
-            x,
-            ln1_mean,
-            ln1_rstd,
-            params.layer(LN1W, l),
-            rows,
-            C,
-            accumulate,
-        )
-
-    def _dropout_backward(self, team: Team, dout: Tensor[Self.dtype], dropout: Dropout) -> Tensor[Self.dtype]:
-        """Returns the gradient of what was dropped from: dout itself if nothing was."""
-        if not dropout.is_on():
-            return dout
-        # Free at both places: the layernorm whose output it holds has been used up, or is computed again afterwards.
-        var size = self.B * self.T * self.config.channels
-        var dinp = self.acts.norm.slice(0, size)
-        apply_dropout(team, dinp, dout.slice(0, size), dropout)
-        return dinp
-
-    # ----- helpers
-
-    @always_inline
-    def _dropout(self, l: Int, site: Int) -> Dropout:
-        """Derives the choice of one place in a block from that of the pass."""
-        ref dropout = self._args.dropout
-        return Dropout(dropout.rate, draw_at(dropout.key, UInt64(1 + l * _DROPS_PER_BLOCK + site)))
+    def _parameters_changed(mut self):
+        self._rounded_are_stale = True
+        self._state = _NOTHING
+        self._has_gradients = False
 
     def _mean_loss(self) -> Float32:
         # In float64 and in order: the same for any number of threads, and exact enough for any batch.
@@ -569,17 +459,21 @@ struct GPT2[dtype: DType = F32](Movable):
             sum += self.acts.losses[i].cast[DType.float64]()
         return (sum / Float64(self.B * self.T)).cast[F32]()
 
-    @always_inline
-    def _layer[type: DType](self, tensor: Tensor[type], l: Int, width: Int) -> Tensor[type]:
-        var size = self.B * self.T * width
-        return tensor.slice(l * size, size)
+    def _check_forward(self, who: StaticString) raises:
+        if self._state != _FORWARD:
+            var last = "`backward`, which reuses its memory" if self._state == _BACKWARD else "nothing, or new parameters"
+            raise Error(t"{who}: expected a forward pass just before, found {last}; call `forward` first")
 
-    @always_inline
-    def _residual(self, l: Int) -> Tensor[F32]:
-        return self._layer(self.acts.residual, l, self.config.channels)
+    def _check_gradients(self, who: StaticString) raises:
+        if not self._has_gradients:
+            raise Error(t"{who}: expected gradients of these parameters, found none; call `forward` and `backward` first")
 
-    def _check_tokens(self, who: String, tokens: Tokens, count: Int) raises:
-        for i in range(count):
+    def _check_size(self, who: StaticString, tokens: Tokens, count: Int) raises:
+        if tokens.size != count:
+            raise Error(t"{who}: expected {count} tokens (B*T), found {tokens.size}")
+
+    def _check_tokens(self, who: StaticString, tokens: Tokens) raises:
+        for i in range(tokens.size):
             if tokens[i] < 0 or Int(tokens[i]) >= self.config.vocab_size:
                 raise Error(
                     t"{who}: token {tokens[i]} at position {i} of the batch is not in this model's vocabulary of"
@@ -593,111 +487,3 @@ def _leading_targets(targets: Tokens) -> Int:
         if targets[i] < 0:
             return i
     return targets.size
-
-
-# ----- jobs: what each thread of the crew runs for a pass
-
-
-@fieldwise_init
-struct _Arguments(Movable):
-    """Arguments of the pass under way, where every thread finds them."""
-
-    var targets: Tokens
-    var accumulate: Bool
-    var weight: Float32
-    var first_row: Int
-    var rows: Int
-    var logits: Tensor[F32]
-    var settings: AdamW
-    var step: Int
-    var grad_scale: Float32
-    var decay_all: Bool
-    var seed: Int
-    var dropout: Dropout
-
-
-@always_inline
-def _model[dtype: DType](context: Int) -> ref[MutUntrackedOrigin] GPT2[dtype]:
-    return Pointer[GPT2[dtype], MutUntrackedOrigin](unsafe_from_address=context)[]
-
-
-def _initialize_job[dtype: DType](context: Int, team: Team):
-    ref model = _model[dtype](context)
-    initialize_parameters(team, model.params, model.config, model._args.seed)
-
-
-def _round_weights_job[dtype: DType](context: Int, team: Team):
-    ref model = _model[dtype](context)
-    for i in range(NUM_TENSORS):
-        if is_product_weight(i):
-            convert(team, model.weights[i], model.params[i])
-
-
-def _forward_job[dtype: DType](context: Int, team: Team):
-    _model[dtype](context)._forward(team)
-
-
-def _logits_job[dtype: DType](context: Int, team: Team):
-    ref model = _model[dtype](context)
-    ref args = model._args
-    model._logits(team, args.first_row, args.rows, args.logits, model.config.vocab_size)
-
-
-def _loss_job[dtype: DType](context: Int, team: Team):
-    ref model = _model[dtype](context)
-    model._loss(team, model._args.targets)
-
-
-def _backward_job[dtype: DType](context: Int, team: Team):
-    ref model = _model[dtype](context)
-    ref args = model._args
-    model._backward(team, args.targets, args.accumulate, args.weight)
-
-
-def _norm_job[dtype: DType](context: Int, team: Team):
-    ref model = _model[dtype](context)
-    var sums = model.acts.norm_blocks
-    for i in range(NUM_TENSORS):
-        var grads = model.grads[i]
-        sum_squares(team, grads, sums)
-        var used = num_norm_blocks(grads.size)
-        sums = sums.slice(used, sums.size - used)
-
-
-def _update_job[dtype: DType](context: Int, team: Team):
-    ref model = _model[dtype](context)
-    ref args = model._args
-    var sums = model.acts.norm_blocks
-    for i in range(NUM_TENSORS):
-        var params = model.params[i]
-        var settings = args.settings
-        if not (args.decay_all or model.params.specs[i].is_matrix()):
-            settings.weight_decay = 0
-        if is_product_weight(i):
-            adamw_update(
-                team,
-                params,
-                model.weights[i],
-                model.grads[i],
-                model.m[i],
-                model.v[i],
-                sums,
-                settings,
-                args.step,
-                args.grad_scale,
-            )
-        else:
-            adamw_update(
-                team,
-                params,
-                params,
-                model.grads[i],
-                model.m[i],
-                model.v[i],
-                sums,
-                settings,
-                args.step,
-                args.grad_scale,
-            )
-        var used = num_norm_blocks(params.size)
-        sums = sums.slice(used, sums.size - used)

@@ -6,7 +6,7 @@ from llm.base.memory import Tensor
 from llm.base.random import draw_at, scramble
 from llm.cpu.threads.crew import Team, share
 from llm.model.config import GPT2Config
-from llm.model.tensors import ATTPROJW, FCPROJW, LN1W, LN2W, LNFW, NUM_TENSORS, WTE, ParameterTensors
+from llm.model.tensors import NORMAL_RESIDUAL, NUM_TENSORS, ONES, WTE, ZEROS, ParameterTensors
 
 comptime F32 = DType.float32
 comptime STANDARD_DEVIATION = Float32(0.02)
@@ -20,15 +20,14 @@ def initialize_parameters[dtype: DType](team: Team, params: ParameterTensors[dty
     """
     for i in range(NUM_TENSORS):
         var tensor = params[i]
-        if i == LN1W or i == LN2W or i == LNFW:
-            _fill(team, tensor, 1)
-        elif params.specs[i].is_matrix():
+        var initial = params.specs[i].initial
+        if initial == ZEROS or initial == ONES:
+            _fill(team, tensor, 1 if initial == ONES else 0)
+        else:
             var std = STANDARD_DEVIATION
-            if i == ATTPROJW or i == FCPROJW:
+            if initial == NORMAL_RESIDUAL:
                 std /= sqrt(Float32(2 * config.num_layers))
             _fill_normal(team, tensor, std, UInt64(seed) * UInt64(NUM_TENSORS) + UInt64(i))
-        else:
-            _fill(team, tensor, 0)
     var used = config.vocab_size * config.channels
     _fill(team, params[WTE].slice(used, params[WTE].size - used), 0)
 

@@ -1,6 +1,6 @@
-"""The tensors of a GPT-2, one list that load, save, initialisation, AdamW and the tests all walk."""
+"""The tensors of a GPT-2: one list that sizes, loading, saving, initialisation, update, norm and the tests all walk."""
 
-from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.base.memory import Arena, Tensor
 from llm.model.config import GPT2Config
 
 comptime F32 = DType.float32
@@ -27,10 +27,17 @@ comptime FCPROJB = 13
 comptime LNFW = 14
 comptime LNFB = 15
 
+# How a tensor is initialised (see initialize.mojo).
+comptime ZEROS = 0
+comptime ONES = 1
+comptime NORMAL = 2
+comptime NORMAL_RESIDUAL = 3
+"""Normal, and smaller by the number of matrices that write into the residual stream."""
+
 
 @fieldwise_init
 struct ParameterSpec(Copyable, Movable):
-    """Name and shape of one parameter tensor."""
+    """Name, shape and treatment of one parameter tensor."""
 
     var name: String
     """Name as in llm.c."""
@@ -40,6 +47,10 @@ struct ParameterSpec(Copyable, Movable):
     """Output features of a matrix; 1 for a vector."""
     var columns: Int
     """Input features of a matrix; length of a vector."""
+    var initial: Int
+    """ZEROS, ONES, NORMAL or NORMAL_RESIDUAL."""
+    var is_product: Bool
+    """Whether a matrix product reads it: such weights have rounded copies in a bfloat16 model."""
 
     def layer_size(self) -> Int:
         """Scalars that belong to one layer."""
@@ -50,7 +61,7 @@ struct ParameterSpec(Copyable, Movable):
         return self.layers * self.rows * self.columns
 
     def is_matrix(self) -> Bool:
-        """Tells linear weights and embeddings from biases and layernorm vectors."""
+        """Tells linear weights and embeddings, which decay, from biases and layernorm vectors."""
         return self.rows > 1
 
 
@@ -59,27 +70,35 @@ def parameter_specs(config: GPT2Config) -> List[ParameterSpec]:
     var L = config.num_layers
     var C = config.channels
     return [
-        ParameterSpec("wte", 1, config.padded_vocab_size, C),
-        ParameterSpec("wpe", 1, config.max_seq_len, C),
-        ParameterSpec("ln1w", L, 1, C),
-        ParameterSpec("ln1b", L, 1, C),
-        ParameterSpec("qkvw", L, 3 * C, C),
-        ParameterSpec("qkvb", L, 1, 3 * C),
-        ParameterSpec("attprojw", L, C, C),
-        ParameterSpec("attprojb", L, 1, C),
-        ParameterSpec("ln2w", L, 1, C),
-        ParameterSpec("ln2b", L, 1, C),
-        ParameterSpec("fcw", L, 4 * C, C),
-        ParameterSpec("fcb", L, 1, 4 * C),
-        ParameterSpec("fcprojw", L, C, 4 * C),
-        ParameterSpec("fcprojb", L, 1, C),
-        ParameterSpec("lnfw", 1, 1, C),
-        ParameterSpec("lnfb", 1, 1, C),
+        ParameterSpec("wte", 1, config.padded_vocab_size, C, NORMAL, True),
+        ParameterSpec("wpe", 1, config.max_seq_len, C, NORMAL, False),
+        ParameterSpec("ln1w", L, 1, C, ONES, False),
+        ParameterSpec("ln1b", L, 1, C, ZEROS, False),
+        ParameterSpec("qkvw", L, 3 * C, C, NORMAL, True),
+        ParameterSpec("qkvb", L, 1, 3 * C, ZEROS, False),
+        ParameterSpec("attprojw", L, C, C, NORMAL_RESIDUAL, True),
+        ParameterSpec("attprojb", L, 1, C, ZEROS, False),
+        ParameterSpec("ln2w", L, 1, C, ONES, False),
+        ParameterSpec("ln2b", L, 1, C, ZEROS, False),
+        ParameterSpec("fcw", L, 4 * C, C, NORMAL, True),
+        ParameterSpec("fcb", L, 1, 4 * C, ZEROS, False),
+        ParameterSpec("fcprojw", L, C, 4 * C, NORMAL_RESIDUAL, True),
+        ParameterSpec("fcprojb", L, 1, C, ZEROS, False),
+        ParameterSpec("lnfw", 1, 1, C, ONES, False),
+        ParameterSpec("lnfb", 1, 1, C, ZEROS, False),
     ]
 
 
+def num_parameters(config: GPT2Config) -> Int:
+    """Counts the parameters, padding rows of wte included."""
+    var count = 0
+    for ref spec in parameter_specs(config):
+        count += spec.size()
+    return count
+
+
 struct ParameterTensors[dtype: DType](Movable):
-    """Sixteen tensors in one arena: parameters, their gradients, or a moment of AdamW. Zero-filled at first."""
+    """Sixteen tensors in one arena: parameters, their gradients, or a state of the optimizer. Zero-filled at first."""
 
     var specs: List[ParameterSpec]
     """Names and shapes, in file order."""
@@ -87,13 +106,16 @@ struct ParameterTensors[dtype: DType](Movable):
     var _tensors: List[Tensor[Self.dtype]]
 
     def __init__(out self, config: GPT2Config, place: Int = 0) raises:
-        """Reserves the arena for these sizes, for the place-th of the arenas that AdamW walks through side by side.
+        """Reserves the arena for these sizes, for the place-th of the arenas that an update walks through side by side.
 
         Raises:
             If the system has no room.
         """
+        self = Self(config, place, Arena(parameter_bytes[Self.dtype](config) + place * STAGGER))
+
+    def __init__(out self, config: GPT2Config, place: Int, var arena: Arena) raises:
         self.specs = parameter_specs(config)
-        self._arena = Arena(parameter_bytes[Self.dtype](config) + place * STAGGER)
+        self._arena = arena^
         _ = self._arena.carve[DType.uint8](place * STAGGER)
         self._tensors = List[Tensor[Self.dtype]](capacity=NUM_TENSORS)
         for ref spec in self.specs:
@@ -120,21 +142,17 @@ struct ParameterTensors[dtype: DType](Movable):
         return self._tensors[tensor].slice(l * size, size)
 
 
-def parameter_bytes[dtype: DType](config: GPT2Config) -> Int:
-    """Bytes of one arena of ParameterTensors."""
-    var bytes = 0
-    for ref spec in parameter_specs(config):
-        bytes += aligned_bytes[dtype](spec.size())
-    return bytes
+def parameter_bytes[dtype: DType](config: GPT2Config) raises -> Int:
+    """Counts the bytes of one arena of ParameterTensors."""
+    return ParameterTensors[dtype](config, 0, Arena.counting())._arena.used
 
 
-struct ProductWeights[dtype: DType](Movable):
-    """The weights of the five matrix products as these read them: the parameters themselves, or rounded copies."""
+struct RoundedWeights[dtype: DType](Movable):
+    """Copies of the weights that matrix products read, rounded to their type; for float32 the parameters themselves."""
 
     var _arena: Arena
     var _tensors: List[Tensor[Self.dtype]]
     """By number of the tensor; those that no product reads are empty."""
-    var _layers: Int
 
     def __init__(out self, config: GPT2Config, params: ParameterTensors[F32]) raises:
         """Views the parameters, or reserves the copies.
@@ -142,36 +160,30 @@ struct ProductWeights[dtype: DType](Movable):
         Raises:
             If the system has no room.
         """
-        self._layers = config.num_layers
+        self = Self(config, params.tensors(), Arena(rounded_weight_bytes[Self.dtype](config)))
+
+    def __init__(out self, config: GPT2Config, params: List[Tensor[F32]], var arena: Arena) raises:
+        self._arena = arena^
         self._tensors = List[Tensor[Self.dtype]](capacity=NUM_TENSORS)
-        self._arena = Arena(product_weight_bytes[Self.dtype](config))
-        for i in range(NUM_TENSORS):
+        for i, ref spec in enumerate(parameter_specs(config)):
             comptime if Self.dtype == F32:
                 self._tensors.append(rebind[Tensor[Self.dtype]](params[i]))
             else:
-                self._tensors.append(self._arena.carve[Self.dtype](params[i].size if is_product_weight(i) else 0))
+                self._tensors.append(self._arena.carve[Self.dtype](spec.size() if spec.is_product else 0))
 
     @no_inline
     def __getitem__(self, tensor: Int) -> Tensor[Self.dtype]:
         """Views one tensor, all layers."""
         return self._tensors[tensor]
 
-    @no_inline
-    def layer(self, tensor: Int, l: Int) -> Tensor[Self.dtype]:
-        """Views layer l of one tensor of the blocks."""
-        var size = self._tensors[tensor].size // self._layers
-        return self._tensors[tensor].slice(l * size, size)
+    def tensors(self) -> List[Tensor[Self.dtype]]:
+        """Views all tensors, in file order."""
+        return self._tensors.copy()
 
 
-def is_product_weight(tensor: Int) -> Bool:
-    """Tells whether a matrix product reads this tensor."""
-    return tensor == WTE or tensor == QKVW or tensor == ATTPROJW or tensor == FCW or tensor == FCPROJW
-
-
-def product_weight_bytes[dtype: DType](config: GPT2Config) -> Int:
-    """Bytes that ProductWeights reserve: none for float32."""
-    var bytes = 0
-    comptime if dtype != F32:
-        for i, ref spec in enumerate(parameter_specs(config)):
-            bytes += aligned_bytes[dtype](spec.size() if is_product_weight(i) else 0)
-    return bytes
+def rounded_weight_bytes[dtype: DType](config: GPT2Config) raises -> Int:
+    """Counts the bytes that RoundedWeights reserve: none for float32."""
+    comptime if dtype == F32:
+        return 0
+    else:
+        return RoundedWeights[dtype](config, List[Tensor[F32]](), Arena.counting())._arena.used

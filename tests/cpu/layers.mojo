@@ -8,7 +8,7 @@ from std.math import exp2 as exact_exp2, isnan, nan
 from std.sys import argv, exit
 
 from llm.base.memory import Arena, Tensor
-from llm.cpu.adamw import AdamW, adamw_update
+from llm.cpu.adamw import AdamWSettings, adamw_update
 from llm.cpu.attention import attention_backward, attention_forward, attention_workspace_size
 from llm.cpu.cross_entropy import cross_entropy_forward, cross_entropy_forward_backward
 from llm.cpu.embedding import embedding_backward, embedding_forward
@@ -245,7 +245,7 @@ def test_adamw(mut g: Goldens, team: Team) raises:
     g.layer = "adamw"
     var param, grad, m, v = g.load("param"), g.load("grad"), g.load("m"), g.load("v")
     var sums = g.fresh(num_norm_blocks(param.size))
-    var settings = AdamW(
+    var settings = AdamWSettings(
         Float32(g.number("lr")),
         Float32(g.number("beta1")),
         Float32(g.number("beta2")),
@@ -266,7 +266,7 @@ def test_global_norm(mut g: Goldens, team: Team) raises:
     var other = g.fresh(grad.size)
     other.fill(1)
     var sums = g.fresh(num_norm_blocks(grad.size))
-    var settings = AdamW(0, 0, 0, 1, 0)
+    var settings = AdamWSettings(0, 0, 0, 1, 0)
     adamw_update(team, other, other, grad, g.copy(other), g.copy(other), sums, settings, 1)
     var norm = g.fresh(1)
     norm[0] = norm_of_blocks(sums)
