@@ -17,7 +17,7 @@ from llm.eval.choices import judge_all
 from llm.eval.judgement import Accuracy, Judgement
 from llm.eval.windows import SlidingWindow, evaluate_shards, token_lengths
 from llm.formats.choices import NUM_ENDINGS
-from llm.model.checkpoints import read_config, read_parameters
+from llm.model.checkpoints import load_parameters, read_config
 from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
 from llm.model.tensors import num_parameters
@@ -76,7 +76,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
         output = AtomicFile("eval_gpt2", args.string("json"))
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var model = GPT2[dtype](config.copy(), threads, (rows + T - 1) // T, T)
-    read_parameters(path, model.params)
+    load_parameters(path, model)
     watch_for_signals()
     var screen = Screen()
     screen.line(String(t"{path}: {grouped(num_parameters(config))} parameters, context {grouped(config.max_seq_len)}"))

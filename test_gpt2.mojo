@@ -10,12 +10,13 @@ from std.sys import exit, stderr
 from llm.base.files import InputFile
 from llm.base.memory import Arena, Tensor, aligned_bytes
 from llm.cli.arguments import Option, parse_arguments
-from llm.cpu.adamw import AdamW
+from llm.cpu.adamw import AdamWSettings
 from llm.cpu.threads.cores import available_threads
 from llm.formats.debug_state import DebugState
-from llm.model.checkpoints import read_config, read_parameters
+from llm.model.checkpoints import load_parameters, read_config
 from llm.model.gpt2 import GPT2
 from llm.model.tensors import NUM_TENSORS, ParameterTensors, num_parameters
+from llm.optim.adamw import AdamW
 
 comptime F32 = DType.float32
 comptime NUM_STEPS = 10
@@ -100,7 +101,7 @@ def test() raises -> Int:
 
     var B, T = state.B, state.T
     var model = GPT2[F32](config.copy(), threads, B, T)
-    read_parameters(path, model.params)
+    load_parameters(path, model)
 
     print(
         t"{path}: {num_parameters(config)} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
@@ -116,13 +117,15 @@ def test() raises -> Int:
     for i in range(NUM_TENSORS):
         verdict.compare("d" + model.params.specs[i].name, model.grads[i], grads[i])
 
-    var settings = AdamW(learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    var settings = AdamWSettings(learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    var optimizer = AdamW(config, settings, decay_all=True)
     for step in range(1, NUM_STEPS + 1):
         if step > 1:
             model.forward(state.x, B, T)
             loss = model.backward(state.y)
         verdict.compare_loss(String(t"step {step}"), loss, expected_losses[step - 1])
-        _ = model.update(settings, step, decay_all=True)
+        optimizer.prepare(step=step, learning_rate=settings.learning_rate)
+        _ = model.update(optimizer)
     _ = arena^
 
     if verdict.failures > 0:

@@ -27,7 +27,7 @@ from llm.data.loader import DataLoader
 from llm.eval.choices import Choices, judge_all
 from llm.eval.judgement import Accuracy, Judgement
 from llm.infer.sampler import Sampler
-from llm.model.checkpoints import read_config, read_parameters, write_checkpoint
+from llm.model.checkpoints import load_parameters, read_config, write_checkpoint
 from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
 from llm.text.tokenizer import Tokenizer
@@ -90,7 +90,9 @@ def train_with[
     var progress = Progress()
     var sampler = Sampler(seed=args.int("seed"))
     if resumed:
-        progress = load_checkpoint(args.string("out"), resumed.value(), run.model, run.train_data)
+        progress = load_checkpoint(
+            args.string("out"), resumed.value(), run.model, run.optimizer, run.train_data
+        )
         if progress.sampler != 0:
             sampler.set_rng_state(progress.sampler)
         print(t"resumed after step {progress.step} of {run.steps}\n", flush=True)
@@ -99,7 +101,7 @@ def train_with[
     elif starts_at_random(args):
         run.model.initialize(args.int("seed"))
     else:
-        read_parameters(initial_checkpoint(args), run.model.params)
+        load_parameters(initial_checkpoint(args), run.model)
 
     watch_for_signals()
     var going_on = LogEnd(progress.step, progress.evaluated) if resumed else Optional[LogEnd](None)
@@ -142,7 +144,7 @@ def take_steps[
         if args.given("out") and due and progress.step > saved:
             progress.sampler = sampler.rng_state()
             report.flush()
-            save_checkpoint(out, run.model, run.train_data, progress, args.int("keep"), saves_bfloat16(args))
+            save_checkpoint(out, run.model, run.optimizer, run.train_data, progress, args.int("keep"), saves_bfloat16(args))
             saved = progress.step
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))
         if ends:

@@ -13,12 +13,13 @@ from limits import Limits
 from llm.base.formatting import fixed, grouped
 from llm.base.memory import Arena, aligned_bytes
 from llm.cli.arguments import Option, parse_arguments
-from llm.cpu.adamw import AdamW
+from llm.cpu.adamw import AdamWSettings
 from llm.cpu.threads.cores import available_threads
 from llm.cpu.threads.crew import TRACING, Crew
 from llm.model.config import GPT2Config, named_config
 from llm.model.gpt2 import GPT2
 from llm.model.tensors import num_parameters
+from llm.optim.adamw import AdamW
 from timing import json_list, let_threads_sleep
 
 comptime F32 = DType.float32
@@ -86,7 +87,7 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
     var limits = Limits()
     var crew = Crew(threads)
     var times = List[Float64]()
-    var settings = AdamW(1e-4, 0.9, 0.999, 1e-8, 0)
+    var optimizer = AdamW(config, AdamWSettings(1e-4, 0.9, 0.999, 1e-8, 0))
     for step in range(steps + 2):
         limits.measure[dtype](crew)
         let_threads_sleep()
@@ -95,7 +96,8 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
         var start = perf_counter_ns()
         model.forward(inputs, B, T)
         _ = model.backward(targets)
-        _ = model.update(settings, step + 1)
+        optimizer.prepare(step=step + 1, learning_rate=1e-4)
+        _ = model.update(optimizer)
         var took = Float64(perf_counter_ns() - start)
         if step >= 2:
             times.append(took / 1e9)

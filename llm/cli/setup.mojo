@@ -4,7 +4,7 @@ from std.os.path import exists
 
 from llm.base.files import beside, glob_files
 from llm.cli.arguments import Arguments
-from llm.cpu.adamw import AdamW
+from llm.cpu.adamw import AdamWSettings
 from llm.data.loader import DataLoader
 from llm.data.manifest import check_manifests
 from llm.eval.choices import Choices
@@ -240,9 +240,9 @@ def learning_rate_schedule(args: Arguments, steps: Int) -> Schedule:
     )
 
 
-def optimizer_settings(args: Arguments) -> AdamW:
+def optimizer_settings(args: Arguments) -> AdamWSettings:
     """Returns AdamW's settings; each step sets its learning rate."""
-    return AdamW(
+    return AdamWSettings(
         learning_rate=0,
         beta1=Float32(args.float("beta1", maximum=0.99999)),
         beta2=Float32(args.float("beta2", maximum=0.99999999)),

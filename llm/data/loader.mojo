@@ -118,14 +118,12 @@ struct DataLoader(Movable):
 
     def position(self) -> DataPosition:
         """Tells where the next batch comes from."""
-        return DataPosition(
-            shard=self.current_shard,
-            sample=self.current_sample,
-            order=self._order,
-            shard_order=self._shard_order.copy() if self._order == SHUFFLED else List[Int](),
-            sample_order=self._sample_order.copy() if self._order == SHUFFLED else List[Int](),
-            rng=self._rng.copy(),
-        )
+        var position = DataPosition(order=self._order, shard=self.current_shard, sample=self.current_sample)
+        if self._order == SHUFFLED:
+            position.shard_order = self._shard_order.copy()
+            position.sample_order = self._sample_order.copy()
+        position.rng = self._rng.copy()
+        return position^
 
     def resume(mut self, var position: DataPosition) raises:
         """Goes on from a position; the epoch is left to the caller.

@@ -58,8 +58,8 @@ struct Choices(Movable):
             var B = min(most, NUM_ENDINGS - first)
             for b in range(B):
                 self._fill(b * T, T, context, endings[first + b])
-            model.forward(self._inputs, B, T)
-            var losses = model.losses(self._targets)
+            model.forward(self._inputs.slice(0, B * T), B, T)
+            var losses = model.losses(self._targets.slice(0, B * T))
             for b in range(B):
                 ref ending = endings[first + b]
                 var sum = Float64(0)

@@ -182,8 +182,8 @@ def evaluate_shards[
                 shard.read_pairs(start, inputs.slice(b * length, length), counted, model.config.vocab_size)
                 counted.slice(0, length - fresh).fill(_NO_TARGET)
             try:
-                model.forward(inputs, B, length)
-                var losses = model.losses(targets)
+                model.forward(inputs.slice(0, B * length), B, length)
+                var losses = model.losses(targets.slice(0, B * length))
                 for b in range(B):
                     var row = b * length
                     _add_window(estimate, losses.slice(row, length), targets.slice(row, length), lengths)

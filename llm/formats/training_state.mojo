@@ -1,4 +1,4 @@
-"""Training state in llm.c's format: AdamW's moments and the place in the data, beside the model that they belong to."""
+"""Training state in llm.c's format: the optimizer's state (AdamW's m and v) and the place in the data, beside a model."""
 
 from std.sys import size_of
 
@@ -33,7 +33,6 @@ comptime _ROUNDING_SEED = UInt64(13371337)
 comptime _MAX_SHARDS = 1 << 24
 
 
-@fieldwise_init
 struct DataPosition(Movable):
     """Where a loader is in its data, and in which order the rest comes: all that a resumed run needs."""
 
@@ -47,18 +46,26 @@ struct DataPosition(Movable):
     var sample_order: List[Int]
     var rng: Mt19937
 
+    def __init__(out self, *, order: Int = IN_ORDER, shard: Int = 0, sample: Int = 0):
+        """A place in an order that nothing has shuffled yet."""
+        self.shard = shard
+        self.sample = sample
+        self.order = order
+        self.shard_order = List[Int]()
+        self.sample_order = List[Int]()
+        self.rng = Mt19937(0)
+
 
 def state_file(
     path: String,
     step: Int,
-    m: List[Tensor[F32]],
-    v: List[Tensor[F32]],
+    states: List[Tensor[F32]],
     params: List[Tensor[F32]],
     position: DataPosition,
 ) raises -> AtomicFile:
     """Writes a state up to the last byte; it appears under its name when the caller commits the file.
 
-    `params` are the parameters in float32 of a model whose own file is bfloat16, and otherwise none.
+    `states` are the tensors that the optimizer keeps, slot after slot; `params` are the parameters in float32 of a model whose own file is bfloat16, and otherwise none.
 
     Raises:
         If the file cannot be written.
@@ -74,8 +81,7 @@ def state_file(
     header.set64(_SAMPLE, UInt64(position.sample))
     var file = AtomicFile("save", path)
     header.write(file)
-    _write_tensors(file, m)
-    _write_tensors(file, v)
+    _write_tensors(file, states)
     _write_tensors(file, params)
     if position.order == SHUFFLED:
         _write_order(file, position.shard_order)
@@ -88,11 +94,11 @@ def state_file(
 def read_state(
     path: String,
     step: Int,
-    m: List[Tensor[F32]],
-    v: List[Tensor[F32]],
+    states: List[Tensor[F32]],
     params: List[Tensor[F32]],
-) raises -> DataPosition:
-    """Fills the moments, and the parameters if the state holds them in float32 beside a bfloat16 model.
+    mut position: DataPosition,
+) raises:
+    """Sets the position and fills the optimizer's tensors, and the parameters if the state holds them in float32 beside a bfloat16 model.
 
     Raises:
         If there is no good state under this name, or it belongs to another model or step.
@@ -112,19 +118,15 @@ def read_state(
         )
     _check_flag(file, header, _MASTER_WEIGHTS)
     _check_flag(file, header, _SHUFFLED)
-    var scalars = 0
-    for tensor in m:
-        scalars += tensor.size
-    var arenas = 3 if header[_MASTER_WEIGHTS] == 1 else 2
-    var tail = HEADER_BYTES + arenas * scalars * size_of[Float32]()
+    var has_params = header[_MASTER_WEIGHTS] == 1
+    var scalars = _count(states) + (_count(params) if has_params else 0)
+    var tail = HEADER_BYTES + scalars * size_of[Float32]()
     # The length is checked before anything is changed.
-    var position = _read_position(file, header, tail)
+    position = _read_position(file, header, tail)
     var offset = HEADER_BYTES
-    _read_tensors(file, offset, m)
-    _read_tensors(file, offset, v)
-    if arenas == 3:
+    _read_tensors(file, offset, states)
+    if has_params:
         _read_tensors(file, offset, params)
-    return position^
 
 
 def _read_position(file: InputFile, header: Header, tail: Int) raises -> DataPosition:
@@ -132,9 +134,6 @@ def _read_position(file: InputFile, header: Header, tail: Int) raises -> DataPos
         shard=_place(file, header, _SHARD),
         sample=_place(file, header, _SAMPLE),
         order=SHUFFLED if header[_SHUFFLED] == 1 else IN_ORDER,
-        shard_order=List[Int](),
-        sample_order=List[Int](),
-        rng=Mt19937(0),
     )
     if position.order == IN_ORDER:
         file.expect_size(tail, "the moments of this model after the header")
@@ -159,6 +158,13 @@ def _place(file: InputFile, header: Header, field: Int) raises -> Int:
     if value > UInt64(Int32.MAX):
         raise file.error(String(t"expected a place in the data in the header, found {value}; the file is damaged"))
     return Int(value)
+
+
+def _count(tensors: List[Tensor[F32]]) -> Int:
+    var scalars = 0
+    for tensor in tensors:
+        scalars += tensor.size
+    return scalars
 
 
 def _write_tensors(mut file: AtomicFile, tensors: List[Tensor[F32]]) raises:

@@ -40,7 +40,11 @@ struct Generator[dtype: DType](Movable):
             raise Error("generate: expected a prompt of at least one token, got none")
         self.has_dropped = len(prompt) > self.decoder.context
         var kept = self._newest(prompt) if self.has_dropped else prompt.copy()
-        self.decoder.read(List(kept[: len(kept) - 1]))
+        for text in range(len(self.samplers)):
+            self.decoder.end(text)
+        self.decoder.begin(0, List(kept[: len(kept) - 1]))
+        for text in range(1, len(self.samplers)):
+            self.decoder.share(text, 0)
         self._tokens = List[List[Int32]](length=len(self.samplers), fill=kept)
         self.active = List[Int]()
         for text in range(len(self.samplers)):
@@ -52,7 +56,7 @@ struct Generator[dtype: DType](Movable):
         Raises:
             If the model has diverged.
         """
-        if self.decoder.cache.length() == self.decoder.context:
+        if self.decoder.length(self.active[0]) == self.decoder.context:
             self._drop_older_half()
         var last = List[Int32]()
         for text in self.active:
@@ -66,8 +70,9 @@ struct Generator[dtype: DType](Movable):
             drawn.append(token)
         return drawn^
 
-    def end(mut self, text: Int):
+    def end(mut self, text: Int) raises:
         """Lets a text be; the others go on."""
+        self.decoder.end(text)
         var rest = List[Int]()
         for other in self.active:
             if other != text:
@@ -76,11 +81,10 @@ struct Generator[dtype: DType](Movable):
 
     def _drop_older_half(mut self) raises:
         self.has_dropped = True
-        var read = List[List[Int32]]()
-        for text in self.active:
+        # Backwards: the first text has the prompt that the others share.
+        for text in reversed(self.active):
             self._tokens[text] = self._newest(self._tokens[text])
-            read.append(List(self._tokens[text][: len(self._tokens[text]) - 1]))
-        self.decoder.read_apart(read, self.active)
+            self.decoder.restart(text, List(self._tokens[text][: len(self._tokens[text]) - 1]))
 
     def _newest(self, tokens: List[Int32]) -> List[Int32]:
         """Returns half a context of tokens, and the one that is still to be read."""

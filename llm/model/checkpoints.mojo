@@ -4,6 +4,7 @@ from llm.base.files import AtomicFile
 from llm.formats import checkpoint
 from llm.formats.checkpoint import CheckpointFile, CheckpointSizes
 from llm.model.config import GPT2Config
+from llm.model.gpt2 import GPT2
 from llm.model.tensors import NUM_TENSORS, ParameterSpec, ParameterTensors, num_parameters, parameter_specs
 
 comptime F32 = DType.float32
@@ -18,7 +19,7 @@ def read_config(path: String) raises -> GPT2Config:
     return _checked_config(CheckpointFile(path))
 
 
-def read_parameters[dtype: DType](path: String, mut params: ParameterTensors[dtype]) raises:
+def read_parameters[dtype: DType](path: String, params: ParameterTensors[dtype]) raises:
     """Fills the parameters from a checkpoint; fp32 and bfloat16 are turned into each other, to the nearest value.
 
     Raises:
@@ -35,6 +36,19 @@ def read_parameters[dtype: DType](path: String, mut params: ParameterTensors[dty
                 )
             )
     file.read(params.tensors())
+
+
+def load_parameters[dtype: DType, //](path: String, mut model: GPT2[dtype]) raises:
+    """Gives a model the parameters of a checkpoint.
+
+    Raises:
+        If there is no good checkpoint under this name, or its model has other sizes.
+    """
+
+    def read(params: ParameterTensors[F32]) raises {imm}:
+        read_parameters(path, params)
+
+    model.write_parameters(read)
 
 
 def write_checkpoint(path: String, config: GPT2Config, params: ParameterTensors[F32], in_bfloat16: Bool = False) raises:

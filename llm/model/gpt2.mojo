@@ -11,17 +11,10 @@ from llm.cpu.dropout import Dropout
 from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, sum_squares
 from llm.cpu.simd.conversion import convert
 from llm.cpu.threads.crew import Crew, Event, Team
-from llm.model.activations import Activations, ActivationSizes
+from llm.model.activations import ActivationSizes, Activations
 from llm.model.backward import backward_block, backward_embedding, backward_head, logits_of_rows
 from llm.model.config import GPT2Config
-from llm.model.forward import (
-    CausalAttention,
-    ForwardWeights,
-    Products,
-    embed,
-    final_layernorm,
-    forward_block,
-)
+from llm.model.forward import CausalAttention, ForwardWeights, Products, embed, final_layernorm, forward_block
 from llm.model.initialize import initialize_parameters
 from llm.model.tensors import WPE, WTE, ParameterSpec, ParameterTensors, RoundedWeights
 
@@ -284,11 +277,14 @@ struct GPT2[dtype: DType = F32](Movable):
             The mean cross entropy, not weighted.
 
         Raises:
-            If the last pass was no forward pass, or the targets have another size or are not in the vocabulary.
+            If the last pass was no forward pass, the targets have another size or are not in the vocabulary, or there is
+            nothing to add to.
         """
         self._check_forward("backward")
         self._check_size("backward", targets, self.B * self.T)
         self._check_tokens("backward", targets)
+        if accumulate:
+            self._check_gradients("backward")
 
         def one_pass(team: Team) {imm}:
             self._backward(team, targets, accumulate, weight)

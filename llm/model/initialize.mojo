@@ -22,7 +22,7 @@ def initialize_parameters[dtype: DType](team: Team, params: ParameterTensors[dty
         var tensor = params[i]
         var initial = params.specs[i].initial
         if initial == ZEROS or initial == ONES:
-            _fill(team, tensor, 1 if initial == ONES else 0)
+            _fill(team, tensor, Scalar[dtype](1 if initial == ONES else 0))
         else:
             var std = STANDARD_DEVIATION
             if initial == NORMAL_RESIDUAL:

@@ -9,9 +9,11 @@ from std.os.path import exists, isdir
 from llm.base.files import AtomicFile
 from llm.base.memory import Tensor
 from llm.data.loader import DataLoader
-from llm.formats.training_state import RANDOM_WINDOWS, read_state, state_file
+from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state, state_file
 from llm.model.checkpoints import checkpoint_file, read_parameters
 from llm.model.gpt2 import GPT2
+from llm.model.tensors import ParameterTensors
+from llm.optim.optimizer import Optimizer
 from llm.train.run_state import Progress, progress_file, read_progress
 
 comptime F32 = DType.float32
@@ -43,8 +45,16 @@ def complete_checkpoints(folder: String) raises -> List[Int]:
 
 
 def save_checkpoint[
-    dtype: DType, //
-](folder: String, model: GPT2[dtype], data: DataLoader, mut progress: Progress, keep: Int, in_bfloat16: Bool) raises:
+    dtype: DType, O: Optimizer, //
+](
+    folder: String,
+    model: GPT2[dtype],
+    optimizer: O,
+    data: DataLoader,
+    mut progress: Progress,
+    keep: Int,
+    in_bfloat16: Bool,
+) raises:
     """Writes a checkpoint and then removes the oldest, so that `keep` stay (0: all).
 
     With `in_bfloat16` the model's file is rounded, and the state holds the parameters in float32 as well.
@@ -61,14 +71,15 @@ def save_checkpoint[
     var position = data.position()
     progress.epoch = data.epoch
     progress.order = position.order
+    progress.optimizer = String(O.NAME)
     var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params, in_bfloat16)
     var exact = model.params.tensors() if in_bfloat16 else List[Tensor[F32]]()
-    var moments_file = state_file(_state(folder, step), step, model.m.tensors(), model.v.tensors(), exact, position)
+    var states = state_file(_state(folder, step), step, _states(optimizer), exact, position)
     var sidecar = progress_file(_extra(folder, step), progress)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
     model_file.commit()
-    moments_file.commit()
+    states.commit()
     sidecar.commit()
     var done = AtomicFile("save", _done(folder, step))
     done.commit()
@@ -79,25 +90,34 @@ def save_checkpoint[
 
 
 def load_checkpoint[
-    dtype: DType, //
-](folder: String, step: Int, mut model: GPT2[dtype], mut data: DataLoader) raises -> Progress:
-    """Brings model, moments and data to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
+    dtype: DType, O: Optimizer, //
+](folder: String, step: Int, mut model: GPT2[dtype], mut optimizer: O, mut data: DataLoader) raises -> Progress:
+    """Brings model, optimizer and data to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
 
     Raises:
-        If the checkpoint is damaged, or was made with another model or other data.
+        If the checkpoint is damaged, or was made with another model, optimizer or data.
     """
     var progress = Progress()
     progress.step = step
     progress.evaluated = True
     try:
-        read_parameters(checkpoint_model(folder, step), model.params)
-        var position = read_state(
-            _state(folder, step), step, model.m.tensors(), model.v.tensors(), model.params.tensors()
-        )
         if exists(_extra(folder, step)):
             progress = read_progress(_extra(folder, step), step)
-            if progress.order == RANDOM_WINDOWS:
-                position.order = RANDOM_WINDOWS
+        if progress.optimizer != O.NAME:
+            raise Error(
+                t"resume: the run was saved with --optimizer {progress.optimizer}, this one has --optimizer {O.NAME}; use"
+                t" the same, or start from the model alone (--init {checkpoint_model(folder, step)})"
+            )
+        var states = _states(optimizer)
+        var position = DataPosition()
+
+        def read(params: ParameterTensors[F32]) raises {mut position, imm}:
+            read_parameters(checkpoint_model(folder, step), params)
+            read_state(_state(folder, step), step, states, params.tensors(), position)
+
+        model.write_parameters(read)
+        if progress.order == RANDOM_WINDOWS:
+            position.order = RANDOM_WINDOWS
         try:
             data.resume(position^)
         except error:
@@ -106,6 +126,14 @@ def load_checkpoint[
         raise Error(t"{error} (to go on from an earlier checkpoint, remove {_done(folder, step)})")
     data.epoch = progress.epoch
     return progress^
+
+
+def _states[O: Optimizer, //](optimizer: O) -> List[Tensor[F32]]:
+    """Views all tensors that an optimizer keeps, slot after slot."""
+    var tensors = List[Tensor[F32]]()
+    for ref slot in optimizer.slots():
+        tensors.extend(slot.tensors.copy())
+    return tensors^
 
 
 def remove_checkpoint(folder: String, step: Int) raises:

@@ -1,9 +1,12 @@
 """What a run knows of itself beside model, moments and data: the sidecar `extra_STEP.json` of a checkpoint."""
 
 from llm.base.files import AtomicFile, read_text
-from llm.base.json import JsonObject, json_number, json_numbers
+from llm.base.json import JsonObject, json_number, json_numbers, json_text
 from llm.formats.training_state import IN_ORDER, RANDOM_WINDOWS
 from llm.train.outliers import WINDOW, OutlierDetector
+
+
+comptime _LLM_C_OPTIMIZER = "adamw"
 
 
 struct Progress(Movable):
@@ -17,6 +20,8 @@ struct Progress(Movable):
     """Epochs of the training data begun before this one."""
     var order: Int
     """The order of the training data, of which a state in llm.c's format knows only the first two."""
+    var optimizer: String
+    """Its name."""
     var sampler: UInt64
     """State of the generator that draws samples; 0 if it is not known."""
     var best_loss: Optional[Float32]
@@ -34,6 +39,7 @@ struct Progress(Movable):
         self.evaluated = False
         self.epoch = 0
         self.order = IN_ORDER
+        self.optimizer = _LLM_C_OPTIMIZER
         self.sampler = 0
         self.best_loss = None
         self.best_step = 0
@@ -53,9 +59,13 @@ struct Progress(Movable):
 
     def json(self) -> String:
         """Writes the object that `read_progress` reads."""
+        # A checkpoint that says nothing is one of the optimizer that llm.c has.
+        var optimizer = String()
+        if self.optimizer != _LLM_C_OPTIMIZER:
+            optimizer = String(t'\n  "optimizer": {json_text(self.optimizer)},')
         var best = json_number(self.best_loss.value()) if self.best_loss else String("null")
         return String(
-            t'{{\n  "version": 1,\n  "step": {self.step},\n  "evaluated": {"true" if self.evaluated else "false"},\n '
+            t'{{\n  "version": 1,{optimizer}\n  "step": {self.step},\n  "evaluated": {"true" if self.evaluated else "false"},\n '
             t' "epoch": {self.epoch},\n  "shuffle": {self.order},\n  "sampler": "{self.sampler}",\n  "best_loss":'
             t' {best},\n  "best_step": {self.best_step},\n  "bad_validations":'
             t' {self.bad_validations},\n{_members("loss", self.losses)},\n{_members("norm", self.norms)}\n}}\n'
@@ -95,6 +105,8 @@ def _parsed(text: String, step: Int) raises -> Progress:
     progress.evaluated = json.bool("evaluated")
     progress.epoch = json.int("epoch", 0, Int(Int32.MAX))
     progress.order = json.int("shuffle", IN_ORDER, RANDOM_WINDOWS)
+    if json.has("optimizer"):
+        progress.optimizer = json.text("optimizer")
     var sampler = json.text("sampler")
     try:
         progress.sampler = _parse_uint64(sampler)

@@ -8,10 +8,10 @@ from llm.base.random import draw_at, scramble
 from llm.cli.arguments import Arguments
 from llm.cli.report import StepRecord
 from llm.cli.setup import learning_rate_schedule, number_of_steps, optimizer_settings, passes_per_step
-from llm.cpu.adamw import AdamW
 from llm.cpu.dropout import Dropout
 from llm.data.loader import DataLoader
 from llm.model.gpt2 import GPT2
+from llm.optim.adamw import AdamW
 from llm.optim.schedule import Schedule
 from llm.train.run_state import Progress
 
@@ -32,7 +32,6 @@ struct Trainer[dtype: DType](Movable):
     var val_batches: Int
     var schedule: Schedule
     var optimizer: AdamW
-    var decay_all: Bool
     var grad_clip: Float32
     """Longest gradient, or 0."""
     var skip_loss_z: Float64
@@ -53,8 +52,7 @@ struct Trainer[dtype: DType](Movable):
         self.passes = passes_per_step(args)
         self.steps = number_of_steps(args, train_data, self.passes)
         self.schedule = learning_rate_schedule(args, self.steps)
-        self.optimizer = optimizer_settings(args)
-        self.decay_all = args.bool("decay-all")
+        self.optimizer = AdamW(model.config, optimizer_settings(args), decay_all=args.bool("decay-all"))
         self.grad_clip = Float32(args.float("grad-clip"))
         self.skip_loss_z = args.float("skip-loss-z")
         self.skip_norm_z = args.float("skip-norm-z")
@@ -95,7 +93,6 @@ struct Trainer[dtype: DType](Movable):
             )
         var loss_z = progress.losses.z_score(loss.cast[DType.float64]())
         var learning_rate = self.schedule.learning_rate(progress.step)
-        self.optimizer.learning_rate = Float32(learning_rate)
         var skipped = _beyond(loss_z, self.skip_loss_z)
         # The norm comes with the update, unless the update depends on it.
         var norm: Float32
@@ -107,9 +104,11 @@ struct Trainer[dtype: DType](Movable):
             if isfinite(norm) and not skipped:
                 var clips = self.grad_clip > 0 and norm > self.grad_clip
                 var scale = self.grad_clip / norm if clips else Float32(1)
-                _ = self.model.update(self.optimizer, number, scale, self.decay_all)
+                self.optimizer.prepare(step=number, learning_rate=Float32(learning_rate), grad_scale=scale)
+                _ = self.model.update(self.optimizer)
         else:
-            norm = self.model.update(self.optimizer, number, decay_all=self.decay_all)
+            self.optimizer.prepare(step=number, learning_rate=Float32(learning_rate))
+            norm = self.model.update(self.optimizer)
             norm_z = progress.norms.z_score(norm.cast[DType.float64]())
         if not isfinite(norm):
             raise Error(

@@ -227,24 +227,6 @@ def assert_same_bits(got: Tensor[F32], expected: Tensor[F32]) raises:
         assert_equal(bitcast[DType.uint32](got[i]), bitcast[DType.uint32](expected[i]), String(t"element {i}"))
 
 
-@fieldwise_init
-struct Job(Movable):
-    """A product for a crew."""
-
-    var M: Int
-    var N: Int
-    var K: Int
-    var a: Matrix[F32]
-    var b: Matrix[F32]
-    var c: Tensor[F32]
-    var workspace: Tensor[F32]
-
-
-def run_job(context: Int, team: Team):
-    ref job = Pointer[Job, MutUntrackedOrigin](unsafe_from_address=context)[]
-    gemm(team, job.workspace, job.M, job.N, job.K, job.a, job.b, job.c, job.N, Plain())
-
-
 def test_same_bits_for_any_number_of_threads() raises:
     var operands = Operands()
     for sizes in [(3 * MR + 1, 4 * NR + W + 2, 2 * KC + 9), (MC + 5, NR - 1, W), (1, 5 * NR, KC + 1), (1, 1, 3)]:
@@ -260,9 +242,13 @@ def test_same_bits_for_any_number_of_threads() raises:
             gemm(Team(threads), operands.workspace, M, N, K, a, b, c, N, Plain())
             assert_same_bits(c, expected)
             var crew = Crew(threads)
-            var job = Job(M, N, K, a, b, operands.vector(M * N), operands.workspace)
-            crew.run(run_job, Int(Pointer(to=job)))
-            assert_same_bits(job.c, expected)
+            var by_crew = operands.vector(M * N)
+
+            def body(team: Team) {imm}:
+                gemm(team, operands.workspace, M, N, K, a, b, by_crew, N, Plain())
+
+            crew.run(body)
+            assert_same_bits(by_crew, expected)
 
 
 def test_same_bits_in_any_tile() raises:

@@ -20,7 +20,7 @@ from llm.cli.options import options
 from llm.cli.settings import read_settings
 from llm.data.loader import DataLoader
 from llm.eval.choices import Choices
-from llm.formats.training_state import SHUFFLED, read_state
+from llm.formats.training_state import SHUFFLED, DataPosition, read_state
 from llm.model.checkpoints import read_config, read_parameters
 from llm.model.tensors import ParameterTensors
 from llm.text.tokenizer import Tokenizer
@@ -154,9 +154,10 @@ struct Readers(Movable):
         if kind == 0:
             read_parameters(path, self.params)
         elif kind == 1:
-            var position = read_state(
-                path, argument(2), self.m.tensors(), self.v.tensors(), self.params.tensors()
-            )
+            var position = DataPosition()
+            var states = self.m.tensors()
+            states.extend(self.v.tensors())
+            read_state(path, argument(2), states, self.params.tensors(), position)
             var loader = self.loader(self.folder + "/train_*.bin")
             try:
                 loader.resume(position^)

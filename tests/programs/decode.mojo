@@ -50,7 +50,9 @@ def write_logits[dtype: DType]() raises:
     var tokens = read_tokens(text(3))
     var count, texts = number(7), number(8)
     var decoder = Decoder[dtype](config, params, number(5), texts=texts, context=number(6))
-    decoder.read(List(tokens[:count]))
+    decoder.begin(0, List(tokens[:count]))
+    for i in range(1, texts):
+        decoder.share(i, 0)
     var file = AtomicFile("decode", text(9))
     var all = List[Int]()
     for i in range(texts):
