@@ -3,9 +3,11 @@
 Everything runs on float32 and on bfloat16 operands, whose products are exact in the reference.
 """
 
-from std.memory import bitcast
 from std.testing import TestSuite, assert_equal, assert_true
 from std.utils.numerics import isnan, nan
+
+from framed import assert_same_bits
+from side_by_side import Kernel, side_by_side
 
 from llm.cpu.gelu import gelu
 from llm.cpu.gemm import (
@@ -22,7 +24,7 @@ from llm.cpu.gemm import (
 )
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
 from llm.cpu.gemm.reference import gemm_reference
-from llm.cpu.parallel import Crew, Team
+from llm.cpu.parallel import Team
 from llm.memory import Arena, Tensor
 
 comptime F32 = DType.float32
@@ -222,14 +224,9 @@ def test_epilogues() raises:
         assert_same_bits(again, c)
 
 
-def assert_same_bits(got: Tensor[F32], expected: Tensor[F32]) raises:
-    for i in range(expected.size):
-        assert_equal(bitcast[DType.uint32](got[i]), bitcast[DType.uint32](expected[i]), String(t"element {i}"))
-
-
 @fieldwise_init
-struct Job(Movable):
-    """A product for a crew."""
+struct Product(Kernel):
+    """One call of `gemm`."""
 
     var M: Int
     var N: Int
@@ -239,10 +236,8 @@ struct Job(Movable):
     var c: Tensor[F32]
     var workspace: Tensor[F32]
 
-
-def run_job(context: Int, team: Team):
-    ref job = Pointer[Job, MutUntrackedOrigin](unsafe_from_address=context)[]
-    gemm(team, job.workspace, job.M, job.N, job.K, job.a, job.b, job.c, job.N, Plain())
+    def run(self, team: Team):
+        gemm(team, self.workspace, self.M, self.N, self.K, self.a, self.b, self.c, self.N, Plain())
 
 
 def test_same_bits_for_any_number_of_threads() raises:
@@ -254,15 +249,14 @@ def test_same_bits_for_any_number_of_threads() raises:
         var a = operands.matrix(M, K)
         var b = operands.matrix(K, N, transposed=True)
         var expected = operands.vector(M * N)
-        gemm(Team(1), operands.workspace, M, N, K, a, b, expected, N, Plain())
+        Product(M, N, K, a, b, expected, operands.workspace).run(Team(1))
         for threads in [2, 3, MAX_THREADS]:
             var c = operands.vector(M * N)
-            gemm(Team(threads), operands.workspace, M, N, K, a, b, c, N, Plain())
+            Product(M, N, K, a, b, c, operands.workspace).run(Team(threads))
             assert_same_bits(c, expected)
-            var crew = Crew(threads)
-            var job = Job(M, N, K, a, b, operands.vector(M * N), operands.workspace)
-            crew.run(run_job, Int(Pointer(to=job)))
-            assert_same_bits(job.c, expected)
+            var together = operands.vector(M * N)
+            side_by_side(threads, Product(M, N, K, a, b, together, operands.workspace))
+            assert_same_bits(together, expected)
 
 
 def test_same_bits_in_any_tile() raises:

@@ -1,0 +1,67 @@
+"""Tensors inside frames of NaN, for tests of single kernels: what is read or written outside them shows."""
+
+from std.memory import bitcast
+from std.testing import assert_equal, assert_true
+from std.utils.numerics import isnan, nan
+
+from llm.memory import Arena, Tensor
+
+comptime F32 = DType.float32
+comptime F64 = DType.float64
+comptime FRAME = 67
+"""Elements of NaN before and after a tensor: more than any vector, and an odd number, so that no tensor is aligned."""
+comptime ROUNDING = 1 / Float64(1 << 24)
+"""Largest relative error of one float32 operation."""
+
+
+struct Framed(Movable):
+    """Owner of the tensors of a test. They end with it, so a test's last line names it."""
+
+    var _arena: Arena
+    var _seed: UInt32
+
+    def __init__(out self) raises:
+        self._arena = Arena(1 << 28)
+        self._seed = 1
+
+    def random(mut self) -> Float32:
+        """Draws a number from -0.5 .. 0.5."""
+        self._seed = self._seed * 1664525 + 1013904223
+        return Float32(self._seed >> 8) / Float32(1 << 24) - 0.5
+
+    def blank[dtype: DType = F32](mut self, size: Int) raises -> Tensor[dtype]:
+        """Makes a tensor of NaN, for what a kernel computes."""
+        var all = self._arena.carve[dtype](size + 2 * FRAME)
+        all.fill(nan[dtype]())
+        return all.slice(FRAME, size)
+
+    def numbers[dtype: DType = F32](mut self, size: Int) raises -> Tensor[dtype]:
+        """Makes a tensor of random numbers from -0.5 .. 0.5."""
+        var tensor = self.blank[dtype](size)
+        for i in range(size):
+            tensor[i] = self.random().cast[dtype]()
+        return tensor
+
+
+def assert_frame_is_whole[dtype: DType](tensor: Tensor[dtype], what: String) raises:
+    """Fails if something was written beside a tensor of `Framed`."""
+    for i in range(FRAME):
+        assert_true(isnan(tensor[-1 - i]), String(t"{what}: wrote {i + 1} elements before the tensor"))
+        assert_true(isnan(tensor[tensor.size + i]), String(t"{what}: wrote {i} elements behind the tensor"))
+
+
+def assert_same_bits[dtype: DType](got: Tensor[dtype], expected: Tensor[dtype], what: String = "") raises:
+    """Compares all elements, bit by bit."""
+    assert_equal(got.size, expected.size, what)
+    comptime Bits = DType.uint16 if dtype == DType.bfloat16 else DType.uint32
+    for i in range(expected.size):
+        assert_equal(bitcast[Bits](got[i]), bitcast[Bits](expected[i]), String(t"{what}, element {i}"))
+
+
+def assert_near(got: Float32, expected: Float64, roundings: Float64, magnitude: Float64, what: String) raises:
+    """Compares with a sum in float64. `roundings` is how many an addend passes through at most, `magnitude` the sum of
+    the addends' magnitudes: their product bounds the error of a sum in float32, in whatever order.
+    """
+    var allowed = roundings * ROUNDING * magnitude
+    var error = abs(got.cast[F64]() - expected)
+    assert_true(error <= allowed, String(t"{what}: {got}, expected {expected}; error {error}, allowed {allowed}"))
