@@ -5,22 +5,14 @@ import functools
 import os
 import re
 import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "tests"
-BIN = Path(sys.executable).parent
-ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MODULAR_TELEMETRY_ENABLED": "0"}
+from mojo_builds import ENVIRONMENT, ROOT, Builder
+
 TIMEOUT = 600
-# MOJO_TARGET_CPU=x86-64-v3 tests the code of a processor without AVX-512 on one that has it.
-TARGET_CPU = os.environ.get("MOJO_TARGET_CPU")
-if TARGET_CPU:
-    BUILD = BUILD.with_name(f"tests-{TARGET_CPU}")
+BUILDER = Builder()
 
 
 def wait_for(condition, seconds=300):
@@ -35,45 +27,37 @@ class MojoError(Exception):
     """What the compiler or a test said; shown without a Python traceback."""
 
 
-@functools.cache
-def build(source):
-    """Builds a program, unless the one in build/tests is newer than all sources. Returns (binary, errors)."""
-    binary = BUILD / source.relative_to(ROOT).with_suffix("")
-    sources = [source, *(ROOT / "llm").rglob("*.mojo")]
-    if binary.exists() and binary.stat().st_mtime > max(path.stat().st_mtime for path in sources):
-        return binary, ""
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    fresh = binary.with_suffix(f".{os.getpid()}")
-    start = time.time()
-    command = ["mojo", "build", "--Werror", "-I", ROOT, source, "-o", fresh]
-    if TARGET_CPU:
-        command += ["--target-cpu", TARGET_CPU]
-    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
-    if result.returncode:
-        return binary, f"{source.relative_to(ROOT)} does not build:\n{result.stderr}"
-    # A source that changes during the build is newer than the binary.
-    os.utime(fresh, (start, start))
-    os.replace(fresh, binary)
-    return binary, ""
-
-
 def pytest_collect_file(parent, file_path):
     if file_path.suffix == ".mojo" and file_path.name.startswith("test_"):
         return MojoFile.from_parent(parent, path=file_path)
 
 
+def pytest_collection_modifyitems(items):
+    """Kernels first, then layers: what is broken fails its own test before those of everything built on it."""
+    items.sort(key=lambda item: (ROOT / "tests" / "cpu" not in item.path.parents, item.path.name != "test_layers.py"))
+
+
 def pytest_collection_finish(session):
-    """Builds what the selected tests need, several at a time: Mojo tests, and the programs that Python tests name."""
-    if session.config.option.collectonly:
-        return
-    sources = set()
-    for path in {item.path for item in session.items}:
-        if path.suffix == ".mojo":
-            sources.add(path)
-        else:
-            sources |= {ROOT / name for name in re.findall(r'mojo_program\("(.+?)"\)', path.read_text())}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(build, sources))
+    """Begins to build what the selected tests need, in their order: Mojo tests, and programs that Python tests name."""
+    if not session.config.option.collectonly:
+        BUILDER.start(program for item in session.items for program in programs_of(item))
+
+
+def programs_of(item):
+    """Lists the programs that a test runs: itself, those of its mark `builds`, or all that its file names."""
+    if item.path.suffix == ".mojo":
+        return [item.path]
+    marked = [ROOT / name for mark in item.iter_markers("builds") for name in mark.args]
+    return marked or programs_named_in(item.path)
+
+
+@functools.cache
+def programs_named_in(path):
+    return [ROOT / name for name in re.findall(r'mojo_program\("(.+?)"\)', path.read_text())]
+
+
+def pytest_sessionfinish():
+    BUILDER.stop()
 
 
 class MojoFile(pytest.File):
@@ -84,7 +68,7 @@ class MojoFile(pytest.File):
 
 class MojoItem(pytest.Item):
     def runtest(self):
-        binary, errors = build(self.path)
+        binary, errors = BUILDER.build(self.path)
         if errors:
             raise MojoError(errors)
         result = subprocess.run(
@@ -149,7 +133,7 @@ def mojo_program():
     """Builds a program by its path in the repository: `mojo_program("tests/programs/files.mojo").run(...)`."""
 
     def built(path):
-        binary, errors = build(ROOT / path)
+        binary, errors = BUILDER.build(ROOT / path)
         if errors:
             pytest.fail(errors, pytrace=False)
         return Program(binary)
