@@ -2,7 +2,7 @@
 
 from std.memory import bitcast
 from std.testing import assert_equal, assert_true
-from std.utils.numerics import isnan, nan
+from std.utils.numerics import nan
 
 from llm.memory import Arena, Tensor
 
@@ -31,9 +31,12 @@ struct Framed(Movable):
 
     def blank[dtype: DType = F32](mut self, size: Int) raises -> Tensor[dtype]:
         """Makes a tensor of NaN, for what a kernel computes."""
-        var all = self._arena.carve[dtype](size + 2 * FRAME)
-        all.fill(nan[dtype]())
-        return all.slice(FRAME, size)
+        var tensor = self._arena.carve[dtype](size + 2 * FRAME).slice(FRAME, size)
+        tensor.fill(nan[dtype]())
+        for i in range(FRAME):
+            tensor[-1 - i] = _frame[dtype](i)
+            tensor[size + i] = _frame[dtype](i)
+        return tensor
 
     def numbers[dtype: DType = F32](mut self, size: Int) raises -> Tensor[dtype]:
         """Makes a tensor of random numbers from -0.5 .. 0.5."""
@@ -43,19 +46,36 @@ struct Framed(Movable):
         return tensor
 
 
+def _bits_of[dtype: DType](x: Scalar[dtype]) -> UInt32:
+    comptime if dtype == DType.bfloat16:
+        return bitcast[DType.uint16](x).cast[DType.uint32]()
+    else:
+        return bitcast[DType.uint32](x)
+
+
+def _frame[dtype: DType](i: Int) -> Scalar[dtype]:
+    """Returns a NaN that tells where it lies: one that a kernel computes and writes there is another."""
+    comptime if dtype == DType.bfloat16:
+        return bitcast[dtype](UInt16(0x7FC0 + i % 63 + 1))
+    else:
+        return bitcast[dtype](UInt32(0x7FC00000 + i + 1))
+
+
 def assert_frame_is_whole[dtype: DType](tensor: Tensor[dtype], what: String) raises:
     """Fails if something was written beside a tensor of `Framed`."""
     for i in range(FRAME):
-        assert_true(isnan(tensor[-1 - i]), String(t"{what}: wrote {i + 1} elements before the tensor"))
-        assert_true(isnan(tensor[tensor.size + i]), String(t"{what}: wrote {i} elements behind the tensor"))
+        var expected = _bits_of(_frame[dtype](i))
+        assert_equal(_bits_of(tensor[-1 - i]), expected, String(t"{what}: written {i + 1} elements before the tensor"))
+        assert_equal(
+            _bits_of(tensor[tensor.size + i]), expected, String(t"{what}: written {i} elements behind the tensor")
+        )
 
 
 def assert_same_bits[dtype: DType](got: Tensor[dtype], expected: Tensor[dtype], what: String = "") raises:
     """Compares all elements, bit by bit."""
     assert_equal(got.size, expected.size, what)
-    comptime Bits = DType.uint16 if dtype == DType.bfloat16 else DType.uint32
     for i in range(expected.size):
-        assert_equal(bitcast[Bits](got[i]), bitcast[Bits](expected[i]), String(t"{what}, element {i}"))
+        assert_equal(_bits_of(got[i]), _bits_of(expected[i]), String(t"{what}, element {i}"))
 
 
 def assert_near(got: Float32, expected: Float64, roundings: Float64, magnitude: Float64, what: String) raises:
