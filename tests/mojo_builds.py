@@ -43,7 +43,7 @@ def module_files(folder, name):
     yield folder / "__init__.mojo"
 
 
-def sources_of(program):
+def sources_of(program, root=ROOT):
     """Returns the files that a program is built from: itself and what it imports, directly or not."""
     found = set()
     waiting = [program]
@@ -54,7 +54,7 @@ def sources_of(program):
         found.add(source)
         for dots, name in imported_modules(source.read_text()):
             # Absolute names are looked up beside the program and from the repository's root.
-            for folder in [source.parents[dots - 1]] if dots else [program.parent, ROOT]:
+            for folder in [source.parents[dots - 1]] if dots else [program.parent, root]:
                 waiting += module_files(folder, name)
     return found
 
@@ -62,7 +62,10 @@ def sources_of(program):
 class Builder:
     """Builds programs in threads; who wants one waits for that one only."""
 
-    def __init__(self):
+    def __init__(self, root=ROOT, folder=BUILD, environment=ENVIRONMENT):
+        self._root = root
+        self._folder = folder
+        self._environment = environment
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._builds = {}
         self._compilers = set()
@@ -92,19 +95,20 @@ class Builder:
         self._pool.shutdown(cancel_futures=True)
 
     def _build(self, program):
-        binary = BUILD / program.relative_to(ROOT).with_suffix("")
-        if binary.exists() and binary.stat().st_mtime > max(path.stat().st_mtime for path in sources_of(program)):
+        binary = self._folder / program.relative_to(self._root).with_suffix("")
+        newest = max(path.stat().st_mtime for path in sources_of(program, self._root))
+        if binary.exists() and binary.stat().st_mtime > newest:
             return binary, ""
         binary.parent.mkdir(parents=True, exist_ok=True)
         fresh = binary.with_suffix(f".{os.getpid()}")
         start = time.time()
-        command = ["mojo", "build", "--Werror", "-I", ROOT, program, "-o", fresh]
+        command = ["mojo", "build", "--Werror", "-I", self._root, program, "-o", fresh]
         if TARGET_CPU:
             command += ["--target-cpu", TARGET_CPU]
         try:
             status, errors = self._run(command)
             if status:
-                return binary, f"{program.relative_to(ROOT)} does not build:\n{errors}"
+                return binary, f"{program.relative_to(self._root)} does not build:\n{errors}"
             # A source that changes during the build is newer than the binary.
             os.utime(fresh, (start, start))
             os.replace(fresh, binary)
@@ -118,7 +122,7 @@ class Builder:
             if self._stopped:
                 return 1, "stopped"
             pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            compiler = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, **pipes)
+            compiler = subprocess.Popen(command, env=self._environment, cwd=self._root, **pipes)
             self._compilers.add(compiler)
         _, errors = compiler.communicate()
         with self._lock:
