@@ -1,5 +1,6 @@
 """Builds Mojo programs for the tests: only what changed, in the background, in the order in which tests want them."""
 
+import math
 import os
 import re
 import subprocess
@@ -96,7 +97,8 @@ class Builder:
 
     def _build(self, program):
         binary = self._folder / program.relative_to(self._root).with_suffix("")
-        newest = max(path.stat().st_mtime for path in sources_of(program, self._root))
+        # Without a source the compiler says what is wrong.
+        newest = max((path.stat().st_mtime for path in sources_of(program, self._root)), default=math.inf)
         if binary.exists() and binary.stat().st_mtime > newest:
             return binary, ""
         binary.parent.mkdir(parents=True, exist_ok=True)
