@@ -158,20 +158,13 @@ struct Timing(Copyable, Movable):
 
 @fieldwise_init
 struct Run[dtype: DType](Movable):
-    """What the threads work on."""
+    """The operands of one run."""
 
     var product: Product
     var a: Matrix[Self.dtype]
     var b: Matrix[Self.dtype]
     var c: Tensor[F32]
     var workspace: Tensor[F32]
-
-
-def multiply[dtype: DType](context: Int, team: Team):
-    """The job of every thread."""
-    ref run = Pointer[Run[dtype], MutUntrackedOrigin](unsafe_from_address=context)[]
-    ref p = run.product
-    gemm(team, run.workspace, p.M, p.N, p.K, run.a, run.b, run.c, p.N, Plain())
 
 
 struct Bench[dtype: DType](Movable):
@@ -219,8 +212,13 @@ struct Bench[dtype: DType](Movable):
         # The first run of each wakes the threads.
         for i in range(-1, runs):
             var run = self._operands(product, round * runs + i)
+
+            def body(team: Team) {imm}:
+                ref p = run.product
+                gemm(team, run.workspace, p.M, p.N, p.K, run.a, run.b, run.c, p.N, Plain())
+
             var begin = perf_counter_ns()
-            self._crew.run(multiply[Self.dtype], Int(Pointer(to=run)))
+            self._crew.run(body)
             if i >= 0:
                 timing.ours.append(Float64(perf_counter_ns() - begin) / 1e9)
                 self._limits.measure_flops[Self.dtype](self._crew)

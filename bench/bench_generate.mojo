@@ -157,34 +157,39 @@ struct Memory[dtype: DType]:
         self._arena = Arena(threads * 64 * size_of[Float32]())
         self._sums = self._arena.carve[F32](threads * 64)
 
-    def measure(mut self):
-        self._time(_sum[1, Self.dtype])
-        self._time(_sum[4, Self.dtype])
-        self._time(_sum[8, Self.dtype])
+    def measure(mut self) raises:
+        self._time[1]()
+        self._time[4]()
+        self._time[8]()
 
-    def _time(mut self, job: def(Int, Team) thin -> None):
+    def _time[streams: Int](mut self) raises:
+        var weights = self._weights
+        var sums = self._sums
+
+        def body(team: Team) {imm}:
+            _sum[streams](team, weights, sums)
+
         var start = Int(perf_counter_ns())
-        self._crew.run(job, Int(Pointer(to=self)))
+        self._crew.run(body)
         self.best = max(self.best, Float64(4 * self._weights.size) / Float64(Int(perf_counter_ns()) - start))
 
 
-def _sum[streams: Int, dtype: DType](context: Int, team: Team):
+def _sum[streams: Int](team: Team, weights: Tensor[F32], results: Tensor[F32]):
     """Sums the weights; each thread reads its share as so many streams side by side."""
-    ref memory = Pointer[Memory[dtype], MutUntrackedOrigin](unsafe_from_address=context)[]
     comptime W = simd_width_of[F32]()
     comptime CHAINS = 8
 
     def body(member: Int) {imm}:
-        var lo, hi = share(memory._weights.size, team.size, member, CHAINS * W)
+        var lo, hi = share(weights.size, team.size, member, CHAINS * W)
         var length = (hi - lo) // streams // (CHAINS * W) * (CHAINS * W)
         var sums = Array[SIMD[F32, W], CHAINS](fill=SIMD[F32, W](0))
         for i in range(0, length, CHAINS // streams * W):
             comptime for stream in range(streams):
                 comptime for c in range(CHAINS // streams):
-                    sums[stream * (CHAINS // streams) + c] += memory._weights.load[W](lo + stream * length + i + c * W)
+                    sums[stream * (CHAINS // streams) + c] += weights.load[W](lo + stream * length + i + c * W)
         var total = SIMD[F32, W](0)
         comptime for c in range(CHAINS):
             total += sums[c]
-        memory._sums[member * 64] = total.reduce_add()
+        results[member * 64] = total.reduce_add()
 
     team.run(body)

@@ -29,24 +29,29 @@ def measured_peak[dtype: DType = F32](threads: Int) raises -> Float64:
     return best
 
 
-def peak_of_one_try[dtype: DType = F32](crew: Crew) -> Float64:
-    """Returns operations per second of a crew on numbers of this type during about a millisecond."""
+def peak_of_one_try[dtype: DType = F32](crew: Crew) raises -> Float64:
+    """Returns operations per second of a crew on numbers of this type during about a millisecond.
+
+    Raises:
+        If the crew is at work already.
+    """
     var start = perf_counter_ns()
     # A factor from the clock, so that the compiler cannot know it; and a place for the result, so that it is needed.
     var numbers = Array[Float32, 2](fill=Float32(start % 3) * 1e-3)
-    crew.run(_multiply_adds[dtype], Int(numbers.unsafe_ptr()))
-    _ = numbers
+
+    def body(team: Team) {mut numbers}:
+        _multiply_adds[dtype](team, numbers)
+
+    crew.run(body)
     return Float64(2 * per_unit[dtype]() * W * _CHAINS * _ROUNDS * crew.size) / (
         Float64(perf_counter_ns() - start) / 1e9
     )
 
 
-def _multiply_adds[dtype: DType](context: Int, team: Team):
-    var numbers = Pointer[Float32, MutUntrackedOrigin](unsafe_from_address=context)
-
-    def body(member: Int) {imm}:
+def _multiply_adds[dtype: DType](team: Team, mut numbers: Array[Float32, 2]):
+    def body(member: Int) {mut numbers, imm}:
         var sums = Array[SIMD[F32, W], _CHAINS](fill=SIMD[F32, W](Float32(member)))
-        var factor = SIMD[F32, W](numbers[unsafe_offset=0])
+        var factor = SIMD[F32, W](numbers[0])
         for _ in range(_ROUNDS):
             comptime for i in range(_CHAINS):
                 sums[i] = add_product[dtype](sums[i], factor, factor)
@@ -54,6 +59,6 @@ def _multiply_adds[dtype: DType](context: Int, team: Team):
         comptime for i in range(_CHAINS):
             total += sums[i]
         if total.reduce_add() == -1:
-            numbers[unsafe_offset=1] = -1
+            numbers[1] = -1
 
     team.run(body)

@@ -135,7 +135,7 @@ struct Decoder[dtype: DType](Movable):
             raise Error(t"decode: the context of {self.context} tokens is full")
         self._check_tokens(tokens)
         self._args = _Arguments(tokens.copy(), texts.copy(), self.cache.length())
-        self._crew.run(_step_job[Self.dtype], Int(Pointer(to=self)))
+        self._crew.run_job(_step_job[Self.dtype], Int(Pointer(to=self)))
         self.logits = self._s.logits.slice(0, len(tokens) * self.config.vocab_size)
         self.cache.own_length += 1
 
@@ -146,7 +146,7 @@ struct Decoder[dtype: DType](Movable):
         if len(tokens) > 0:
             self._args = _Arguments(tokens.copy(), List[Int](), 0)
             self._args.pages = pages
-            self._crew.run(_read_job[Self.dtype], Int(Pointer(to=self)))
+            self._crew.run_job(_read_job[Self.dtype], Int(Pointer(to=self)))
 
     def _check_tokens(self, tokens: List[Int32]) raises:
         for i in range(len(tokens)):

@@ -253,7 +253,7 @@ struct GPT2[dtype: DType = F32](Movable):
         return self._crew.take_events(member)
 
     def _run(mut self, job: Job):
-        self._crew.run(job, Int(Pointer(to=self)))
+        self._crew.run_job(job, Int(Pointer(to=self)))
 
     # ----- forward, in every thread
 

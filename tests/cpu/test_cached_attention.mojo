@@ -8,8 +8,8 @@ from std.sys import simd_width_of
 from std.testing import TestSuite, assert_equal, assert_true
 from std.utils.numerics import isnan, neg_inf
 
-from framed import F32, F64, ROUNDING, Framed, assert_frame_is_whole, assert_near, assert_same_bits
-from side_by_side import Kernel, side_by_side
+from framed import F32, F64, Framed, assert_frame_is_whole, assert_near, assert_same_bits
+from side_by_side import side_by_side
 
 from llm.base.memory import Tensor
 from llm.cpu.cached_attention import add_tile_values, append_position, softmax_numerators, tile_scores
@@ -148,7 +148,7 @@ def test_add_tile_values() raises:
 
 
 @fieldwise_init
-struct Heads(Kernel):
+struct Heads:
     """Attention of one query per head over `length` positions, put together as a step of generation does it."""
 
     var output: Tensor[F32]
@@ -173,7 +173,7 @@ struct Heads(Kernel):
         var size = BLOCK * padded(self.HS)
         return all.slice((h * self.tiles() + t) * size, size)
 
-    def run(self, team: Team):
+    def attend(self, team: Team):
         var HSp = padded(self.HS)
         var tiles = self.tiles()
 
@@ -217,7 +217,11 @@ def check_attention(mut memory: Framed, length: Int, HS: Int, spread: Float32) r
             append_position(
                 step.tile(keys, h, tile), step.tile(values, h, tile), slot, k.slice(row, HS), v.slice(row, HS)
             )
-    side_by_side(1, step)
+
+    def alone(team: Team) {imm}:
+        step.attend(team)
+
+    side_by_side(1, alone)
 
     for h in range(heads):
         var exact = List[Float64]()
@@ -251,7 +255,12 @@ def check_attention(mut memory: Framed, length: Int, HS: Int, spread: Float32) r
     for threads in [2, 3, 5]:
         var again = memory.blank(output.size)
         var more_scores = memory.blank(scores.size)
-        side_by_side(threads, Heads(again, more_scores, queries, keys, values, heads, length, HS))
+        var step_again = Heads(again, more_scores, queries, keys, values, heads, length, HS)
+
+        def together(team: Team) {imm}:
+            step_again.attend(team)
+
+        side_by_side(threads, together)
         for h in range(heads):
             var what = String(t"head {h}, {threads} threads")
             assert_same_bits(again.slice(h * HSp, HS), output.slice(h * HSp, HS), what)

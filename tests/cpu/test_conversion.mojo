@@ -3,10 +3,10 @@
 from std.memory import bitcast
 from std.sys import simd_width_of
 from std.testing import TestSuite, assert_equal, assert_true
-from std.utils.numerics import inf, isnan, nan
+from std.utils.numerics import isnan
 
 from framed import F32, Framed, assert_frame_is_whole, assert_same_bits
-from side_by_side import Kernel, side_by_side
+from side_by_side import side_by_side
 
 from llm.base.memory import Tensor
 from llm.cpu.simd.conversion import convert
@@ -16,15 +16,11 @@ comptime BF16 = DType.bfloat16
 comptime W = simd_width_of[F32]()
 
 
-@fieldwise_init
-struct Conversion[to: DType, dtype: DType](Kernel):
-    """One call of `convert`."""
+def convert_side_by_side[to: DType, dtype: DType, //](threads: Int, target: Tensor[to], source: Tensor[dtype]) raises:
+    def body(team: Team) {imm}:
+        convert(team, target, source)
 
-    var target: Tensor[Self.to]
-    var source: Tensor[Self.dtype]
-
-    def run(self, team: Team):
-        convert(team, self.target, self.source)
+    side_by_side(threads, body)
 
 
 def rounded(x: Float32) -> UInt16:
@@ -55,7 +51,7 @@ def test_float32_to_bfloat16() raises:
         var source, target = memory.blank(size), memory.blank[BF16](size)
         for i in range(size):
             source[i] = any_number(memory)
-        Conversion(target, source).run(Team(2))
+        convert(Team(2), target, source)
         for i in range(size):
             assert_equal(bitcast[DType.uint16](target[i]), rounded(source[i]), String(t"{source[i]}, {i} of {size}"))
         assert_frame_is_whole(target, String(t"size {size}"))
@@ -86,11 +82,11 @@ def test_ties_and_ends() raises:
     for bits in cases:
         var source, target = memory.blank(2 * W - 1), memory.blank[BF16](2 * W - 1)
         source.fill(bitcast[F32](bits))
-        Conversion(target, source).run(Team(1))
+        convert(Team(1), target, source)
         for i in range(target.size):
             assert_equal(bitcast[DType.uint16](target[i]), rounded(source[i]), String(t"bits {bits}, element {i}"))
     var lost = memory.numbers[BF16](2 * W - 1)
-    Conversion(lost, memory.blank(2 * W - 1)).run(Team(1))
+    convert(Team(1), lost, memory.blank(2 * W - 1))
     for i in range(lost.size):
         assert_true(isnan(lost[i]), String(t"NaN became {lost[i]}, element {i}"))
     _ = memory^
@@ -100,7 +96,7 @@ def test_bfloat16_to_float32() raises:
     var memory = Framed()
     for size in sizes():
         var source, target = memory.numbers[BF16](size), memory.blank(size)
-        Conversion(target, source).run(Team(2))
+        convert(Team(2), target, source)
         for i in range(size):
             var bits = UInt32(bitcast[DType.uint16](source[i])) << 16
             assert_equal(bitcast[DType.uint32](target[i]), bits, String(t"{source[i]}, {i} of {size}"))
@@ -112,7 +108,7 @@ def test_to_the_same_type() raises:
     var memory = Framed()
     for size in sizes():
         var source, target = memory.numbers(size), memory.blank(size)
-        Conversion(target, source).run(Team(2))
+        convert(Team(2), target, source)
         assert_same_bits(target, source, String(t"size {size}"))
         assert_frame_is_whole(target, String(t"size {size}"))
     _ = memory^
@@ -123,12 +119,12 @@ def test_same_bits_for_any_number_of_threads() raises:
     for size in [1, W - 1, 3 * W + 1, 1003]:
         var source = memory.numbers(size)
         var narrow, wide = memory.blank[BF16](size), memory.blank(size)
-        side_by_side(1, Conversion(narrow, source))
-        side_by_side(1, Conversion(wide, narrow))
+        convert_side_by_side(1, narrow, source)
+        convert_side_by_side(1, wide, narrow)
         for threads in [2, 3, 5]:
             var narrow_again, wide_again = memory.blank[BF16](size), memory.blank(size)
-            side_by_side(threads, Conversion(narrow_again, source))
-            side_by_side(threads, Conversion(wide_again, narrow))
+            convert_side_by_side(threads, narrow_again, source)
+            convert_side_by_side(threads, wide_again, narrow)
             var what = String(t"size {size}, {threads} threads")
             assert_same_bits(narrow_again, narrow, what)
             assert_same_bits(wide_again, wide, what)

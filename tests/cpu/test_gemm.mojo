@@ -7,7 +7,7 @@ from std.testing import TestSuite, assert_equal, assert_true
 from std.utils.numerics import isnan, nan
 
 from framed import assert_same_bits
-from side_by_side import Kernel, side_by_side
+from side_by_side import side_by_side
 
 from llm.base.memory import Arena, Tensor
 from llm.cpu.gelu import gelu
@@ -21,7 +21,6 @@ from llm.cpu.gemm import (
     Plain,
     gemm,
     gemm_workspace_size,
-    row_major,
 )
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
 from llm.cpu.gemm.reference import gemm_reference
@@ -291,22 +290,6 @@ def test_epilogues() raises:
         assert_same_bits(again, c)
 
 
-@fieldwise_init
-struct Product(Kernel):
-    """One call of `gemm`."""
-
-    var M: Int
-    var N: Int
-    var K: Int
-    var a: Matrix[F32]
-    var b: Matrix[F32]
-    var c: Tensor[F32]
-    var workspace: Tensor[F32]
-
-    def run(self, team: Team):
-        gemm(team, self.workspace, self.M, self.N, self.K, self.a, self.b, self.c, self.N, Plain())
-
-
 def test_same_bits_for_any_number_of_threads() raises:
     var operands = Operands()
     for sizes in [(3 * MR + 1, 4 * NR + W + 2, 2 * KC + 9), (MC + 5, NR - 1, W), (1, 5 * NR, KC + 1), (1, 1, 3)]:
@@ -316,13 +299,17 @@ def test_same_bits_for_any_number_of_threads() raises:
         var a = operands.matrix(M, K)
         var b = operands.matrix(K, N, transposed=True)
         var expected = operands.vector(M * N)
-        Product(M, N, K, a, b, expected, operands.workspace).run(Team(1))
+        gemm(Team(1), operands.workspace, M, N, K, a, b, expected, N, Plain())
         for threads in [2, 3, MAX_THREADS]:
             var c = operands.vector(M * N)
-            Product(M, N, K, a, b, c, operands.workspace).run(Team(threads))
+            gemm(Team(threads), operands.workspace, M, N, K, a, b, c, N, Plain())
             assert_same_bits(c, expected)
             var together = operands.vector(M * N)
-            side_by_side(threads, Product(M, N, K, a, b, together, operands.workspace))
+
+            def body(team: Team) {imm}:
+                gemm(team, operands.workspace, M, N, K, a, b, together, N, Plain())
+
+            side_by_side(threads, body)
             assert_same_bits(together, expected)
 
 

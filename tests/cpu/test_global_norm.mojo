@@ -5,7 +5,7 @@ from std.sys import simd_width_of
 from std.testing import TestSuite, assert_equal
 
 from framed import F32, F64, Framed, assert_frame_is_whole, assert_near, assert_same_bits
-from side_by_side import Kernel, side_by_side
+from side_by_side import side_by_side
 
 from llm.base.memory import Tensor
 from llm.cpu.global_norm import NORM_BLOCK, norm_of_blocks, num_norm_blocks, sum_squares
@@ -15,17 +15,6 @@ comptime BF16 = DType.bfloat16
 comptime W = simd_width_of[F32]()
 
 
-@fieldwise_init
-struct Squares[dtype: DType](Kernel):
-    """One call of `sum_squares`."""
-
-    var grads: Tensor[Self.dtype]
-    var block_sums: Tensor[F32]
-
-    def run(self, team: Team):
-        sum_squares(team, self.grads, self.block_sums)
-
-
 def sizes() -> List[Int]:
     return [1, W - 1, W, W + 1, 100, NORM_BLOCK - 1, NORM_BLOCK, NORM_BLOCK + 1, 3 * NORM_BLOCK + W + 1]
 
@@ -33,7 +22,7 @@ def sizes() -> List[Int]:
 def check[dtype: DType](mut memory: Framed, grads: Tensor[dtype], exactly: Bool) raises:
     var blocks = num_norm_blocks(grads.size)
     var sums = memory.blank(blocks)
-    Squares(grads, sums).run(Team(2))
+    sum_squares(Team(2), grads, sums)
     var total = Float64(0)
     for block in range(blocks):
         var lo = block * NORM_BLOCK
@@ -81,10 +70,14 @@ def check_bits[dtype: DType]() raises:
     var memory = Framed()
     var grads = memory.numbers[dtype](7 * NORM_BLOCK + W + 3)
     var expected = memory.blank(8)
-    side_by_side(1, Squares(grads, expected))
+    sum_squares(Team(1), grads, expected)
     for threads in [2, 3, 5]:
         var sums = memory.blank(8)
-        side_by_side(threads, Squares(grads, sums))
+
+        def body(team: Team) {imm}:
+            sum_squares(team, grads, sums)
+
+        side_by_side(threads, body)
         assert_same_bits(sums, expected, String(t"{dtype}, {threads} threads"))
         assert_frame_is_whole(sums, String(t"{dtype}, {threads} threads"))
     _ = memory^

@@ -4,10 +4,9 @@ from std.testing import TestSuite
 from std.sys import simd_width_of
 
 from framed import F32, F64, Framed, assert_frame_is_whole, assert_near, assert_same_bits
-from side_by_side import Kernel, side_by_side
+from side_by_side import side_by_side
 
-from llm.base.memory import Tensor
-from llm.cpu.gemm import Bias, BiasResidual, Epilogue, Plain
+from llm.cpu.gemm import Bias, BiasResidual, Plain
 from llm.cpu.matvec import matvec
 from llm.cpu.threads.crew import Team
 
@@ -15,30 +14,14 @@ comptime BF16 = DType.bfloat16
 comptime W = simd_width_of[F32]()
 
 
-@fieldwise_init
-struct Product[dtype: DType, E: Epilogue](Kernel):
-    """One call of `matvec`."""
-
-    var output: Tensor[F32]
-    var inp: Tensor[F32]
-    var weight: Tensor[Self.dtype]
-    var S: Int
-    var C: Int
-    var OC: Int
-    var epilogue: Self.E
-
-    def run(self, team: Team):
-        matvec(team, self.output, self.inp, self.weight, self.S, self.C, self.OC, self.epilogue)
-
-
 def check[dtype: DType](mut memory: Framed, S: Int, C: Int, OC: Int) raises:
     """Compares the three epilogues of inference without GELU with sums in float64."""
     var inp, weight = memory.numbers(S * C), memory.numbers[dtype](OC * C)
     var bias, residual = memory.numbers(OC), memory.numbers(S * OC)
     var plain, biased, added = memory.blank(S * OC), memory.blank(S * OC), memory.blank(S * OC)
-    Product(plain, inp, weight, S, C, OC, Plain()).run(Team(2))
-    Product(biased, inp, weight, S, C, OC, Bias(bias)).run(Team(2))
-    Product(added, inp, weight, S, C, OC, BiasResidual(bias, residual, OC)).run(Team(2))
+    matvec(Team(2), plain, inp, weight, S, C, OC, Plain())
+    matvec(Team(2), biased, inp, weight, S, C, OC, Bias(bias))
+    matvec(Team(2), added, inp, weight, S, C, OC, BiasResidual(bias, residual, OC))
     for s in range(S):
         for o in range(OC):
             var sum, magnitude = Float64(0), Float64(0)
@@ -79,15 +62,19 @@ def check_bits[dtype: DType]() raises:
     var S, C, OC = 6, 9 * W + 3, 23
     var inp, weight = memory.numbers(S * C), memory.numbers[dtype](OC * C)
     var expected = memory.blank(S * OC)
-    side_by_side(1, Product(expected, inp, weight, S, C, OC, Plain()))
+    matvec(Team(1), expected, inp, weight, S, C, OC, Plain())
     for threads in [2, 3, 5]:
         var output = memory.blank(S * OC)
-        side_by_side(threads, Product(output, inp, weight, S, C, OC, Plain()))
+
+        def body(team: Team) {imm}:
+            matvec(team, output, inp, weight, S, C, OC, Plain())
+
+        side_by_side(threads, body)
         assert_same_bits(output, expected, String(t"{threads} threads"))
         assert_frame_is_whole(output, String(t"{threads} threads"))
     for s in range(S):
         var alone = memory.blank(OC)
-        Product(alone, inp.slice(s * C, C), weight, 1, C, OC, Plain()).run(Team(1))
+        matvec(Team(1), alone, inp.slice(s * C, C), weight, 1, C, OC, Plain())
         assert_same_bits(alone, expected.slice(s * OC, OC), String(t"vector {s} alone"))
     _ = memory^
 
@@ -101,8 +88,12 @@ def test_more_threads_than_rows() raises:
     var memory = Framed()
     var inp, weight, output = memory.numbers(W), memory.numbers(2 * W), memory.blank(2)
     var expected = memory.blank(2)
-    side_by_side(1, Product(expected, inp, weight, 1, W, 2, Plain()))
-    side_by_side(5, Product(output, inp, weight, 1, W, 2, Plain()))
+    matvec(Team(1), expected, inp, weight, 1, W, 2, Plain())
+
+    def body(team: Team) {imm}:
+        matvec(team, output, inp, weight, 1, W, 2, Plain())
+
+    side_by_side(5, body)
     assert_same_bits(output, expected)
     _ = memory^
 

@@ -1,7 +1,7 @@
 """Threads of a model. This file and fork_join.mojo alone know the threading primitives.
 
-A `Crew` owns threads that wait until they get a job. In a job every thread runs the same code, forward or backward
-through the whole model, as a member of a `Team`: each kernel gives each member its share of the output and ends at a
+A `Crew` owns threads that wait until there is something to run. Then all run the same code side by side, forward or
+backward through the whole model, each as a member of a `Team`: each kernel gives each member its share of the output and ends at a
 barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
 
 A `Team` that is no member of a crew does the shares of all its members one after another: tests of single kernels do that.
@@ -9,6 +9,7 @@ A `Team` that is no member of a crew does the shares of all its members one afte
 
 from std.atomic import Atomic, Ordering
 from std.ffi import external_call
+from std.builtin.rebind import downcast
 from std.memory.alloc import unsafe_alloc
 from std.sys import CompilationTarget, is_defined
 from std.sys.intrinsics import llvm_intrinsic
@@ -216,11 +217,16 @@ struct Crew(Movable):
         self._state.unsafe_deinit_pointee()
         self._state.unsafe_free()
 
-    def run(self, job: Job, context: Int):
-        """Runs job(context, team) in every thread at the same time and waits for all.
+    def run[Body: def(Team) -> None](self, body: Body) raises:
+        """Calls body(team) in every thread at the same time and waits for all.
 
-        Between the job's barriers members may read what others wrote before the last one. The job cannot raise.
+        Between the barriers of `Team.run` members may read what others wrote before the last one. The body stays in the
+        caller's frame, where all members use it, and cannot raise.
         """
+        self.run_job(_call[Body], Int(Pointer(to=body)))
+
+    def run_job(self, job: Job, context: Int):
+        """Runs job(context, team) as `run` does a closure."""
         self._state[].job = job
         self._state[].context = context
         self._state[].jobs.advance()
@@ -231,6 +237,13 @@ struct Crew(Movable):
         var events = self._state[].events[member].copy()
         self._state[].events[member].clear()
         return events^
+
+
+def _call[Body: AnyType](body: Int, team: Team):
+    """Calls a closure at an address. The compiler makes no thin function whose parameter is a closure: hence the detour.
+    """
+    comptime Closure = downcast[Body, def(Team) -> None]
+    Pointer[Closure, MutUntrackedOrigin](unsafe_from_address=body)[](team)
 
 
 def _join_in(state: Pointer[_State, MutUntrackedOrigin], member: Int):
