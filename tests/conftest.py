@@ -3,22 +3,24 @@
 And the fixtures that test files share.
 """
 
+import functools
 import hashlib
-import os
 import re
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from llm_mojo import pydocs, tokenize
-from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT, MojoError, Program, build
+from mojo_builds import Builder
+from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT, Program
 from tiny_run import flags, make_data
 from vocabularies import write_toy
 
 pytest.register_assert_rewrite("prepared")
+
+BUILDER = Builder()
 
 
 def pytest_configure(config):
@@ -32,23 +34,41 @@ def pytest_configure(config):
             signal.signal(number, lambda number, frame: None)
 
 
+class MojoError(Exception):
+    """What the compiler or a test said; shown without a Python traceback."""
+
+
 def pytest_collect_file(parent, file_path):
     if file_path.suffix == ".mojo" and file_path.name.startswith("test_"):
         return MojoFile.from_parent(parent, path=file_path)
 
 
+def pytest_collection_modifyitems(items):
+    """Kernels first, then layers: what is broken fails its own test before those of everything built on it."""
+    items.sort(key=lambda item: (ROOT / "tests" / "cpu" not in item.path.parents, item.path.name != "test_layers.py"))
+
+
 def pytest_collection_finish(session):
-    """Builds what the selected tests need, several at a time: Mojo tests, and the programs that Python tests name."""
-    if session.config.option.collectonly:
-        return
-    sources = set()
-    for path in {item.path for item in session.items}:
-        if path.suffix == ".mojo":
-            sources.add(path)
-        else:
-            sources |= {ROOT / name for name in re.findall(r'mojo_program\("(.+?)"\)', path.read_text())}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(build, sources))
+    """Begins to build what the selected tests need, in their order: Mojo tests, and programs that Python tests name."""
+    if not session.config.option.collectonly:
+        BUILDER.start(program for item in session.items for program in programs_of(item))
+
+
+def programs_of(item):
+    """Lists the programs that a test runs: itself, those of its mark `builds`, or all that its file names."""
+    if item.path.suffix == ".mojo":
+        return [item.path]
+    marked = [ROOT / name for mark in item.iter_markers("builds") for name in mark.args]
+    return marked or programs_named_in(item.path)
+
+
+@functools.cache
+def programs_named_in(path):
+    return [ROOT / name for name in re.findall(r'mojo_program\("(.+?)"\)', path.read_text())]
+
+
+def pytest_sessionfinish():
+    BUILDER.stop()
 
 
 class MojoFile(pytest.File):
@@ -59,7 +79,7 @@ class MojoFile(pytest.File):
 
 class MojoItem(pytest.Item):
     def runtest(self):
-        binary, errors = build(self.path)
+        binary, errors = BUILDER.build(self.path)
         if errors:
             raise MojoError(errors)
         result = subprocess.run(
@@ -80,7 +100,7 @@ def mojo_program():
     """Builds a program by its path in the repository: `mojo_program("tests/programs/files.mojo").run(...)`."""
 
     def built(path):
-        binary, errors = build(ROOT / path)
+        binary, errors = BUILDER.build(ROOT / path)
         if errors:
             pytest.fail(errors, pytrace=False)
         return Program(binary)

@@ -1,7 +1,6 @@
-"""The programs under test: how the Mojo ones are built, and how they are run and waited for."""
+"""The programs under test: how they are run and waited for."""
 
 import codecs
-import functools
 import os
 import subprocess
 import sys
@@ -9,14 +8,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "tests"
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MODULAR_TELEMETRY_ENABLED": "0"}
 TIMEOUT = 600
-# MOJO_TARGET_CPU=x86-64-v3 tests the code of a processor without AVX-512 on one that has it.
-TARGET_CPU = os.environ.get("MOJO_TARGET_CPU")
-if TARGET_CPU:
-    BUILD = BUILD.with_name(f"tests-{TARGET_CPU}")
 
 
 def wait_for(condition, seconds=300):
@@ -25,32 +19,6 @@ def wait_for(condition, seconds=300):
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)
-
-
-class MojoError(Exception):
-    """What the compiler or a test said; shown without a Python traceback."""
-
-
-@functools.cache
-def build(source):
-    """Builds a program, unless the one in build/tests is newer than all sources. Returns (binary, errors)."""
-    binary = BUILD / source.relative_to(ROOT).with_suffix("")
-    sources = [source, *(ROOT / "llm").rglob("*.mojo")]
-    if binary.exists() and binary.stat().st_mtime > max(path.stat().st_mtime for path in sources):
-        return binary, ""
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    fresh = binary.with_suffix(f".{os.getpid()}")
-    start = time.time()
-    command = ["mojo", "build", "--Werror", "-I", ROOT, source, "-o", fresh]
-    if TARGET_CPU:
-        command += ["--target-cpu", TARGET_CPU]
-    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
-    if result.returncode:
-        return binary, f"{source.relative_to(ROOT)} does not build:\n{result.stderr}"
-    # A source that changes during the build is newer than the binary.
-    os.utime(fresh, (start, start))
-    os.replace(fresh, binary)
-    return binary, ""
 
 
 class Program:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from llm_mojo import formats
-from mojo_programs import BUILD, ENVIRONMENT, ROOT
+from mojo_builds import BUILD
+from mojo_programs import ENVIRONMENT, ROOT
 from tiny_run import STEPS, V, flags, make_data
 
 B, T = 2, 8

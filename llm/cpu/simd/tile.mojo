@@ -46,7 +46,7 @@ def load_tile_transposed[
     """Copies as `load_tile` does, but into tile (HSp,columns); columns a multiple of the vector width."""
     var full_rows = rows - rows % W
     var full = HS - HS % W
-    if full_rows < columns or full < HS:
+    if full_rows < columns or full < padded(HS):
         for i in range(0, padded(HS) * columns, W):
             tile.store(i, SIMD[F32, W](0))
     for r in range(0, full_rows, W):
