@@ -41,7 +41,7 @@ def bench() raises:
         "bench_memory",
         "Times AdamW and the layernorms beside the memory.",
         [
-            Option("rounds", "", "N", "5", "rounds over all operations"),
+            Option("rounds", "", "N", "5", "rounds over all operations", minimum=1),
             Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
             Option("json", "", "", "", "print a JSON object for each operation"),
         ],
@@ -55,7 +55,7 @@ def bench() raises:
         Timing("layernorm_backward", backward_job, 16),
     ]
     # The first round touches the memory.
-    for round in range(-1, args.int("rounds", minimum=1)):
+    for round in range(-1, args.int("rounds")):
         for ref timing in timings:
             # What the memory gives now: the best of some earlier minute says nothing of this one.
             limits.adamw = limits.copy = 0

@@ -42,6 +42,8 @@ struct DataPosition(Movable):
     var sample: Int
     """Place of the next sample in the shard's order; of random windows, the number of batches so far."""
     var order: Int
+    var epoch: Int
+    """Epochs begun before this one; llm.c's format does not hold it: 0 as it is read."""
     var shard_order: List[Int]
     """Empty if not shuffled, as are the samples."""
     var sample_order: List[Int]
@@ -132,6 +134,7 @@ def _read_position(file: InputFile, header: Header, tail: Int) raises -> DataPos
         shard=_place(file, header, _SHARD),
         sample=_place(file, header, _SAMPLE),
         order=SHUFFLED if header[_SHUFFLED] == 1 else IN_ORDER,
+        epoch=0,
         shard_order=List[Int](),
         sample_order=List[Int](),
         rng=Mt19937(0),

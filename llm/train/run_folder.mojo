@@ -8,11 +8,10 @@ from std.os.path import exists, isdir
 
 from llm.base.files import AtomicFile
 from llm.base.memory import Tensor
-from llm.data.loader import DataLoader
-from llm.formats.training_state import RANDOM_WINDOWS, read_state, state_file
+from llm.formats.training_state import read_state, state_file
 from llm.model.checkpoints import checkpoint_file, read_parameters
-from llm.model.gpt2 import GPT2
-from llm.train.run_state import Progress, progress_file, read_progress
+from llm.train.run_state import RunState, read_sidecar, sidecar_file
+from llm.train.trainer import Trainer
 
 comptime F32 = DType.float32
 comptime _DIGITS = 8
@@ -44,7 +43,7 @@ def complete_checkpoints(folder: String) raises -> List[Int]:
 
 def save_checkpoint[
     dtype: DType, //
-](folder: String, model: GPT2[dtype], data: DataLoader, mut progress: Progress, keep: Int, in_bfloat16: Bool) raises:
+](folder: String, mut run: Trainer[dtype], keep: Int = 0, in_bfloat16: Bool = False) raises:
     """Writes a checkpoint and then removes the oldest, so that `keep` stay (0: all).
 
     With `in_bfloat16` the model's file is rounded, and the state holds the parameters in float32 as well.
@@ -57,14 +56,14 @@ def save_checkpoint[
     """
     if not isdir(folder):
         raise Error(t"save: the folder {folder} is gone; nothing was saved: make it again and resume from a copy")
-    var step = progress.step
-    var position = data.position()
-    progress.epoch = data.epoch
-    progress.order = position.order
+    run.state.data = run.train_data.position()
+    ref state = run.state
+    ref model = run.model
+    var step = state.step
     var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params, in_bfloat16)
     var exact = model.params.tensors() if in_bfloat16 else List[Tensor[F32]]()
-    var moments_file = state_file(_state(folder, step), step, model.m.tensors(), model.v.tensors(), exact, position)
-    var sidecar = progress_file(_extra(folder, step), progress)
+    var moments_file = state_file(_state(folder, step), step, model.m.tensors(), model.v.tensors(), exact, state.data)
+    var sidecar = sidecar_file(_extra(folder, step), state)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
     model_file.commit()
@@ -78,34 +77,40 @@ def save_checkpoint[
             remove_checkpoint(folder, steps[i])
 
 
-def load_checkpoint[
-    dtype: DType, //
-](folder: String, step: Int, mut model: GPT2[dtype], mut data: DataLoader) raises -> Progress:
-    """Brings model, moments and data to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
+def save_sidecar[dtype: DType, //](folder: String, mut run: Trainer[dtype]) raises:
+    """Replaces the sidecar of the checkpoint that the run stands at: its evaluation has been made up for.
+
+    Raises:
+        If the file cannot be written; the checkpoint is unchanged then.
+    """
+    run.state.data = run.train_data.position()
+    var sidecar = sidecar_file(_extra(folder, run.state.step), run.state)
+    sidecar.commit()
+
+
+def load_checkpoint[dtype: DType, //](folder: String, step: Int, mut run: Trainer[dtype]) raises:
+    """Brings model, moments, data and state to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
 
     Raises:
         If the checkpoint is damaged, or was made with another model or other data.
     """
-    var progress = Progress()
-    progress.step = step
-    progress.evaluated = True
+    ref model = run.model
     try:
         read_parameters(checkpoint_model(folder, step), model.params)
         var position = read_state(
             _state(folder, step), step, model.m.tensors(), model.v.tensors(), model.params.tensors()
         )
+        run.state = RunState(position^, run.config.seed)
+        run.state.step = step
+        run.state.evaluated = True
         if exists(_extra(folder, step)):
-            progress = read_progress(_extra(folder, step), step)
-            if progress.order == RANDOM_WINDOWS:
-                position.order = RANDOM_WINDOWS
+            read_sidecar(_extra(folder, step), run.state)
         try:
-            data.resume(position^)
+            run.train_data.resume(run.state.data)
         except error:
             raise Error(t"resume: {_state(folder, step)}: {error}")
     except error:
         raise Error(t"{error} (to go on from an earlier checkpoint, remove {_done(folder, step)})")
-    data.epoch = progress.epoch
-    return progress^
 
 
 def remove_checkpoint(folder: String, step: Int) raises:

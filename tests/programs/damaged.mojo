@@ -13,18 +13,18 @@ from std.sys import argv
 
 from llm.base.files import read_text
 from llm.base.memory import Arena, Tensor, aligned_bytes
-from llm.base.random import draw_at, scramble
+from llm.base.random import Mt19937, draw_at, scramble
 from llm.cli.arguments import Arguments
 from llm.cli.logs import lines_to_keep
 from llm.cli.options import options
 from llm.cli.settings import read_settings
 from llm.data.loader import DataLoader
 from llm.eval.choices import Choices
-from llm.formats.training_state import SHUFFLED, read_state
+from llm.formats.training_state import SHUFFLED, DataPosition, read_state
 from llm.model.checkpoints import read_config, read_parameters
 from llm.model.tensors import ParameterTensors
 from llm.text.tokenizer import Tokenizer
-from llm.train.run_state import read_progress
+from llm.train.run_state import RunState, read_sidecar
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
@@ -154,17 +154,18 @@ struct Readers(Movable):
         if kind == 0:
             read_parameters(path, self.params)
         elif kind == 1:
-            var position = read_state(
-                path, argument(2), self.m.tensors(), self.v.tensors(), self.params.tensors()
-            )
+            var position = read_state(path, argument(2), self.m.tensors(), self.v.tensors(), self.params.tensors())
             var loader = self.loader(self.folder + "/train_*.bin")
             try:
-                loader.resume(position^)
+                loader.resume(position)
             except error:
                 raise Error(t"{path}: {error}")
             self.read_batches(loader)
         elif kind == 2:
-            _ = read_progress(path, argument(2)).json()
+            var state = RunState(DataPosition(0, 0, SHUFFLED, 0, List[Int](), List[Int](), Mt19937(0)), seed=1337)
+            state.step = argument(2)
+            read_sidecar(path, state)
+            _ = state.json()
         elif kind == 3:
             var tokenizer = Tokenizer(path)
             for token in range(tokenizer.vocab_size):
