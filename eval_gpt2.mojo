@@ -11,6 +11,7 @@ from llm.cli.model_files import model_checkpoint
 from llm.cli.screen import Screen
 from llm.cli.setup import check_vocabulary, open_hellaswag
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cli.ticker import Ticker
 from llm.cpu.threads.cores import available_threads
 from llm.data.manifest import check_manifests
 from llm.eval.choices import judge_all
@@ -32,7 +33,7 @@ def options() -> List[Option]:
         Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, folder of a run, or gpt2..gpt2-xl"),
         Option("val-data", "j", "GLOB", "", "token shards: prints loss and perplexity"),
         Option("seq-len", "t", "N", "0", "tokens that a window over the shards shows (0: the model's context)"),
-        Option("stride", "", "N", "0", "tokens from one window to the next (0: as --seq-len)"),
+        Option("stride", "", "N", "", "tokens from one window to the next (default: as --seq-len)", minimum=1),
         Option("tokenizer", "", "FILE", "", "of the shards, for bits per byte (default: tokenizer.bin beside them)"),
         Option("hellaswag", "h", "FILE", "", "llm.c's evaluation file (1: the prepared one): prints acc and acc_norm"),
         Option("limit", "", "N", "0", "examples of HellaSwag to evaluate, from the first on (0: all)"),
@@ -91,7 +92,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
                 t" {grouped(window.T)}, stride {grouped(window.stride)}"
             )
         )
-        var estimate = evaluate_shards(model, window, lengths, screen)
+        var estimate = evaluate_shards(model, window, lengths, Ticker("windows", screen))
         if estimate.windows > 0:
             screen.line(estimate.line())
         results += String(
@@ -99,7 +100,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
             t" {estimate.json_members()}}}"
         )
     if questions and stop_signal() == 0:
-        var judgements = judge_all(questions.value(), model, args.int("limit"), screen)
+        var judgements = judge_all(questions.value(), model, args.int("limit"), Ticker("hellaswag", screen))
         if len(judgements) > 0:
             screen.line(Accuracy(judgements).lines())
         results += String(t', "hellaswag": {hellaswag_json(questions.value().file.path, judgements)}')
@@ -118,7 +119,7 @@ def sliding_window(args: Arguments, config: GPT2Config) raises -> SlidingWindow:
     """Opens the shards with the window that the flags give; one that the model cannot have ends the program."""
     var context = config.max_seq_len
     var T = args.int("seq-len", maximum=context) if args.int("seq-len") > 0 else context
-    var stride = args.int("stride", minimum=1, maximum=T) if args.given("stride") else T
+    var stride = args.int("stride", maximum=T) if args.given("stride") else T
     return SlidingWindow(args.string("val-data"), T, stride)
 
 

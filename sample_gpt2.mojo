@@ -27,10 +27,19 @@ def options() -> List[Option]:
         Option("prompt", "p", "TEXT", "", "what to continue (default: standard input, or a session on a terminal)"),
         Option("prompt-file", "", "FILE", "", "what to continue, from a file"),
         Option("num-tokens", "n", "N", "200", "tokens to write at most"),
-        Option("num-samples", "s", "N", "1", "texts to write; text i has the seed of the first of --seed + i"),
+        Option(
+            "num-samples", "s", "N", "1", "texts to write; text i has the seed of the first of --seed + i", minimum=1
+        ),
         Option("temperature", "", "X", "0.8", "how daring: 1 as the model thinks, 0 always the most likely token"),
         Option("top-k", "", "N", "0", "only the N most likely tokens (0: all)"),
-        Option("top-p", "", "X", "1", "only the most likely tokens whose probability adds up to X (0: the first)"),
+        Option(
+            "top-p",
+            "",
+            "X",
+            "1",
+            "only the most likely tokens whose probability adds up to X (0: the first)",
+            maximum=1,
+        ),
         Option("seed", "", "N", "1337", "seed of the draws"),
         Option("stop", "", "TEXT", "", "end a text where this would come"),
         Option("dtype", "", "fp32|bf16", "fp32", "weights in memory; bf16 is faster, and nearly as exact"),
@@ -80,13 +89,13 @@ def run[dtype: DType](args: Arguments) raises -> Int:
 def make_samplers(args: Arguments) raises -> List[Sampler]:
     """Makes a sampler for each text; the second of one seed draws as the first of the next."""
     var samplers = List[Sampler]()
-    for i in range(args.int("num-samples", minimum=1)):
+    for i in range(args.int("num-samples")):
         samplers.append(
             Sampler(
                 seed=mixed_seed(args.int("seed") + i),
                 temperature=args.float("temperature"),
                 top_k=args.int("top-k"),
-                top_p=args.float("top-p", maximum=1),
+                top_p=args.float("top-p"),
             )
         )
     return samplers^

@@ -32,7 +32,7 @@ def options() -> List[Option]:
         Option("out", "o", "DIR", "", "folder for the shards, and for a copy of the tokenizer file"),
         Option("name", "", "NAME", "", "makes NAME_train.bin and NAME_val.bin (default: the name of the folder)"),
         Option("tokenizer", "", "FILE", "gpt2_tokenizer.bin", "vocabulary, an llm.c tokenizer file"),
-        Option("val-fraction", "", "F", "0.1", "share of the tokens, at the end, for validation"),
+        Option("val-fraction", "", "X", "0.1", "share of the tokens, at the end, for validation", maximum=1),
         Option("shard-tokens", "", "N", "0", "cuts shards of so many tokens, NAME_train_000000.bin and on (0: none)"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
     ]
@@ -56,7 +56,7 @@ def tokenize() raises -> Int:
     var name = args.string("name") if args.given("name") else basename(args.string("out").rstrip("/"))
     if name in ["", ".", ".."]:
         args.fail(String(t"expected --name: '{args.string('out')}' gives none"))
-    var val_fraction = args.float("val-fraction", maximum=1)
+    var val_fraction = args.float("val-fraction")
     var shard_tokens = args.int("shard-tokens")
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var tokenizer = Tokenizer(args.string("tokenizer"))
@@ -109,9 +109,9 @@ def encode_all(
     mut corpus: Corpus, tokenizer: Tokenizer, threads: Int, mut spool: TokenSpool, mut screen: Screen
 ) raises:
     """Tokenizes the corpus, until it ends or a signal comes."""
-    var ticker = Ticker("tokenizing, bytes", corpus.num_bytes, screen)
+    var ticker = Ticker("tokenizing, bytes", screen)
     var start = perf_counter_ns()
-    while stop_signal() == 0:
+    while not ticker.stopped():
         var blocks = corpus.next_blocks(tokenizer, threads * GROUP_BYTES)
         if len(blocks) == 0:
             var seconds = Float64(perf_counter_ns() - start) / 1e9
@@ -124,9 +124,9 @@ def encode_all(
             return
         for ref tokens in corpus.encode(tokenizer, blocks, threads):
             spool.append(tokens)
-        if ticker.is_due():
-            var rate = Float64(corpus.bytes_read) * 1e3 / Float64(perf_counter_ns() - start)
-            ticker.show(screen, corpus.bytes_read, String(t"{grouped(spool.count)} tokens | {fixed(rate, 1)} MB/s"))
+        var rate = Float64(corpus.bytes_read) * 1e3 / Float64(perf_counter_ns() - start)
+        var so_far = String(t"{grouped(spool.count)} tokens | {fixed(rate, 1)} MB/s")
+        ticker.show(corpus.bytes_read, corpus.num_bytes, so_far)
 
 
 def write_split(

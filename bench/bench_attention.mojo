@@ -38,7 +38,7 @@ def bench() raises:
         "bench_attention",
         "Times causal attention over the context length.",
         [
-            Option("rounds", "", "N", "5", "rounds over all context lengths"),
+            Option("rounds", "", "N", "5", "rounds over all context lengths", minimum=1),
             Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
             Option("json", "", "", "", "print a JSON object for each context length"),
         ],
@@ -51,7 +51,7 @@ def bench() raises:
     var forward = List[List[Float64]](length=len(lengths), fill=List[Float64]())
     var backward = List[List[Float64]](length=len(lengths), fill=List[Float64]())
     # The first round touches the memory.
-    for round in range(-1, args.int("rounds", minimum=1)):
+    for round in range(-1, args.int("rounds")):
         for i in range(len(lengths)):
             limits.measure_flops(crew)
             var T = lengths[i]

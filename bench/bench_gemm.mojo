@@ -45,8 +45,8 @@ def bench() raises:
         "bench_gemm",
         "Times every matrix product of a GPT-2 124M step beside MAX's.",
         [
-            Option("rows", "", "N", "256", "positions in a batch (B*T)"),
-            Option("rounds", "", "N", "5", "rounds of both contestants for each product"),
+            Option("rows", "", "N", "256", "positions in a batch (B*T)", minimum=1),
+            Option("rounds", "", "N", "5", "rounds of both contestants for each product", minimum=1),
             Option("only", "", "TEXT", "", "only products whose name contains this"),
             Option(
                 "dtype", "", "fp32|bf16", "fp32", "type of the operands; MAX has no products of bf16 to compare with"
@@ -56,11 +56,11 @@ def bench() raises:
         ],
     )
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
-    var rounds = args.int("rounds", minimum=1)
+    var rounds = args.int("rounds")
     if args.choice("dtype") == "bf16":
-        time_all(Bench[DType.bfloat16](args.int("rows", minimum=1), threads), args, rounds, threads)
+        time_all(Bench[DType.bfloat16](args.int("rows"), threads), args, rounds, threads)
     else:
-        time_all(Bench[F32](args.int("rows", minimum=1), threads), args, rounds, threads)
+        time_all(Bench[F32](args.int("rows"), threads), args, rounds, threads)
 
 
 def time_all[dtype: DType, //](var bench: Bench[dtype], args: Arguments, rounds: Int, threads: Int) raises:

@@ -41,10 +41,10 @@ def main():
             [
                 Option("init", "e", "MODEL|FILE", "d12", "checkpoint, or sizes of a random model (d6, d12 ...)"),
                 Option("dtype", "", "fp32|bf16", "fp32", "type of the weights"),
-                Option("prompt", "p", "N", "1023", "tokens of the prompt that is read"),
-                Option("tokens", "x", "N", "128", "tokens to write after a prompt of 16"),
-                Option("texts", "", "N", "1", "texts side by side"),
-                Option("rounds", "", "N", "3", "rounds of both"),
+                Option("prompt", "p", "N", "1023", "tokens of the prompt that is read", minimum=1),
+                Option("tokens", "x", "N", "128", "tokens to write after a prompt of 16", minimum=1),
+                Option("texts", "", "N", "1", "texts side by side", minimum=1),
+                Option("rounds", "", "N", "3", "rounds of both", minimum=1),
                 Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
                 Option("json", "", "", "", "print a JSON object for each round"),
             ],
@@ -68,18 +68,18 @@ def bench[dtype: DType](args: Arguments) raises:
         read_parameters(init, params)
     else:
         initialize_parameters(Team(threads), params, config, 1)
-    var texts = args.int("texts", minimum=1)
+    var texts = args.int("texts")
     var samplers = List[Sampler]()
     for text in range(texts):
         samplers.append(Sampler(seed=text, temperature=0))
     var decoder = Decoder[dtype](config, params, threads, texts=texts, context=config.max_seq_len)
     var generator = Generator(decoder^, samplers^)
     var memory = Memory[dtype](params, threads)
-    var prompt = args.int("prompt", minimum=1)
-    var count = args.int("tokens", minimum=1)
+    var prompt = args.int("prompt")
+    var count = args.int("tokens")
     var reading = List[Float64]()
     var writing = List[Float64]()
-    for _ in range(args.int("rounds", minimum=1)):
+    for _ in range(args.int("rounds")):
         # Not timed: the first touches memory.
         _ = write(generator, SHORT, WARM_UP)
         memory.measure()

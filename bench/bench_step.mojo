@@ -41,21 +41,21 @@ def bench() raises:
         "bench_step",
         "Times every operation of a training step.",
         [
-            Option("batch-size", "b", "N", "4", "sequences per step (B)"),
-            Option("seq-len", "t", "N", "64", "tokens per sequence (T)"),
+            Option("batch-size", "b", "N", "4", "sequences per step (B)", minimum=1),
+            Option("seq-len", "t", "N", "64", "tokens per sequence (T)", minimum=1),
             Option("init", "e", "MODEL", "d12", "sizes of the model (d6, d12 ...)"),
             Option("n-layer", "", "N", "0", "layers, if not those of the named model"),
             Option("n-head", "", "N", "0", "attention heads"),
             Option("n-embd", "", "N", "0", "width"),
             Option("vocab-size", "", "N", "0", "vocabulary"),
-            Option("steps", "x", "N", "5", "steps that are timed, after two to warm up"),
+            Option("steps", "x", "N", "5", "steps that are timed, after two to warm up", minimum=1),
             Option("dtype", "", "fp32|bf16", "fp32", "type of the operands of matrix products"),
             Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
             Option("json", "", "", "", "print a JSON object"),
         ],
     )
-    var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
-    var steps = args.int("steps", minimum=1)
+    var B, T = args.int("batch-size"), args.int("seq-len")
+    var steps = args.int("steps")
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var named = named_config(args.string("init"))
     var config = GPT2Config(

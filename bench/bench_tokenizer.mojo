@@ -31,18 +31,18 @@ def bench() raises:
         [
             Option("tokenizer", "", "FILE", "gpt2_tokenizer.bin", "vocabulary, an llm.c tokenizer file"),
             Option("text", "i", "FILE", "", "the text"),
-            Option("threads", "", "N", "1", "threads"),
-            Option("repeats", "", "N", "5", "times that the text is encoded"),
+            Option("threads", "", "N", "1", "threads", minimum=1),
+            Option("repeats", "", "N", "5", "times that the text is encoded", minimum=1),
         ],
     )
-    var threads = args.int("threads", minimum=1)
+    var threads = args.int("threads")
     var tokenizer = Tokenizer(args.string("tokenizer"))
     var bytes = open(args.string("text"), "r").read_bytes()
     var corpus = Corpus(args.string("text"))
     var blocks = corpus.next_blocks(tokenizer, corpus.num_bytes)
     var rates = List[Float64]()
     var tokens = 0
-    for _ in range(args.int("repeats", minimum=1) + 1):
+    for _ in range(args.int("repeats") + 1):
         tokens = 0
         var start = perf_counter_ns()
         if threads == 1:

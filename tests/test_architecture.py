@@ -9,12 +9,6 @@ from mojo_programs import ROOT
 
 # From the top of the house to its ground: a room imports from itself and from those after it.
 ROOMS = ["cli", "train", "eval", "infer", "optim", "model", "data", "text", "formats", "cpu", "base"]
-# What still runs back up: (file, room).
-EXCEPTIONS = {
-    ("train/trainer.mojo", "cli"),
-    ("eval/windows.mojo", "cli"),
-    ("eval/choices.mojo", "cli"),
-}
 SOURCES = sorted((ROOT / "llm").rglob("*.mojo"))
 IMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+import\b|import\s+(\S+))", re.M)
 SPEAKS = re.compile(r"\b(?:print|exit|_exit)\(|\"(?:_exit|exit|abort|signal|sigaction)\"")
@@ -45,19 +39,7 @@ def test_imports_run_down(path):
     below = ROOMS[ROOMS.index(room) :]
     for module in imports(path):
         assert module[0] in ROOMS, f"llm.{'.'.join(module)}: no such room"
-        if (name_of(path), module[0]) not in EXCEPTIONS:
-            assert module[0] in below, f"{name_of(path)} imports llm.{'.'.join(module)}, which stands above it"
-
-
-def test_exceptions_are_needed():
-    found = {
-        (name_of(path), module[0])
-        for path in SOURCES
-        if path.parent != ROOT / "llm"
-        for module in imports(path)
-        if ROOMS.index(module[0]) < ROOMS.index(path.relative_to(ROOT / "llm").parts[0])
-    }
-    assert found == EXCEPTIONS
+        assert module[0] in below, f"{name_of(path)} imports llm.{'.'.join(module)}, which stands above it"
 
 
 def test_every_room_is_in_the_order():

@@ -2,8 +2,9 @@
 
 A program declares its options and reads values by their long names:
 
-    var args = parse_arguments("train_gpt2", "Trains a GPT-2.", [Option("batch-size", "b", "N", "4", "sequences (B)")])
-    var B = args.int("batch-size", minimum=1)
+    var size = Option("batch-size", "b", "N", "4", "sequences (B)", minimum=1)
+    var args = parse_arguments("train_gpt2", "Trains a GPT-2.", [size])
+    var B = args.int("batch-size")
 
 A mistake in the flags ends the program with status 2 and a message on stderr.
 """
@@ -15,7 +16,6 @@ from llm.base.strings import part
 from llm.cli.version import VERSION
 
 
-@fieldwise_init
 struct Option(TrivialRegisterPassable):
     """One row of the table."""
 
@@ -24,11 +24,36 @@ struct Option(TrivialRegisterPassable):
     var letter: StaticString
     """Short name of one or two letters, without its dash; empty if there is none."""
     var value_name: StaticString
-    """What a value is called in the help: FILE, N, one|two|three; empty for a switch, which takes none."""
+    """What a value is called in the help, which tells what it is: N an integer, X a number, one|two a choice of words,
+    0|1 of digits, FILE and others a text; empty for a switch, which takes none."""
     var default: StaticString
     """The value if none is given; empty if there is none."""
     var meaning: StaticString
     """What it does, in a few words."""
+    var minimum: Float64
+    """The smallest value, if it takes a number."""
+    var maximum: Float64
+    """The largest one; MAX_FINITE if there is no bound but that of the type."""
+
+    def __init__(
+        out self,
+        name: StaticString,
+        letter: StaticString,
+        value_name: StaticString,
+        default: StaticString,
+        meaning: StaticString,
+        *,
+        minimum: Float64 = 0,
+        maximum: Float64 = Float64.MAX_FINITE,
+    ):
+        """Declares an option."""
+        self.name = name
+        self.letter = letter
+        self.value_name = value_name
+        self.default = default
+        self.meaning = meaning
+        self.minimum = minimum
+        self.maximum = maximum
 
     def flags(self) -> String:
         """Spells the option as in the help: ` -b --batch-size N`."""
@@ -140,29 +165,36 @@ struct Arguments(Movable):
         """Returns the value of an option as it was written."""
         return self._values[self._index(name)]
 
-    def int(self, name: StaticString, *, minimum: Int = 0, maximum: Int = Int(Int32.MAX)) -> Int:
-        """Returns the value of an option that takes an integer; anything else ends the program."""
-        ref text = self.string(name)
-        var value = parse_integer(text)
-        if value and value.value() >= minimum and value.value() <= maximum:
-            return value.value()
-        var range = String(t"from {minimum} to {maximum}")
-        if maximum == Int(Int32.MAX):
-            range = String(t"of at least {minimum}")
-        self.fail(String(t"{self._source(name)}: expected an integer {range}, got '{text}'"))
-        return minimum
+    def int(self, name: StaticString, *, maximum: Int = Int(Int32.MAX)) -> Int:
+        """Returns the value of an option that takes an integer; another, or one out of bounds, ends the program.
 
-    def float(self, name: StaticString, *, minimum: Float64 = 0, maximum: Float64 = Float64.MAX_FINITE) -> Float64:
-        """Returns the value of an option that takes a number; anything else ends the program."""
+        `maximum` is a bound that only a file tells; what is known before belongs to the option.
+        """
         ref text = self.string(name)
-        var value = parse_number(text)
-        if value and value.value() >= minimum and value.value() <= maximum:
+        var option = self.options[self._index(name)]
+        var lowest = Int(option.minimum)
+        var highest = maximum if option.maximum > Float64(maximum) else Int(option.maximum)
+        var value = parse_integer(text)
+        if value and value.value() >= lowest and value.value() <= highest:
             return value.value()
-        var range = String(t"from {minimum} to {maximum}")
-        if maximum == Float64.MAX_FINITE:
-            range = String(t"of at least {minimum}")
+        var range = String(t"from {lowest} to {highest}")
+        if highest == Int(Int32.MAX):
+            range = String(t"of at least {lowest}")
+        self.fail(String(t"{self._source(name)}: expected an integer {range}, got '{text}'"))
+        return lowest
+
+    def float(self, name: StaticString) -> Float64:
+        """Returns the value of an option that takes a number; another, or one out of bounds, ends the program."""
+        ref text = self.string(name)
+        var option = self.options[self._index(name)]
+        var value = parse_number(text)
+        if value and value.value() >= option.minimum and value.value() <= option.maximum:
+            return value.value()
+        var range = String(t"from {option.minimum} to {option.maximum}")
+        if option.maximum == Float64.MAX_FINITE:
+            range = String(t"of at least {option.minimum}")
         self.fail(String(t"{self._source(name)}: expected a number {range}, got '{text}'"))
-        return minimum
+        return option.minimum
 
     def choice(self, name: StaticString) -> StaticString:
         """Returns the value of an option that takes one of the words in its value name; another ends the program."""
@@ -178,7 +210,22 @@ struct Arguments(Movable):
         """Tells whether a switch was there, or whether an option that takes 0|1 is 1."""
         if self.options[self._index(name)].is_switch():
             return self.given(name)
-        return self.int(name, minimum=0, maximum=1) == 1
+        return self.int(name, maximum=1) == 1
+
+    def check(self):
+        """Reads every value that was given once, so that a wrong one ends the program before any file is opened."""
+        for option in self.options:
+            if option.is_switch() or not self.given(option.name):
+                continue
+            var kind = option.value_name
+            if kind == "N" or kind == "0|1|2":
+                _ = self.int(option.name)
+            elif kind == "0|1":
+                _ = self.bool(option.name)
+            elif kind == "X":
+                _ = self.float(option.name)
+            elif "|" in kind and kind == kind.lower():
+                _ = self.choice(option.name)
 
     # ----- text
 
@@ -277,6 +324,7 @@ def parse_arguments(program: String, summary: String, var options: List[Option])
         args.parse(words)
     except error:
         args.fail(String(error))
+    args.check()
     return args^
 
 

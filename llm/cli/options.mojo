@@ -28,6 +28,7 @@ def trainer_arguments() raises -> Arguments:
             args.parse(command_line())
     except error:
         args.fail(String(error))
+    args.check()
     return args^
 
 
@@ -89,21 +90,23 @@ def options() -> List[Option]:
         Option("block-size", "", "N", "0", "its longest context (0: as --seq-len)"),
         Option("vocab-size", "", "N", "0", "its vocabulary (0: the tokenizer's, or GPT-2's)"),
         # batches and steps
-        Option("batch-size", "b", "N", "4", "sequences per pass (B)"),
-        Option("seq-len", "t", "N", "64", "tokens per sequence (T)"),
+        Option("batch-size", "b", "N", "4", "sequences per pass (B)", minimum=1),
+        Option("seq-len", "t", "N", "64", "tokens per sequence (T)", minimum=1),
         Option("total-batch-size", "d", "N", "0", "tokens per step, accumulated over passes (0: one pass, B*T)"),
-        Option("max-steps", "x", "N", "40", "steps to train (-1: one epoch)"),
+        Option("max-steps", "x", "N", "40", "steps to train (-1: one epoch)", minimum=-1),
         Option("overfit", "a", "0|1", "0", "1: train on the first batch of the validation data over and over"),
-        Option("shuffle", "", "0|1|2", "1", "1: as llm.c shuffles; 2: random windows, as nanoGPT; 0: in order"),
+        Option(
+            "shuffle", "", "0|1|2", "1", "1: as llm.c shuffles; 2: random windows, as nanoGPT; 0: in order", maximum=2
+        ),
         Option("seed", "", "N", "1337", "seed of initialisation, random windows, dropout and samples"),
-        Option("dropout", "", "X", "0", "probability of dropout in training, as in GPT-2 (0: none)"),
+        Option("dropout", "", "X", "0", "probability of dropout in training, as in GPT-2 (0: none)", maximum=0.99),
         # optimizer
         Option("learning-rate", "l", "X", "1e-4", "learning rate of AdamW"),
         Option("schedule", "k", "cosine|linear|constant|wsd", "constant", "shape of the learning rate over the run"),
         Option("warmup", "u", "N", "0", "steps over which the learning rate rises to its full value"),
-        Option("final-lr-fraction", "q", "X", "1.0", "part of the learning rate that is left at the end"),
-        Option("beta1", "", "X", "0.9", "decay of AdamW's first moment"),
-        Option("beta2", "", "X", "0.999", "decay of AdamW's second moment"),
+        Option("final-lr-fraction", "q", "X", "1.0", "part of the learning rate that is left at the end", maximum=1),
+        Option("beta1", "", "X", "0.9", "decay of AdamW's first moment", maximum=0.99999),
+        Option("beta2", "", "X", "0.999", "decay of AdamW's second moment", maximum=0.9999999),
         Option("weight-decay", "c", "X", "0", "weight decay of AdamW, on matrices and embeddings"),
         Option("decay-all", "", "", "", "weight decay on every tensor, as llm.c's CPU program has it"),
         Option("grad-clip", "", "X", "0", "longest gradient; a longer one is scaled down to it (0: any)"),
@@ -111,7 +114,7 @@ def options() -> List[Option]:
         Option("skip-norm-z", "sg", "X", "0", "skip the update if the gradient's norm is an outlier (0: never)"),
         # evaluation
         Option("val-every", "v", "N", "10", "steps between validations (0: never)"),
-        Option("val-batches", "m", "N", "5", "batches of a validation (-1: all)"),
+        Option("val-batches", "m", "N", "5", "batches of a validation (-1: all)", minimum=-1),
         Option("patience", "", "N", "0", "stop after so many validations without a lower loss (0: never)"),
         Option("hellaswag", "h", "FILE", "", "HellaSwag file to evaluate at every validation (1: the prepared one)"),
         Option("hellaswag-limit", "", "N", "0", "its examples to evaluate, from the first on (0: all)"),

@@ -3,7 +3,7 @@
 from llm.base.formatting import aligned, duration, fixed, grouped
 from llm.base.memory import physical_memory
 from llm.cli.arguments import Arguments
-from llm.cli.setup import initial_checkpoint, number_of_steps, passes_per_step, starts_at_random, tokenizer_path
+from llm.cli.setup import initial_checkpoint, starts_at_random, tokenizer_path
 from llm.cpu.gemm import HAS_BF16_DOT
 from llm.cpu.peak import measured_peak
 from llm.data.loader import DataLoader
@@ -11,6 +11,7 @@ from llm.model.activations import ActivationSizes, activation_bytes
 from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
 from llm.model.tensors import num_parameters, parameter_bytes, rounded_weight_bytes
+from llm.train.config import TrainConfig
 from llm.train.run_folder import checkpoint_model
 
 comptime F32 = DType.float32
@@ -18,20 +19,18 @@ comptime _USUAL_SHARE = 0.6
 """Share of the peak that steps of a model of some size reach."""
 
 
-def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, threads: Int) raises -> String:
+def plan[dtype: DType](training: TrainConfig, config: GPT2Config, data: DataLoader, threads: Int) raises -> String:
     """Describes model, memory, work and time of a run, without reserving anything.
 
     Raises:
         If the context is longer than the model's.
     """
     var B, T = data.B, data.T
-    var passes = passes_per_step(args)
-    var steps = number_of_steps(args, data, passes)
     _check_context(config, T)
     var arena = parameter_bytes[F32](config)
     var copies = rounded_weight_bytes[dtype](config)
     var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
-    var tokens = passes * B * T
+    var tokens = training.passes * B * T
     var flops = tokens * config.flops_per_token(T)
     var peak = measured_peak[dtype](threads)
     var seconds = Float64(flops) / (_USUAL_SHARE * peak)
@@ -39,8 +38,11 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
         [
             (String("model"), _sizes(config)),
             (String("parameters"), grouped(num_parameters(config))),
-            (String("step"), String(t"{passes} x B={B} x T={T} = {grouped(tokens)} tokens")),
-            (String("work"), String(t"{fixed(Float64(flops) / 1e9, 1)} GFLOP per step, {grouped(steps)} steps")),
+            (String("step"), String(t"{training.passes} x B={B} x T={T} = {grouped(tokens)} tokens")),
+            (
+                String("work"),
+                String(t"{fixed(Float64(flops) / 1e9, 1)} GFLOP per step, {grouped(training.steps)} steps"),
+            ),
             (
                 String("memory"),
                 String(
@@ -54,8 +56,8 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
             (
                 String("time"),
                 String(
-                    t"about {fixed(1000 * seconds, 1)} ms per step and {duration(seconds * Float64(steps))} in all, at"
-                    t" {fixed(100 * _USUAL_SHARE, 0)}% of the peak; validations and samples come on top"
+                    t"about {fixed(1000 * seconds, 1)} ms per step and {duration(seconds * Float64(training.steps))} in"
+                    t" all, at {fixed(100 * _USUAL_SHARE, 0)}% of the peak; validations and samples come on top"
                 ),
             ),
         ]
@@ -83,14 +85,18 @@ def _check_context(config: GPT2Config, T: Int) raises:
 
 
 def settings_in_use(
-    args: Arguments, config: GPT2Config, data: DataLoader, threads: Int, resumed: Optional[Int]
+    args: Arguments,
+    training: TrainConfig,
+    config: GPT2Config,
+    data: DataLoader,
+    threads: Int,
+    resumed: Optional[Int],
 ) raises -> String:
     """Lists all settings: where a value, given or not, stands for something that is found out, that.
 
     Raises:
         If a published model that the run would start from is not here.
     """
-    var passes = passes_per_step(args)
     var start = String("random")
     if resumed:
         start = checkpoint_model(args.string("out"), resumed.value())
@@ -104,8 +110,8 @@ def settings_in_use(
         ("n-embd", String(config.channels)),
         ("block-size", String(config.max_seq_len)),
         ("vocab-size", String(config.vocab_size)),
-        ("total-batch-size", String(passes * data.B * data.T)),
-        ("max-steps", String(number_of_steps(args, data, passes))),
+        ("total-batch-size", String(training.passes * data.B * data.T)),
+        ("max-steps", String(training.steps)),
         ("threads", String(threads)),
     ]
     var rows = args.settings()

@@ -8,66 +8,37 @@ from llm.base.formatting import duration, fixed, scientific
 from llm.base.json import json_number
 from llm.cli.logs import LogEnd, open_log
 from llm.cli.screen import BOLD, GREEN, RED, YELLOW, Screen
+from llm.train.step_record import StepRecord
 
 
-@fieldwise_init
-struct StepRecord(Copyable, Movable):
-    """One step of training, as it is printed and logged."""
+def step_line(step: StepRecord, screen: Screen) -> String:
+    """Writes a step's line for the screen."""
+    var steps = String(step.steps)
+    var number = String(step.step).ascii_rjust(max(4, steps.byte_length()))
+    var loss = screen.coloured(fixed(Float64(step.loss), 6), BOLD)
+    var skipped = screen.coloured(" | outlier, update skipped", RED) if step.skipped else String()
+    return String(
+        t"step {number}/{steps} | loss {loss}{_z(step.loss_z)} | norm {fixed(Float64(step.norm), 4)}{_z(step.norm_z)} |"
+        t" lr {scientific(step.learning_rate, 2)} | {fixed(step.milliseconds, 1)} ms | {step.tokens_per_second()}"
+        t" tok/s{skipped}"
+    )
 
-    var step: Int
-    """Steps done, this one included."""
-    var steps: Int
-    """Steps in all."""
-    var loss: Float32
-    var norm: Float32
-    """Norm of the gradient."""
-    var learning_rate: Float64
-    var tokens: Int
-    """Tokens of this step."""
-    var milliseconds: Float64
-    var shard: Int
-    """Place in the data after the step: the shard, and the sample that comes next."""
-    var sample: Int
-    var epoch: Int
-    """Epochs begun before this one."""
-    var loss_z: Optional[Float64]
-    """By how many standard deviations loss and norm stand out, once that is known."""
-    var norm_z: Optional[Float64]
-    var skipped: Bool
-    """Whether the update was left out because of that."""
 
-    def tokens_per_second(self) -> Int:
-        """Returns the speed of this step."""
-        return Int(Float64(self.tokens) / self.milliseconds * 1000 + 0.5)
-
-    def line(self, screen: Screen) -> String:
-        """Writes the line for the screen."""
-        var steps = String(self.steps)
-        var step = String(self.step).ascii_rjust(max(4, steps.byte_length()))
-        var loss = screen.coloured(fixed(Float64(self.loss), 6), BOLD)
-        var skipped = screen.coloured(" | outlier, update skipped", RED) if self.skipped else String()
-        return String(
-            t"step {step}/{steps} | loss {loss}{_z(self.loss_z)} | norm"
-            t" {fixed(Float64(self.norm), 4)}{_z(self.norm_z)} | lr {scientific(self.learning_rate, 2)} |"
-            t" {fixed(self.milliseconds, 1)} ms | {self.tokens_per_second()} tok/s{skipped}"
-        )
-
-    def json(self) -> String:
-        """Writes the object for the log."""
-        var extra = String()
-        if self.loss_z:
-            extra += String(t', "loss_z": {fixed(self.loss_z.value(), 3)}')
-        if self.norm_z:
-            extra += String(t', "norm_z": {fixed(self.norm_z.value(), 3)}')
-        if self.skipped:
-            extra += ', "skipped": true'
-        return String(
-            t'{{"step": {self.step}, "loss": {json_number(self.loss)}, "norm": {json_number(self.norm)}, "lr":'
-            t' {json_number(self.learning_rate)}, "ms": {fixed(self.milliseconds, 3)}, "tokens": {self.tokens},'
-            t' "tokens_per_second":'
-            t' {self.tokens_per_second()}, "shard": {self.shard}, "sample": {self.sample}, "epoch":'
-            t" {self.epoch}{extra}}}"
-        )
+def step_json(step: StepRecord) -> String:
+    """Writes a step's object for the log."""
+    var extra = String()
+    if step.loss_z:
+        extra += String(t', "loss_z": {fixed(step.loss_z.value(), 3)}')
+    if step.norm_z:
+        extra += String(t', "norm_z": {fixed(step.norm_z.value(), 3)}')
+    if step.skipped:
+        extra += ', "skipped": true'
+    return String(
+        t'{{"step": {step.step}, "loss": {json_number(step.loss)}, "norm": {json_number(step.norm)}, "lr":'
+        t' {json_number(step.learning_rate)}, "ms": {fixed(step.milliseconds, 3)}, "tokens": {step.tokens},'
+        t' "tokens_per_second": {step.tokens_per_second()}, "shard": {step.shard}, "sample": {step.sample}, "epoch":'
+        t" {step.epoch}{extra}}}"
+    )
 
 
 @fieldwise_init
@@ -127,7 +98,7 @@ struct Report(Movable):
         Raises:
             If a log cannot be written.
         """
-        var line = step.line(self.screen)
+        var line = step_line(step, self.screen)
         if self.screen.is_terminal:
             if peak > 0:
                 var share = Float64(flops) / (step.milliseconds / 1000) / peak
@@ -135,7 +106,7 @@ struct Report(Movable):
             line += String(t" | ETA {duration(self._seconds_left(step))}")
         self.screen.line(line)
         if self._log:
-            self._log.value().write(step.json() + "\n")
+            self._log.value().write(step_json(step) + "\n")
             # llm.c counts the steps before this one.
             self._main_log.value().write(
                 String(

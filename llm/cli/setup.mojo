@@ -1,4 +1,4 @@
-"""What the flags of the trainer mean: which model, which data, which tokenizer."""
+"""What the flags of the trainer mean: which training, which model, which data, which tokenizer."""
 
 from std.os.path import exists
 
@@ -8,49 +8,27 @@ from llm.cpu.adamw import AdamWSettings
 from llm.data.loader import DataLoader
 from llm.data.manifest import check_manifests
 from llm.eval.choices import Choices
-from llm.formats.training_state import IN_ORDER, RANDOM_WINDOWS
+from llm.formats.training_state import IN_ORDER
 from llm.model.checkpoints import read_config
 from llm.model.config import GPT2Config, named_config
+from llm.optim.adamw import AdamW
 from llm.optim.schedule import Schedule
 from llm.text.tokenizer import Tokenizer
+from llm.train.config import TrainConfig
 from llm.train.run_folder import complete_checkpoints
 
 comptime PREPARED_HELLASWAG = "data/hellaswag/hellaswag_val.bin"
 
 
 def check_flags(args: Arguments):
-    """Reads every value once, so that a wrong one ends the program before any file is opened."""
-    for ref option in args.options:
-        if option.value_name == "N":
-            _ = args.int(option.name, minimum=_minimum(option.name))
-        elif option.value_name == "X":
-            _ = args.float(option.name)
-        elif option.value_name == "fp32|bf16":
-            _ = args.choice(option.name)
-        elif option.value_name == "0|1" and args.given(option.name):
-            _ = args.bool(option.name)
+    """Ends the program if flags that are right one by one do not go together."""
     var sizes: List[StaticString] = ["n-layer", "n-head", "n-embd", "block-size", "vocab-size"]
     for size in sizes:
         if args.given_as_flag(size) and args.given_as_flag("init") and not _is_depth(args.string("init")):
             args.fail(String(t"--{size}: the checkpoint {args.string('init')} has its own; leave one of the two out"))
-    _ = _data_order(args)
-    _ = passes_per_step(args)
-    _ = learning_rate_schedule(args, 0)
-    _ = optimizer_settings(args)
-    _ = args.float("dropout", maximum=0.99)
-    if args.int("val-batches", minimum=-1) == 0 and args.int("val-every") > 0:
+    _ = _passes(args)
+    if args.int("val-batches") == 0 and args.int("val-every") > 0:
         args.fail("--val-batches: expected -1 (all) or at least 1, got '0'; --val-every 0 turns validation off")
-
-
-def _minimum(name: StaticString) -> Int:
-    if name == "batch-size" or name == "seq-len":
-        return 1
-    # -1 stands for all there is.
-    return -1 if name == "max-steps" or name == "val-batches" else 0
-
-
-def _data_order(args: Arguments) -> Int:
-    return args.int("shuffle", maximum=RANDOM_WINDOWS)
 
 
 def checkpoint_to_resume(args: Arguments) raises -> Optional[Int]:
@@ -119,7 +97,7 @@ def model_config(args: Arguments, tokenizer: Optional[Tokenizer]) raises -> GPT2
     var config = named_config(args.string("init") if args.given("init") else String("d12"))
     var tokens = tokenizer.value().vocab_size if tokenizer else config.vocab_size
     return GPT2Config(
-        max_seq_len=_or(args.int("block-size"), args.int("seq-len", minimum=1)),
+        max_seq_len=_or(args.int("block-size"), args.int("seq-len")),
         vocab_size=_or(args.int("vocab-size"), tokens),
         num_layers=_or(args.int("n-layer"), config.num_layers),
         num_heads=_or(args.int("n-head"), config.num_heads),
@@ -173,7 +151,7 @@ def training_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
     """Opens the training shards; to overfit, the validation shards in order."""
     if args.bool("overfit"):
         return _open_data(args, "val-data", config, IN_ORDER)
-    return _open_data(args, "train-data", config, _data_order(args))
+    return _open_data(args, "train-data", config, args.int("shuffle"))
 
 
 def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
@@ -188,7 +166,7 @@ def _open_data(args: Arguments, name: StaticString, config: GPT2Config, order: I
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
     check_manifests(args.string(name), tokenizer_path(args), config.vocab_size)
-    var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
+    var B, T = args.int("batch-size"), args.int("seq-len")
     return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))
 
 
@@ -208,9 +186,52 @@ def open_hellaswag(args: Arguments, config: GPT2Config, context: Int) raises -> 
     return Choices(path, vocab_size=config.vocab_size, context=context)
 
 
-def passes_per_step(args: Arguments) -> Int:
+def train_config(args: Arguments, data: DataLoader) raises -> TrainConfig:
+    """Returns what the flags say of the training; `data` tells how many steps an epoch has.
+
+    Raises:
+        If values that are right one by one make no sense together.
+    """
+    var passes = _passes(args)
+    var steps = args.int("max-steps")
+    var config = TrainConfig(
+        steps=steps if steps >= 0 else max(data.num_batches // passes, 1),
+        passes=passes,
+        schedule=Schedule(
+            args.choice("schedule"),
+            peak=args.float("learning-rate"),
+            warmup=args.int("warmup"),
+            final_fraction=args.float("final-lr-fraction"),
+        ),
+        grad_clip=args.float("grad-clip"),
+        skip_loss_z=args.float("skip-loss-z"),
+        skip_norm_z=args.float("skip-norm-z"),
+        dropout=args.float("dropout"),
+        overfit=args.bool("overfit"),
+        val_batches=args.int("val-batches"),
+        seed=args.int("seed"),
+    )
+    config.validate()
+    return config^
+
+
+def adamw(args: Arguments, config: GPT2Config) raises -> AdamW:
+    """Returns AdamW as the flags describe it.
+
+    Raises:
+        If the system has no room for its state.
+    """
+    var settings = AdamWSettings(
+        beta1=Float32(args.float("beta1")),
+        beta2=Float32(args.float("beta2")),
+        weight_decay=Float32(args.float("weight-decay")),
+    )
+    return AdamW(config, settings, decay_all=args.bool("decay-all"))
+
+
+def _passes(args: Arguments) -> Int:
     """Returns over how many passes of B*T tokens a step accumulates; a total that is no multiple ends the program."""
-    var tokens = args.int("batch-size", minimum=1) * args.int("seq-len", minimum=1)
+    var tokens = args.int("batch-size") * args.int("seq-len")
     var total = args.int("total-batch-size")
     if total % tokens != 0:
         args.fail(
@@ -221,31 +242,3 @@ def passes_per_step(args: Arguments) -> Int:
             )
         )
     return max(total // tokens, 1)
-
-
-def number_of_steps(args: Arguments, data: DataLoader, passes: Int) -> Int:
-    """Returns the steps of the run: -1 stands for those of one epoch."""
-    var steps = args.int("max-steps", minimum=-1)
-    return steps if steps >= 0 else max(data.num_batches // passes, 1)
-
-
-def learning_rate_schedule(args: Arguments, steps: Int) -> Schedule:
-    """Returns the schedule that the flags describe."""
-    return Schedule(
-        shape=args.choice("schedule"),
-        peak=args.float("learning-rate"),
-        warmup=args.int("warmup"),
-        steps=steps,
-        final_fraction=args.float("final-lr-fraction", maximum=1),
-    )
-
-
-def optimizer_settings(args: Arguments) -> AdamWSettings:
-    """Returns AdamW's settings; each step sets its learning rate."""
-    return AdamWSettings(
-        learning_rate=0,
-        beta1=Float32(args.float("beta1", maximum=0.99999)),
-        beta2=Float32(args.float("beta2", maximum=0.99999999)),
-        eps=1e-8,
-        weight_decay=Float32(args.float("weight-decay")),
-    )

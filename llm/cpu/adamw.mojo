@@ -11,7 +11,6 @@ comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()
 
 
-@fieldwise_init
 struct AdamWSettings(Copyable, ImplicitlyCopyable, Movable):
     """Settings of the optimizer (Loshchilov and Hutter, 2019)."""
 
@@ -20,6 +19,21 @@ struct AdamWSettings(Copyable, ImplicitlyCopyable, Movable):
     var beta2: Float32
     var eps: Float32
     var weight_decay: Float32
+
+    def __init__(
+        out self,
+        learning_rate: Float32 = 0,
+        beta1: Float32 = 0.9,
+        beta2: Float32 = 0.999,
+        eps: Float32 = 1e-8,
+        weight_decay: Float32 = 0,
+    ):
+        """Takes the values; the defaults are llm.c's, and the learning rate that of a step."""
+        self.learning_rate = learning_rate
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+        self.weight_decay = weight_decay
 
 
 def adamw_update[

@@ -134,9 +134,7 @@ def cached_attention(
     team.run(body, "cached_attention")
 
 
-def cache_positions[
-    dtype: DType
-](team: Team, pages: Pages, qkv: Tensor[dtype], layer: Int, rows: Int, C: Int, NH: Int):
+def cache_positions[dtype: DType](team: Team, pages: Pages, qkv: Tensor[dtype], layer: Int, rows: Int, C: Int, NH: Int):
     """Copies the keys and values of a text's first positions, qkv (rows,3C), into its pages."""
     var HS = C // NH
     var num_pages = Pages.count(rows)

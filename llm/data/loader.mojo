@@ -119,14 +119,15 @@ struct DataLoader(Movable):
     def position(self) -> DataPosition:
         """Tells where the next batch comes from."""
         var position = DataPosition(order=self._order, shard=self.current_shard, sample=self.current_sample)
+        position.epoch = self.epoch
         if self._order == SHUFFLED:
             position.shard_order = self._shard_order.copy()
             position.sample_order = self._sample_order.copy()
         position.rng = self._rng.copy()
         return position^
 
-    def resume(mut self, var position: DataPosition) raises:
-        """Goes on from a position; the epoch is left to the caller.
+    def resume(mut self, position: DataPosition) raises:
+        """Goes on from a position.
 
         Raises:
             If the position is not one of this data with this batch size.
@@ -138,6 +139,7 @@ struct DataLoader(Movable):
             )
         if self._order == RANDOM_WINDOWS:
             self.current_sample = position.sample
+            self.epoch = position.epoch
             return
         var shuffled = self._order == SHUFFLED
         if position.shard < 0 or position.shard >= len(self._paths):
@@ -152,6 +154,7 @@ struct DataLoader(Movable):
             raise _other_data("samples in the current shard", samples, "the order has", len(position.sample_order))
         self.current_shard = position.shard
         self.current_sample = position.sample
+        self.epoch = position.epoch
         self._shard = shard^
         if shuffled:
             self._shard_order = position.shard_order.copy()

@@ -3,10 +3,8 @@
 from std.math import isfinite
 
 from llm.base.memory import Arena, Tensor, aligned_bytes
-from llm.cli.screen import Screen
-from llm.cli.signals import stop_signal
-from llm.cli.ticker import Ticker
 from llm.eval.judgement import Accuracy, Judgement
+from llm.eval.watcher import Unwatched, Watcher
 from llm.formats.choices import NUM_ENDINGS, ChoicesFile
 from llm.model.gpt2 import GPT2
 
@@ -88,21 +86,22 @@ struct Choices(Movable):
 
 
 def judge_all[
-    dtype: DType
-](mut questions: Choices, mut model: GPT2[dtype], limit: Int, mut screen: Screen) raises -> List[Judgement]:
-    """Has a model judge the first `limit` examples (0: all), and shows how far it is; a signal to stop ends it early.
+    dtype: DType, W: Watcher = Unwatched
+](mut questions: Choices, mut model: GPT2[dtype], limit: Int = 0, var watcher: W = Unwatched()) raises -> List[
+    Judgement
+]:
+    """Has a model judge the first `limit` examples (0: all), or fewer if the watcher ends it.
 
     Raises:
         If a loss is not a number.
     """
     var count = questions.file.num_examples if limit == 0 else min(limit, questions.file.num_examples)
     var judgements = List[Judgement](capacity=count)
-    var ticker = Ticker("hellaswag", count, screen)
+    var accuracy = Accuracy()
     for i in range(count):
-        if stop_signal() != 0:
+        if watcher.stopped():
             break
         judgements.append(questions.judge(model, i))
-        if ticker.is_due():
-            var accuracy = Accuracy(judgements)
-            ticker.show(screen, i + 1, String(t"acc_norm {accuracy.right_per_token}/{accuracy.examples}"))
+        accuracy.add(judgements[i])
+        watcher.show(i + 1, count, String(t"acc_norm {accuracy.right_per_token}/{accuracy.examples}"))
     return judgements^

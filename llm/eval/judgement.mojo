@@ -52,7 +52,6 @@ struct Judgement(Copyable, Movable):
         return best
 
 
-@fieldwise_init
 struct Accuracy(Copyable, Movable):
     """How many examples a model got right."""
 
@@ -62,14 +61,23 @@ struct Accuracy(Copyable, Movable):
     var right_per_token: Int
     """By the probability per token: acc_norm, which is what llm.c reports."""
 
-    def __init__(out self, judgements: List[Judgement]):
-        """Counts."""
-        self.examples = len(judgements)
+    def __init__(out self):
+        """Starts with nothing."""
+        self.examples = 0
         self.right = 0
         self.right_per_token = 0
+
+    def __init__(out self, judgements: List[Judgement]):
+        """Counts."""
+        self = Self()
         for ref judgement in judgements:
-            self.right += Int(judgement.likeliest() == judgement.label)
-            self.right_per_token += Int(judgement.likeliest_per_token() == judgement.label)
+            self.add(judgement)
+
+    def add(mut self, judgement: Judgement):
+        """Takes what a model thinks of one more example."""
+        self.examples += 1
+        self.right += Int(judgement.likeliest() == judgement.label)
+        self.right_per_token += Int(judgement.likeliest_per_token() == judgement.label)
 
     def acc(self) -> Float64:
         """Returns the share of right answers."""

@@ -12,11 +12,9 @@ from llm.base.files import glob_files
 from llm.base.formatting import fixed
 from llm.base.json import json_number
 from llm.base.memory import Arena, Tensor, aligned_bytes
-from llm.cli.screen import Screen
-from llm.cli.signals import stop_signal
-from llm.cli.ticker import Ticker
 from llm.data.token_shard import TokenShard
 from llm.eval.intervals import Z_95
+from llm.eval.watcher import Unwatched, Watcher
 from llm.model.gpt2 import GPT2
 from llm.text.tokenizer import Tokenizer
 
@@ -150,11 +148,13 @@ struct LossEstimate(Copyable, Movable):
 
 
 def evaluate_shards[
-    dtype: DType
-](mut model: GPT2[dtype], windows: SlidingWindow, lengths: List[Int], mut screen: Screen) raises -> LossEstimate:
-    """Computes the loss of a model over all windows, as many side by side as it has room for.
+    dtype: DType, W: Watcher = Unwatched
+](
+    mut model: GPT2[dtype], windows: SlidingWindow, lengths: List[Int] = [], var watcher: W = Unwatched()
+) raises -> LossEstimate:
+    """Computes the loss of a model over all windows, or fewer if the watcher ends it.
 
-    Shows how far it is; a signal to stop ends it early. `lengths` are the `token_lengths`, or nothing.
+    As many windows run side by side as the model has room for. `lengths` are the `token_lengths`, or nothing.
 
     Raises:
         If a token is not in the vocabulary, a loss is not a number, or a shard has changed since it was checked.
@@ -165,13 +165,12 @@ def evaluate_shards[
     var inputs = arena.carve[I32](most * T)
     var targets = arena.carve[I32](most * T)
     var estimate = LossEstimate()
-    var ticker = Ticker("windows", windows.num_windows, screen)
     for path in windows.paths:
         var shard = TokenShard(path)
         var predicted = shard.num_tokens - 1
         var last = windows.windows_of(shard.num_tokens) - 1
         var first = 0
-        while first <= last and stop_signal() == 0:
+        while first <= last and not watcher.stopped():
             # The last window of a shard is shorter than the others, and so alone.
             var B = 1 if first == last else min(most, last - first)
             var length = min(T, predicted - first * windows.stride)
@@ -190,8 +189,7 @@ def evaluate_shards[
             except error:
                 raise Error(t"evaluate: {path}: after token {first * windows.stride}: {error}")
             first += B
-            if ticker.is_due():
-                ticker.show(screen, estimate.windows, String(t"loss {fixed(estimate.mean(), 4)}"))
+            watcher.show(estimate.windows, windows.num_windows, String(t"loss {fixed(estimate.mean(), 4)}"))
     _ = arena^
     return estimate^
 

@@ -41,6 +41,8 @@ struct DataPosition(Movable):
     var sample: Int
     """Place of the next sample in the shard's order; of random windows, the number of batches so far."""
     var order: Int
+    var epoch: Int
+    """Epochs begun before this one; llm.c's format does not hold it: 0 as it is read."""
     var shard_order: List[Int]
     """Empty if not shuffled, as are the samples."""
     var sample_order: List[Int]
@@ -51,6 +53,7 @@ struct DataPosition(Movable):
         self.shard = shard
         self.sample = sample
         self.order = order
+        self.epoch = 0
         self.shard_order = List[Int]()
         self.sample_order = List[Int]()
         self.rng = Mt19937(0)
@@ -65,7 +68,8 @@ def state_file(
 ) raises -> AtomicFile:
     """Writes a state up to the last byte; it appears under its name when the caller commits the file.
 
-    `states` are the tensors that the optimizer keeps, slot after slot; `params` are the parameters in float32 of a model whose own file is bfloat16, and otherwise none.
+    `states` are the tensors that the optimizer keeps, slot after slot; `params` are the parameters in float32 of a model
+    whose own file is bfloat16, and otherwise none.
 
     Raises:
         If the file cannot be written.
@@ -98,7 +102,7 @@ def read_state(
     params: List[Tensor[F32]],
     mut position: DataPosition,
 ) raises:
-    """Sets the position and fills the optimizer's tensors, and the parameters if the state holds them in float32 beside a bfloat16 model.
+    """Sets the position and fills the optimizer's tensors, and the parameters if the state has them beside a bfloat16 model.
 
     Raises:
         If there is no good state under this name, or it belongs to another model or step.

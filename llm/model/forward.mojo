@@ -54,7 +54,8 @@ def site_dropout(dropout: Dropout, l: Int, site: Int) -> Dropout:
 
 
 struct ForwardWeights[dtype: DType, table_dtype: DType](Movable):
-    """Views of the parameters as a forward pass reads them: matrices of products, embeddings, and vectors in float32."""
+    """Views of the parameters as a forward pass reads them: matrices of products, embeddings, and vectors in float32.
+    """
 
     var wte: Tensor[Self.table_dtype]
     """(Vp,C), as the embedding reads it."""
@@ -97,7 +98,8 @@ struct ForwardWeights[dtype: DType, table_dtype: DType](Movable):
 
 
 struct BlockActivations[dtype: DType](TrivialRegisterPassable):
-    """Where the activations of a block go: kept for backward in training, the same scratch for every block elsewhere."""
+    """Where the activations of a block go: kept for backward in training, the same scratch for every block elsewhere.
+    """
 
     var x: Tensor[F32]
     """(rows,C): the residual stream that comes in."""

@@ -229,9 +229,7 @@ struct GPT2[dtype: DType = F32](Movable):
             )
 
         def one_pass(team: Team) {imm}:
-            logits_of_rows(
-                team, self.config, self._weights, self.acts, first_row, rows, output, self.config.vocab_size
-            )
+            logits_of_rows(team, self.config, self._weights, self.acts, first_row, rows, output, self.config.vocab_size)
 
         self._run(one_pass)
 
@@ -408,9 +406,7 @@ struct GPT2[dtype: DType = F32](Movable):
                 accumulate,
                 self._dropout,
             )
-        backward_embedding(
-            team, self.grads, self.acts, self.B, self.T, self.config.channels, accumulate, self._dropout
-        )
+        backward_embedding(team, self.grads, self.acts, self.B, self.T, self.config.channels, accumulate, self._dropout)
 
     def _run_loss(mut self, targets: Tokens) raises:
         def one_pass(team: Team) {imm}:
@@ -457,12 +453,16 @@ struct GPT2[dtype: DType = F32](Movable):
 
     def _check_forward(self, who: StaticString) raises:
         if self._state != _FORWARD:
-            var last = "`backward`, which reuses its memory" if self._state == _BACKWARD else "nothing, or new parameters"
+            var last = (
+                "`backward`, which reuses its memory" if self._state == _BACKWARD else "nothing, or new parameters"
+            )
             raise Error(t"{who}: expected a forward pass just before, found {last}; call `forward` first")
 
     def _check_gradients(self, who: StaticString) raises:
         if not self._has_gradients:
-            raise Error(t"{who}: expected gradients of these parameters, found none; call `forward` and `backward` first")
+            raise Error(
+                t"{who}: expected gradients of these parameters, found none; call `forward` and `backward` first"
+            )
 
     def _check_size(self, who: StaticString, tokens: Tokens, count: Int) raises:
         if tokens.size != count:

@@ -1,5 +1,7 @@
 """AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019)."""
 
+from std.math import isfinite
+
 from llm.base.memory import Tensor
 from llm.cpu.adamw import AdamWSettings, adamw_update
 from llm.cpu.threads.crew import Team
@@ -29,8 +31,13 @@ struct AdamW(Optimizer):
         """Starts with zeros, which cost memory once they are written.
 
         Raises:
-            If the system has no room.
+            If a setting makes no sense, or the system has no room.
         """
+        _check("beta1", settings.beta1, settings.beta1 >= 0 and settings.beta1 < 1, "from 0 to below 1")
+        _check("beta2", settings.beta2, settings.beta2 >= 0 and settings.beta2 < 1, "from 0 to below 1")
+        _check("eps", settings.eps, isfinite(settings.eps) and settings.eps > 0, "above 0")
+        var decay = settings.weight_decay
+        _check("weight_decay", decay, isfinite(decay) and decay >= 0, "of at least 0")
         self.settings = settings
         self.decay_all = decay_all
         self.m = ParameterTensors[F32](config, place=2)
@@ -72,3 +79,8 @@ struct AdamW(Optimizer):
             adamw_update(team, params, rounded, grads, m, v, block_sums, settings, self._step, self._grad_scale)
         else:
             adamw_update(team, params, params, grads, m, v, block_sums, settings, self._step, self._grad_scale)
+
+
+def _check(name: StaticString, value: Float32, is_good: Bool, expected: StaticString) raises:
+    if not is_good:
+        raise Error(t"adamw: expected {name} {expected}, got {value}")

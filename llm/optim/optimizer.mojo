@@ -15,7 +15,7 @@ struct StateSlot(Copyable, Movable):
     """Views, by number of the parameter tensor."""
 
 
-trait Optimizer(Movable, TensorUpdate):
+trait Optimizer(Deinitable, Movable, TensorUpdate):
     """A rule that turns gradients into new parameters. `GPT2.update` has it change tensor by tensor."""
 
     comptime NAME: StaticString

@@ -8,13 +8,12 @@ from std.os.path import exists, isdir
 
 from llm.base.files import AtomicFile
 from llm.base.memory import Tensor
-from llm.data.loader import DataLoader
 from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state, state_file
 from llm.model.checkpoints import checkpoint_file, read_parameters
-from llm.model.gpt2 import GPT2
 from llm.model.tensors import ParameterTensors
 from llm.optim.optimizer import Optimizer
-from llm.train.run_state import Progress, progress_file, read_progress
+from llm.train.run_state import RunState, read_sidecar, sidecar_file
+from llm.train.trainer import Trainer
 
 comptime F32 = DType.float32
 comptime _DIGITS = 8
@@ -46,15 +45,7 @@ def complete_checkpoints(folder: String) raises -> List[Int]:
 
 def save_checkpoint[
     dtype: DType, O: Optimizer, //
-](
-    folder: String,
-    model: GPT2[dtype],
-    optimizer: O,
-    data: DataLoader,
-    mut progress: Progress,
-    keep: Int,
-    in_bfloat16: Bool,
-) raises:
+](folder: String, mut run: Trainer[dtype, O], keep: Int = 0, in_bfloat16: Bool = False) raises:
     """Writes a checkpoint and then removes the oldest, so that `keep` stay (0: all).
 
     With `in_bfloat16` the model's file is rounded, and the state holds the parameters in float32 as well.
@@ -67,15 +58,14 @@ def save_checkpoint[
     """
     if not isdir(folder):
         raise Error(t"save: the folder {folder} is gone; nothing was saved: make it again and resume from a copy")
-    var step = progress.step
-    var position = data.position()
-    progress.epoch = data.epoch
-    progress.order = position.order
-    progress.optimizer = String(O.NAME)
+    run.state.data = run.train_data.position()
+    ref state = run.state
+    ref model = run.model
+    var step = state.step
     var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params, in_bfloat16)
     var exact = model.params.tensors() if in_bfloat16 else List[Tensor[F32]]()
-    var states = state_file(_state(folder, step), step, _states(optimizer), exact, position)
-    var sidecar = progress_file(_extra(folder, step), progress)
+    var states = state_file(_state(folder, step), step, _states(run.optimizer), exact, state.data)
+    var sidecar = sidecar_file(_extra(folder, step), state)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
     model_file.commit()
@@ -89,43 +79,53 @@ def save_checkpoint[
             remove_checkpoint(folder, steps[i])
 
 
-def load_checkpoint[
-    dtype: DType, O: Optimizer, //
-](folder: String, step: Int, mut model: GPT2[dtype], mut optimizer: O, mut data: DataLoader) raises -> Progress:
-    """Brings model, optimizer and data to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
+def save_sidecar[dtype: DType, O: Optimizer, //](folder: String, mut run: Trainer[dtype, O]) raises:
+    """Replaces the sidecar of the checkpoint that the run stands at: its evaluation has been made up for.
+
+    Raises:
+        If the file cannot be written; the checkpoint is unchanged then.
+    """
+    run.state.data = run.train_data.position()
+    var sidecar = sidecar_file(_extra(folder, run.state.step), run.state)
+    sidecar.commit()
+
+
+def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, mut run: Trainer[dtype, O]) raises:
+    """Brings model, optimizer, data and state to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
 
     Raises:
         If the checkpoint is damaged, or was made with another model, optimizer or data.
     """
-    var progress = Progress()
-    progress.step = step
-    progress.evaluated = True
     try:
-        if exists(_extra(folder, step)):
-            progress = read_progress(_extra(folder, step), step)
-        if progress.optimizer != O.NAME:
-            raise Error(
-                t"resume: the run was saved with --optimizer {progress.optimizer}, this one has --optimizer {O.NAME}; use"
-                t" the same, or start from the model alone (--init {checkpoint_model(folder, step)})"
-            )
-        var states = _states(optimizer)
+        var states = _states(run.optimizer)
         var position = DataPosition()
 
         def read(params: ParameterTensors[F32]) raises {mut position, imm}:
             read_parameters(checkpoint_model(folder, step), params)
             read_state(_state(folder, step), step, states, params.tensors(), position)
 
-        model.write_parameters(read)
-        if progress.order == RANDOM_WINDOWS:
+        run.state = RunState(DataPosition(), run.config.seed)
+        run.state.step = step
+        run.state.evaluated = True
+        if exists(_extra(folder, step)):
+            read_sidecar(_extra(folder, step), run.state)
+        if run.state.optimizer != String(O.NAME):
+            raise Error(
+                t"resume: the run was saved with the optimizer {run.state.optimizer}, this one has {O.NAME}; use the"
+                t" same, or start from the model alone (--init {checkpoint_model(folder, step)})"
+            )
+        run.model.write_parameters(read)
+        # What llm.c's state file does not hold of the place in the data comes from the sidecar.
+        position.epoch = run.state.data.epoch
+        if run.state.data.order == RANDOM_WINDOWS:
             position.order = RANDOM_WINDOWS
+        run.state.data = position^
         try:
-            data.resume(position^)
+            run.train_data.resume(run.state.data)
         except error:
             raise Error(t"resume: {_state(folder, step)}: {error}")
     except error:
         raise Error(t"{error} (to go on from an earlier checkpoint, remove {_done(folder, step)})")
-    data.epoch = progress.epoch
-    return progress^
 
 
 def _states[O: Optimizer, //](optimizer: O) -> List[Tensor[F32]]:

@@ -1,29 +1,29 @@
-"""What a run knows of itself beside model, moments and data: the sidecar `extra_STEP.json` of a checkpoint."""
+"""What a run remembers beside the model and its moments, and the sidecar `extra_STEP.json` of a checkpoint, which holds
+what llm.c's state has no place for.
+"""
 
 from llm.base.files import AtomicFile, read_text
 from llm.base.json import JsonObject, json_number, json_numbers, json_text
-from llm.formats.training_state import IN_ORDER, RANDOM_WINDOWS
+from llm.formats.training_state import IN_ORDER, RANDOM_WINDOWS, DataPosition
+from llm.infer.sampler import Sampler
 from llm.train.outliers import WINDOW, OutlierDetector
-
 
 comptime _LLM_C_OPTIMIZER = "adamw"
 
 
-struct Progress(Movable):
+struct RunState(Movable):
     """How far a run is, and what it remembers of the way."""
 
     var step: Int
     """Steps done."""
     var evaluated: Bool
     """Whether the validation and the sample that are due after these steps have been made."""
-    var epoch: Int
-    """Epochs of the training data begun before this one."""
-    var order: Int
-    """The order of the training data, of which a state in llm.c's format knows only the first two."""
+    var data: DataPosition
+    """Where the run was in the training data when it began, was saved or resumed: between these the loader knows."""
     var optimizer: String
-    """Its name."""
-    var sampler: UInt64
-    """State of the generator that draws samples; 0 if it is not known."""
+    """Name of the optimizer whose state belongs to the run."""
+    var sampler: Sampler
+    """Draws the samples."""
     var best_loss: Optional[Float32]
     """Lowest validation loss so far."""
     var best_step: Int
@@ -33,19 +33,23 @@ struct Progress(Movable):
     var losses: OutlierDetector
     var norms: OutlierDetector
 
-    def __init__(out self):
-        """Starts a run."""
+    def __init__(out self, var data: DataPosition, seed: Int) raises:
+        """Starts a run; the seed is that of the samples."""
         self.step = 0
         self.evaluated = False
-        self.epoch = 0
-        self.order = IN_ORDER
+        self.data = data^
         self.optimizer = _LLM_C_OPTIMIZER
-        self.sampler = 0
+        self.sampler = Sampler(seed=seed)
         self.best_loss = None
         self.best_step = 0
         self.bad_validations = 0
         self.losses = OutlierDetector()
         self.norms = OutlierDetector()
+
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
 
     def validated(mut self, loss: Float32) -> Bool:
         """Takes a validation loss and tells whether it is the lowest so far."""
@@ -58,67 +62,73 @@ struct Progress(Movable):
         return True
 
     def json(self) -> String:
-        """Writes the object that `read_progress` reads."""
+        """Writes the object that `read_sidecar` reads."""
         # A checkpoint that says nothing is one of the optimizer that llm.c has.
         var optimizer = String()
         if self.optimizer != _LLM_C_OPTIMIZER:
             optimizer = String(t'\n  "optimizer": {json_text(self.optimizer)},')
         var best = json_number(self.best_loss.value()) if self.best_loss else String("null")
         return String(
-            t'{{\n  "version": 1,{optimizer}\n  "step": {self.step},\n  "evaluated": {"true" if self.evaluated else "false"},\n '
-            t' "epoch": {self.epoch},\n  "shuffle": {self.order},\n  "sampler": "{self.sampler}",\n  "best_loss":'
-            t' {best},\n  "best_step": {self.best_step},\n  "bad_validations":'
+            t'{{\n  "version": 1,{optimizer}\n  "step": {self.step},\n  "evaluated":'
+            t' {"true" if self.evaluated else "false"},\n  "epoch": {self.data.epoch},\n  "shuffle":'
+            t' {self.data.order},\n  "sampler": "{self.sampler.rng_state()}",\n  "best_loss": {best},\n  "best_step":'
+            t' {self.best_step},\n  "bad_validations":'
             t' {self.bad_validations},\n{_members("loss", self.losses)},\n{_members("norm", self.norms)}\n}}\n'
         )
 
 
-def progress_file(path: String, progress: Progress) raises -> AtomicFile:
+def sidecar_file(path: String, state: RunState) raises -> AtomicFile:
     """Writes the sidecar up to the last byte; it appears under its name when the caller commits the file.
 
     Raises:
         If the file cannot be written.
     """
     var file = AtomicFile("save", path)
-    file.write(progress.json())
+    file.write(state.json())
     file.flush()
     return file^
 
 
-def read_progress(path: String, step: Int) raises -> Progress:
-    """Reads the sidecar of the checkpoint after `step` steps.
+def read_sidecar(path: String, mut state: RunState) raises:
+    """Completes a state by the sidecar of its checkpoint.
+
+    The state has the step, and of the place in the data what llm.c's state file holds.
 
     Raises:
         If it does not hold what belongs there.
     """
     var text = read_text("resume", path)
     try:
-        return _parsed(text, step)
+        _parse(text, state)
     except error:
         raise Error(t"resume: {path}: {error}; the file is damaged: remove it, and the run goes on without it")
 
 
-def _parsed(text: String, step: Int) raises -> Progress:
+def _parse(text: String, mut state: RunState) raises:
     var json = JsonObject(text)
-    var progress = Progress()
     _ = json.int("version", 1, 1)
-    progress.step = json.int("step", step, step)
-    progress.evaluated = json.bool("evaluated")
-    progress.epoch = json.int("epoch", 0, Int(Int32.MAX))
-    progress.order = json.int("shuffle", IN_ORDER, RANDOM_WINDOWS)
+    _ = json.int("step", state.step, state.step)
+    state.evaluated = json.bool("evaluated")
+    state.data.epoch = json.int("epoch", 0, Int(Int32.MAX))
+    if json.int("shuffle", IN_ORDER, RANDOM_WINDOWS) == RANDOM_WINDOWS:
+        # Which llm.c's state file takes for the data's own order.
+        state.data.order = RANDOM_WINDOWS
     if json.has("optimizer"):
-        progress.optimizer = json.text("optimizer")
+        state.optimizer = json.text("optimizer")
     var sampler = json.text("sampler")
     try:
-        progress.sampler = _parse_uint64(sampler)
+        # A generator is never at 0, which stands for what is not known.
+        var rng_state = _parse_uint64(sampler)
+        if rng_state != 0:
+            state.sampler.set_rng_state(rng_state)
     except:
         raise Error(t"expected sampler to be a 64-bit number, found {sampler}")
     if json.has("best_loss"):
-        progress.best_loss = Float32(json.float("best_loss"))
-    progress.best_step = json.int("best_step", 0, step)
-    progress.bad_validations = json.int("bad_validations", 0, Int(Int32.MAX))
-    progress.losses = _read_detector(json, "loss")
-    progress.norms = _read_detector(json, "norm")
-    return progress^
+        state.best_loss = Float32(json.float("best_loss"))
+    state.best_step = json.int("best_step", 0, state.step)
+    state.bad_validations = json.int("bad_validations", 0, Int(Int32.MAX))
+    state.losses = _read_detector(json, "loss")
+    state.norms = _read_detector(json, "norm")
 
 
 def _members(name: String, detector: OutlierDetector) -> String:

@@ -11,17 +11,7 @@ from side_by_side import side_by_side
 
 from llm.base.memory import Arena, Tensor
 from llm.cpu.gelu import gelu
-from llm.cpu.gemm import (
-    Bias,
-    BiasGelu,
-    BiasResidual,
-    Epilogue,
-    GeluBackward,
-    Matrix,
-    Plain,
-    gemm,
-    gemm_workspace_size,
-)
+from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, Epilogue, GeluBackward, Matrix, Plain, gemm, gemm_workspace_size
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
 from llm.cpu.gemm.reference import gemm_reference
 from llm.cpu.threads.crew import Team

@@ -13,7 +13,7 @@ from std.sys import argv
 
 from llm.base.files import read_text
 from llm.base.memory import Arena, Tensor, aligned_bytes
-from llm.base.random import draw_at, scramble
+from llm.base.random import Mt19937, draw_at, scramble
 from llm.cli.arguments import Arguments
 from llm.cli.logs import lines_to_keep
 from llm.cli.options import options
@@ -24,7 +24,7 @@ from llm.formats.training_state import SHUFFLED, DataPosition, read_state
 from llm.model.checkpoints import read_config, read_parameters
 from llm.model.tensors import ParameterTensors
 from llm.text.tokenizer import Tokenizer
-from llm.train.run_state import read_progress
+from llm.train.run_state import RunState, read_sidecar
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
@@ -160,12 +160,15 @@ struct Readers(Movable):
             read_state(path, argument(2), states, self.params.tensors(), position)
             var loader = self.loader(self.folder + "/train_*.bin")
             try:
-                loader.resume(position^)
+                loader.resume(position)
             except error:
                 raise Error(t"{path}: {error}")
             self.read_batches(loader)
         elif kind == 2:
-            _ = read_progress(path, argument(2)).json()
+            var state = RunState(DataPosition(order=SHUFFLED), seed=1337)
+            state.step = argument(2)
+            read_sidecar(path, state)
+            _ = state.json()
         elif kind == 3:
             var tokenizer = Tokenizer(path)
             for token in range(tokenizer.vocab_size):
