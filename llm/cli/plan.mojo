@@ -1,7 +1,9 @@
 """What a run would take: `--dry-run`; and what it does take, printed at its start."""
 
+from std.sys import size_of
+
+from llm.base.cgroup import available_memory
 from llm.base.formatting import aligned, duration, fixed, grouped
-from llm.base.memory import physical_memory
 from llm.cli.arguments import Arguments
 from llm.cli.setup import initial_checkpoint, number_of_steps, passes_per_step, starts_at_random, tokenizer_path
 from llm.cpu.gemm import HAS_BF16_DOT
@@ -46,7 +48,7 @@ def plan[dtype: DType](args: Arguments, config: GPT2Config, data: DataLoader, th
                 String(
                     t"{megabytes(4 * arena + copies + activations)}: parameters {megabytes(arena + copies)}, gradients"
                     t" {megabytes(arena)}, AdamW {megabytes(2 * arena)}, activations {megabytes(activations)}"
-                    t" (this machine has {megabytes(physical_memory())})"
+                    t" (this machine, or its container, has {megabytes(available_memory())})"
                 ),
             ),
             (String("checkpoint"), String(t"{megabytes(12 * config.num_parameters())} on the disk")),
@@ -67,10 +69,33 @@ def check_memory[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int)
     _check_context(config, T)
     var needed = 4 * parameter_bytes[F32](config) + product_weight_bytes[dtype](config)
     needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
-    if needed > physical_memory():
+    _check_fits("the run", needed, "--batch-size, --seq-len or model (--dry-run shows what each takes)")
+
+
+def check_memory_to_evaluate[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int) raises:
+    """Raises if passes without gradients over B sequences of T tokens need more memory than there is."""
+    var needed = parameter_bytes[F32](config) + product_weight_bytes[dtype](config)
+    needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
+    _check_fits("the evaluation", needed, "--seq-len or model")
+
+
+def check_memory_to_write[dtype: DType](config: GPT2Config, texts: Int, *, prompt: Int, count: Int) raises:
+    """Raises if texts of so many tokens after a prompt need more memory than there is: for weights of this type, keys and
+    values of each position, and the activations of one block.
+    """
+    var prompt_positions = min(prompt, config.max_seq_len)
+    var positions = prompt_positions + texts * min(count, config.max_seq_len)
+    var scalars = positions * config.num_layers * 2 * config.channels
+    scalars += max(prompt_positions, texts) * 11 * config.channels + texts * config.vocab_size
+    var needed = parameter_bytes[dtype](config) + scalars * size_of[Float32]()
+    _check_fits("writing", needed, "--num-samples, --num-tokens or model, or --dtype bf16")
+
+
+def _check_fits(what: String, needed: Int, advice: String) raises:
+    if needed > available_memory():
         raise Error(
-            t"memory: the run needs {megabytes(needed)}, this machine has {megabytes(physical_memory())}; use a smaller"
-            t" --batch-size, --seq-len or model (--dry-run shows what each takes)"
+            t"memory: {what} needs {megabytes(needed)}, this machine, or its container, has"
+            t" {megabytes(available_memory())}; use a smaller {advice}"
         )
 
 
