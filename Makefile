@@ -107,7 +107,7 @@ $(VENV)/bin/python:
 		echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing the Mojo compiler and the Python packages (about 0.7 GB on disk) ..."
+	@echo "Installing the Mojo compiler and the Python packages (about 0.4 GB on disk) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@touch $@
 

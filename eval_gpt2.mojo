@@ -8,6 +8,7 @@ from llm.base.formatting import grouped
 from llm.base.json import json_number, json_text
 from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cli.model_files import model_checkpoint
+from llm.cli.plan import check_memory_to_evaluate
 from llm.cli.screen import Screen
 from llm.cli.setup import check_vocabulary, open_hellaswag
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
@@ -76,7 +77,9 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
     if args.given("json"):
         output = AtomicFile("eval_gpt2", args.string("json"))
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
-    var model = GPT2[dtype](config.copy(), threads, (rows + T - 1) // T, T)
+    var B = (rows + T - 1) // T
+    check_memory_to_evaluate[dtype](config, B, T, threads)
+    var model = GPT2[dtype](config.copy(), threads, B, T)
     load_parameters(path, model)
     watch_for_signals()
     var screen = Screen()

@@ -7,6 +7,7 @@ from llm.base.formatting import grouped
 from llm.base.random import mixed_seed
 from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cli.model_files import model_checkpoint, model_tokenizer
+from llm.cli.plan import check_memory_to_write
 from llm.cli.setup import check_vocabulary
 from llm.cli.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
 from llm.cli.standard_input import is_terminal, read_all, read_line
@@ -65,9 +66,12 @@ def run[dtype: DType](args: Arguments) raises -> Int:
     var config = read_config(checkpoint)
     var tokenizer = model_tokenizer(args, checkpoint)
     check_vocabulary(tokenizer, config)
+    # A token has at least one byte.
+    var prompt_length = args.string("prompt").byte_length() if args.given("prompt") else 0
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    check_memory_to_write[dtype](config, threads, len(samplers), prompt=prompt_length, count=args.int("num-tokens"))
     var params = ParameterTensors[dtype](config)
     read_parameters(checkpoint, params)
-    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var decoder = Decoder[dtype](config, params, threads, texts=len(samplers), context=config.max_seq_len)
     var generator = Generator(decoder^, samplers^)
     var status = 0

@@ -12,6 +12,7 @@ from llm.cli.screen import Screen
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
 from llm.cli.ticker import Ticker
 from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew
 from llm.data.manifest import Manifest
 from llm.data.token_spool import TokenSpool
 from llm.text.corpus import Corpus
@@ -58,13 +59,13 @@ def tokenize() raises -> Int:
         args.fail(String(t"expected --name: '{args.string('out')}' gives none"))
     var val_fraction = args.float("val-fraction")
     var shard_tokens = args.int("shard-tokens")
-    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var crew = Crew(args.int("threads") if args.int("threads") > 0 else available_threads())
     var tokenizer = Tokenizer(args.string("tokenizer"))
     var corpus = Corpus(args.string("text"))
     watch_for_signals()
     var screen = Screen()
     var spool = TokenSpool(args.string("out") + "/" + name + "_all.bin", tokenizer.vocab_size)
-    encode_all(corpus, tokenizer, threads, spool, screen)
+    encode_all(corpus, tokenizer, crew, spool, screen)
     if stop_signal() != 0:
         screen.line(String(t"stopped by {signal_name(stop_signal())}; nothing was written"))
         return 128 + stop_signal()
@@ -105,14 +106,12 @@ def tokenize() raises -> Int:
     return 0
 
 
-def encode_all(
-    mut corpus: Corpus, tokenizer: Tokenizer, threads: Int, mut spool: TokenSpool, mut screen: Screen
-) raises:
+def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, crew: Crew, mut spool: TokenSpool, mut screen: Screen) raises:
     """Tokenizes the corpus, until it ends or a signal comes."""
     var ticker = Ticker("tokenizing, bytes", screen)
     var start = perf_counter_ns()
     while not ticker.stopped():
-        var blocks = corpus.next_blocks(tokenizer, threads * GROUP_BYTES)
+        var blocks = corpus.next_blocks(tokenizer, crew.size * GROUP_BYTES)
         if len(blocks) == 0:
             var seconds = Float64(perf_counter_ns() - start) / 1e9
             screen.line(
@@ -122,7 +121,7 @@ def encode_all(
                 )
             )
             return
-        for ref tokens in corpus.encode(tokenizer, blocks, threads):
+        for ref tokens in corpus.encode(tokenizer, blocks, crew):
             spool.append(tokens)
         var rate = Float64(corpus.bytes_read) * 1e3 / Float64(perf_counter_ns() - start)
         var so_far = String(t"{grouped(spool.count)} tokens | {fixed(rate, 1)} MB/s")

@@ -3,8 +3,8 @@
     mojo run -I . bench/bench_gemm.mojo [--rows 256] [--rounds 5] [--json]
 
 Medians. The weights (and their gradients) move through 150 MB from run to run, so that they come from memory as in
-training. MAX has no product with a transposed first operand: for the weight gradients it gets one that is transposed
-already, for nothing.
+training. MAX (`pip install -e '.[bench]'`) has no product with a transposed first operand: for the weight gradients it
+gets one that is transposed already, for nothing.
 """
 
 from std.sys import exit, stderr

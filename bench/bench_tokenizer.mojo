@@ -10,6 +10,7 @@ from std.time import perf_counter_ns
 
 from llm.base.formatting import fixed
 from llm.cli.arguments import Option, parse_arguments
+from llm.cpu.threads.crew import Crew
 from llm.text.corpus import Corpus
 from llm.text.tokenizer import Tokenizer
 from timing import median
@@ -35,7 +36,7 @@ def bench() raises:
             Option("repeats", "", "N", "5", "times that the text is encoded", minimum=1),
         ],
     )
-    var threads = args.int("threads")
+    var crew = Crew(args.int("threads"))
     var tokenizer = Tokenizer(args.string("tokenizer"))
     var bytes = open(args.string("text"), "r").read_bytes()
     var corpus = Corpus(args.string("text"))
@@ -45,10 +46,10 @@ def bench() raises:
     for _ in range(args.int("repeats") + 1):
         tokens = 0
         var start = perf_counter_ns()
-        if threads == 1:
+        if crew.size == 1:
             tokens = len(tokenizer.encode(Span(bytes)))
         else:
-            for ref part in corpus.encode(tokenizer, blocks, threads):
+            for ref part in corpus.encode(tokenizer, blocks, crew):
                 tokens += len(part)
         rates.append(Float64(len(bytes)) * 1e3 / Float64(perf_counter_ns() - start))
     # The first encoding has touched the memory.

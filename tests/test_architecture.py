@@ -58,6 +58,13 @@ def test_kernels_know_no_model():
             assert {module[0] for module in imports(path)} <= {"cpu", "base"}, name_of(path)
 
 
+def test_training_needs_the_compiler_alone():
+    """MAX's packages are for the bench's comparison; they are as large as all else that training installs."""
+    for path in [*SOURCES, *ROOT.glob("*.mojo")]:
+        modules = {(match[1] or match[2]).split(".")[0] for match in IMPORT.finditer(path.read_text())}
+        assert {module for module in modules if module} <= {"std", "llm"}, path
+
+
 def test_programs_never_import_python():
     for path in [*SOURCES, *ROOT.glob("*.mojo")]:
         assert "std.python" not in path.read_text(), path

@@ -399,6 +399,26 @@ def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises ->
         raise file.error("expected a text in UTF-8, found other bytes; give the right file")
 
 
+def read_system_text(path: String) -> Optional[String]:
+    """Reads a file of /proc or /sys, which has no size until it is read; none if it cannot be read, or is no text."""
+    var fd = _open(path, _OPEN_READ)
+    if fd < 0:
+        return None
+    var bytes = List[UInt8]()
+    var count = 0
+    while count == len(bytes):
+        bytes.resize(2 * count + 4096, 0)
+        var target = Tensor[DType.uint8](
+            Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), len(bytes)
+        )
+        count = _read_at(fd, 0, target)
+    _ = external_call["close", Int32](fd)
+    try:
+        return String(from_utf8=Span(bytes)[: max(count, 0)])
+    except:
+        return None
+
+
 def _string_at(address: Int) -> String:
     var length = external_call["strlen", Int](address)
     var bytes = Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=address), length)

@@ -10,8 +10,6 @@ from std.sys import size_of
 comptime CACHE_LINE = 64
 """Every tensor of an arena starts on a multiple of this many bytes."""
 
-comptime _SC_PAGESIZE = Int32(30)
-comptime _SC_PHYS_PAGES = Int32(85)
 comptime _PROT_READ_WRITE = Int32(3)
 comptime _MAP_PRIVATE_ANONYMOUS = Int32(0x22)
 comptime _MADV_HUGEPAGE = Int32(14)
@@ -145,8 +143,3 @@ struct Arena(Movable):
 def aligned_bytes[dtype: DType](size: Int) -> Int:
     """Returns the bytes that `size` scalars take in an arena."""
     return (size * size_of[Scalar[dtype]]() + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-
-
-def physical_memory() -> Int:
-    """Returns the bytes of memory that this machine has."""
-    return external_call["sysconf", Int](_SC_PHYS_PAGES) * external_call["sysconf", Int](_SC_PAGESIZE)

@@ -1,7 +1,7 @@
 """What a run would take: `--dry-run`; and what it does take, printed at its start."""
 
+from llm.base.cgroup import available_memory
 from llm.base.formatting import aligned, duration, fixed, grouped
-from llm.base.memory import physical_memory
 from llm.cli.arguments import Arguments
 from llm.cli.setup import initial_checkpoint, starts_at_random, tokenizer_path
 from llm.cpu.gemm import HAS_BF16_DOT
@@ -9,7 +9,9 @@ from llm.cpu.peak import measured_peak
 from llm.data.loader import DataLoader
 from llm.model.activations import ActivationSizes, activation_bytes
 from llm.model.config import GPT2Config
+from llm.model.decoder import scratch_bytes
 from llm.model.gpt2 import GPT2
+from llm.model.kv_cache import cache_bytes
 from llm.model.tensors import num_parameters, parameter_bytes, rounded_weight_bytes
 from llm.train.config import TrainConfig
 from llm.train.run_folder import checkpoint_model
@@ -48,7 +50,7 @@ def plan[dtype: DType](training: TrainConfig, config: GPT2Config, data: DataLoad
                 String(
                     t"{megabytes(4 * arena + copies + activations)}: parameters {megabytes(arena + copies)}, gradients"
                     t" {megabytes(arena)}, AdamW {megabytes(2 * arena)}, activations {megabytes(activations)}"
-                    t" (this machine has {megabytes(physical_memory())})"
+                    t" (this machine, or its container, has {megabytes(available_memory())})"
                 ),
             ),
             (String("checkpoint"), String(t"{megabytes(12 * num_parameters(config))} on the disk")),
@@ -69,10 +71,35 @@ def check_memory[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int)
     _check_context(config, T)
     var needed = 4 * parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config)
     needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
-    if needed > physical_memory():
+    _check_fits("the run", needed, "--batch-size, --seq-len or model (--dry-run shows what each takes)")
+
+
+def check_memory_to_evaluate[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int) raises:
+    """Raises if passes without gradients over B sequences of T tokens need more memory than there is."""
+    var needed = parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config)
+    needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
+    _check_fits("the evaluation", needed, "--seq-len or model")
+
+
+def check_memory_to_write[
+    dtype: DType
+](config: GPT2Config, threads: Int, texts: Int, *, prompt: Int, count: Int) raises:
+    """Raises if so many texts of `count` tokens after a prompt need more memory than there is.
+
+    A decoder reserves room for whole contexts, which costs nothing where texts do not reach.
+    """
+    var prompt_positions = max(min(prompt, config.max_seq_len), 1)
+    var needed = parameter_bytes[dtype](config) + cache_bytes(config, 1, prompt_positions)
+    needed += cache_bytes(config, texts, max(min(count, config.max_seq_len), 1))
+    needed += scratch_bytes(config, prompt_positions, texts, threads)
+    _check_fits("writing", needed, "--num-samples, --num-tokens or model, or --dtype bf16")
+
+
+def _check_fits(what: String, needed: Int, advice: String) raises:
+    if needed > available_memory():
         raise Error(
-            t"memory: the run needs {megabytes(needed)}, this machine has {megabytes(physical_memory())}; use a smaller"
-            t" --batch-size, --seq-len or model (--dry-run shows what each takes)"
+            t"memory: {what} needs {megabytes(needed)}, this machine, or its container, has"
+            t" {megabytes(available_memory())}; use a smaller {advice}"
         )
 
 

@@ -67,7 +67,7 @@ struct Decoder[dtype: DType](Movable):
         self.context = context
         self.num_texts = texts
         self._cache = KVCache(config, texts, context)
-        self._arena = Arena(_scratch_bytes(config, context, texts, threads))
+        self._arena = Arena(scratch_bytes(config, context, texts, threads))
         self._s = _Scratch(self._arena, config, context, texts, threads)
         # Biases and layernorms are float32 whatever the matrices are: they are not worth the bytes.
         var vectors = self._s.vectors.copy()
@@ -288,7 +288,8 @@ struct _Scratch(Copyable, Movable):
         )
 
 
-def _scratch_bytes(config: GPT2Config, context: Int, texts: Int, threads: Int) raises -> Int:
+def scratch_bytes(config: GPT2Config, context: Int, texts: Int, threads: Int) raises -> Int:
+    """Counts the bytes that a decoder reserves beside parameters and cache."""
     var counting = Arena.counting()
     _ = _Scratch(counting, config, context, texts, threads)
     return counting.used

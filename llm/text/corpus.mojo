@@ -5,7 +5,7 @@ from std.atomic import Atomic
 from llm.base.files import InputFile, MappedFile, glob_files
 from llm.base.memory import Tensor
 from llm.base.sha256 import Sha256
-from llm.cpu.threads.fork_join import fork_join
+from llm.cpu.threads.crew import Crew, Team
 from llm.text.bpe import Workspace
 from llm.text.tokenizer import Tokenizer
 
@@ -107,11 +107,11 @@ struct Corpus(Movable):
             files[0].release(self._at)
         self._open = files^
 
-    def encode(mut self, tokenizer: Tokenizer, blocks: List[Block], threads: Int) raises -> List[List[Int32]]:
+    def encode(mut self, tokenizer: Tokenizer, blocks: List[Block], crew: Crew) raises -> List[List[Int32]]:
         """Returns the tokens of each block; those of a document begin with end of text, if the vocabulary has that.
 
         Raises:
-            If a character is not in the vocabulary.
+            If a character is not in the vocabulary, or the crew is at work already.
         """
         var results = List[List[Int32]](length=len(blocks), fill=List[Int32]())
         var refused = List[Bool](length=len(blocks), fill=False)
@@ -123,7 +123,7 @@ struct Corpus(Movable):
         ref hash = self._hash
         ref hashes = self.hashes
 
-        def body(
+        def encode_blocks(
             member: Int,
         ) {mut results, mut refused, mut next, mut hash, mut hashes, imm blocks, imm tokenizer, imm num_bytes}:
             var work = Workspace(num_bytes)
@@ -141,7 +141,10 @@ struct Corpus(Movable):
                 except:
                     refused[i] = True
 
-        fork_join(body, threads)
+        def body(team: Team) {mut encode_blocks}:
+            team.run(encode_blocks)
+
+        crew.run(body)
         for i in range(len(blocks)):
             if refused[i]:
                 self._refuse(tokenizer, blocks[i].file)

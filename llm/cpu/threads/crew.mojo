@@ -1,29 +1,31 @@
-"""Threads of a model. This file and fork_join.mojo alone know the threading primitives.
+"""Threads of a model. This file alone knows the threading primitives.
 
 A `Crew` owns threads that wait until there is something to run. Then all run the same code side by side, forward or
-backward through the whole model, each as a member of a `Team`: each kernel gives each member its share of the output and ends at a
-barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
+backward through the whole model, each as a member of a `Team`: each kernel gives each member its share of the output and
+ends at a barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
 
 A `Team` that is no member of a crew does the shares of all its members one after another: tests of single kernels do that.
 """
 
 from std.atomic import Atomic, Ordering
-from std.ffi import external_call
 from std.builtin.rebind import downcast
+from std.ffi import external_call
 from std.memory.alloc import unsafe_alloc
 from std.sys import CompilationTarget, is_defined
 from std.sys.intrinsics import llvm_intrinsic
 from std.time import perf_counter_ns
 from std.utils.numerics import FlushDenormals
 
-comptime Job = def(Int, Team) thin -> None
-"""A function that every member runs: the address of what it works on, and the member's team."""
+comptime _Job = def(Int, Team) thin -> None
+"""What every member runs: it calls the closure at an address, with the member's team."""
 
 comptime TRACING = is_defined["TRACE"]()
 """With `mojo build -D TRACE` every member notes when it worked on what; otherwise nothing of that is compiled."""
 
-comptime _SPINS = 1_500
-"""Looks of a waiting thread before it sleeps: some ten microseconds, longer than a team is apart on an idle machine."""
+comptime _PATIENCE = 10_000
+"""Nanoseconds for which a waiting thread looks before it sleeps: longer than a team is apart on an idle machine."""
+comptime _LOOKS = 16
+"""Calls the closure at an address as a member of a team."""
 comptime _FUTEX = 202 if CompilationTarget.is_x86() else 98
 comptime _FUTEX_WAIT_PRIVATE = 128
 comptime _FUTEX_WAKE_PRIVATE = 129
@@ -127,15 +129,26 @@ struct _Milestones(Movable):
 
     def wait_beyond(mut self, seen: Int64):
         """Returns when the count is no longer the one seen."""
-        for _ in range(_SPINS):
-            if self.count() != seen:
+        # Most waits end here, before the clock is needed.
+        if self._moves(seen):
+            return
+        var begin = perf_counter_ns()
+        while perf_counter_ns() - begin < _PATIENCE:
+            if self._moves(seen):
                 return
-            _pause()
         # The kernel looks again before it puts the thread to sleep: an advance in between is not missed.
         _ = self._sleepers.fetch_add(1)
         while self.count() == seen:
             self._futex(_FUTEX_WAIT_PRIVATE, Int(seen & 0xFFFFFFFF))
         _ = self._sleepers.fetch_add(-1)
+
+    def _moves(self, seen: Int64) -> Bool:
+        """Looks a few times, and tells whether the count is another."""
+        for _ in range(_LOOKS):
+            if self.count() != seen:
+                return True
+            _pause()
+        return False
 
     def _futex(self, operation: Int, value: Int):
         # A futex is 32 bits, the lower half of the count.
@@ -151,9 +164,12 @@ struct _State(Movable):
     """Barriers passed."""
     var jobs: _Milestones
     """Jobs given."""
-    var job: Job
-    var context: Int
+    var job: _Job
+    var body: Int
+    """Address of the closure that the job calls."""
     var size: Int
+    var running: Atomic[Int64]
+    """Whether somebody runs something: 0 or 1."""
     var stopping: Bool
     var events: List[List[Event]]
     """What each member did, if tracing."""
@@ -165,12 +181,13 @@ struct _State(Movable):
         self.phases = _Milestones()
         self.jobs = _Milestones()
         self.job = _no_job
-        self.context = 0
+        self.body = 0
         self.size = size
+        self.running = Atomic[Int64](0)
         self.stopping = False
 
 
-def _no_job(context: Int, team: Team):
+def _no_job(body: Int, team: Team):
     pass
 
 
@@ -180,14 +197,19 @@ struct Crew(Movable):
     var size: Int
     var _state: Pointer[_State, MutUntrackedOrigin]
     var _threads: List[Int]
+    var _process: Int32
+    """Where the threads are: fork() takes none along."""
 
     def __init__(out self, size: Int) raises:
         """Starts the threads.
 
         Raises:
-            If the system refuses a thread.
+            If there is to be no member, or the system refuses a thread; then none is left.
         """
+        if size < 1:
+            raise Error(t"threads: expected at least 1, got {size}")
         self.size = size
+        self._process = external_call["getpid", Int32]()
         self._threads = List[Int]()
         self._state = unsafe_alloc[_State](1)
         self._state.unsafe_write(_State(size))
@@ -198,6 +220,8 @@ struct Crew(Movable):
             note[unsafe_offset=1] = member
             var thread = Int(0)
             if external_call["pthread_create", Int32](Pointer(to=thread), Int(0), _work, note) != 0:
+                note.unsafe_free()
+                # All fields are set: raising calls the destructor, which ends the threads that have begun.
                 raise Error(t"threads: the system refuses thread {member + 1} of {size}; use fewer (--threads)")
             self._threads.append(thread)
 
@@ -206,10 +230,14 @@ struct Crew(Movable):
         self.size = move.size
         self._state = move._state
         self._threads = move._threads^
+        self._process = move._process
 
     @no_inline
     def __deinit__(deinit self):
         """Ends the threads."""
+        if external_call["getpid", Int32]() != self._process:
+            # Whoever waits here for a thread of the parent waits for ever.
+            self._threads.clear()
         self._state[].stopping = True
         self._state[].jobs.advance()
         for thread in self._threads:
@@ -222,15 +250,26 @@ struct Crew(Movable):
 
         Between the barriers of `Team.run` members may read what others wrote before the last one. The body stays in the
         caller's frame, where all members use it, and cannot raise.
-        """
-        self.run_job(_call[Body], Int(Pointer(to=body)))
 
-    def run_job(self, job: Job, context: Int):
-        """Runs job(context, team) as `run` does a closure."""
-        self._state[].job = job
-        self._state[].context = context
+        Raises:
+            If something runs already, of another thread or around this call, or the threads are in another process.
+        """
+        if external_call["getpid", Int32]() != self._process:
+            raise Error(
+                "threads: run expects to be called in the process that made the crew, but this is one that fork() made,"
+                " without the threads; make a crew after fork()"
+            )
+        var idle = Int64(0)
+        if not self._state[].running.compare_exchange(idle, 1):
+            raise Error(
+                "threads: run expects one call at a time, but something runs already; give each thread that calls a"
+                " crew of its own, and call none from inside a body"
+            )
+        self._state[].job = _call[Body]
+        self._state[].body = Int(Pointer(to=body))
         self._state[].jobs.advance()
         _join_in(self._state, 0)
+        self._state[].running.store(0)
 
     def take_events(self, member: Int) -> List[Event]:
         """Returns what a member has done since the last call; nothing unless built with TRACE."""
@@ -250,7 +289,7 @@ def _join_in(state: Pointer[_State, MutUntrackedOrigin], member: Int):
     var team = Team(state[].size, member, Int(state))
     # Denormal numbers cost a hundred times as much as others, and have nothing to say here.
     with FlushDenormals():
-        state[].job(state[].context, team)
+        state[].job(state[].body, team)
     team._barrier()
 
 
@@ -273,6 +312,9 @@ def _pause():
     """Lets a moment pass, cheaply."""
     comptime if CompilationTarget.is_x86():
         llvm_intrinsic["llvm.x86.sse2.pause", NoneType]()
+    else:
+        # ARM's `yield` takes no time on most processors; this takes some ten nanoseconds.
+        llvm_intrinsic["llvm.aarch64.isb", NoneType](Int32(15))
 
 
 @always_inline
