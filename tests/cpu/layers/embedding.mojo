@@ -12,7 +12,7 @@ def check_embedding(mut g: Goldens, team: Team) raises:
     var wte, wpe, dout = g.load("wte"), g.load("wpe"), g.load("dout")
     var output, dwte, dwpe = g.fresh(B * T * C), g.fresh(wte.size), g.fresh(wpe.size)
     dwte.fill(0)
-    var positions = g.fresh[DType.int32](T)
+    var positions = g.arena.carve[DType.int32](T)
     for t in range(T):
         positions[t] = Int32(t)
     embedding_forward(team, output, tokens, positions, wte, wpe, B * T, C)
