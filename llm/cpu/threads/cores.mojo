@@ -15,10 +15,8 @@ def available_threads(root: String = "") -> Int:
     return _within_quota(num_cores(usable_cpus(), root), root)
 
 
-def num_busy_threads(root: String = "") -> Int:
-    """Counts the threads that can be busy without taking time from each other: as `available_threads`, but hyperthreads
-    count each for itself.
-    """
+def threads_at_once(root: String = "") -> Int:
+    """Counts the threads that can run side by side: as `available_threads`, but hyperthreads count each for itself."""
     return _within_quota(len(usable_cpus()), root)
 
 

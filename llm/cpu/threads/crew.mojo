@@ -16,6 +16,8 @@ from std.sys.intrinsics import llvm_intrinsic
 from std.time import perf_counter_ns
 from std.utils.numerics import FlushDenormals
 
+from llm.cpu.threads.cores import threads_at_once
+
 comptime _Job = def(Int, Team) thin -> None
 """What every member runs: it calls the closure at an address, with the member's team."""
 
@@ -23,9 +25,10 @@ comptime TRACING = is_defined["TRACE"]()
 """With `mojo build -D TRACE` every member notes when it worked on what; otherwise nothing of that is compiled."""
 
 comptime _PATIENCE = 10_000
-"""Nanoseconds for which a waiting thread looks before it sleeps: longer than a team is apart on an idle machine."""
+"""Nanoseconds for which a waiting thread looks before it sleeps: longer than a team is apart on an idle machine. None if
+not all of the crew can run at once."""
 comptime _LOOKS = 16
-"""Calls the closure at an address as a member of a team."""
+"""Looks from one glance at the clock to the next."""
 comptime _FUTEX = 202 if CompilationTarget.is_x86() else 98
 comptime _FUTEX_WAIT_PRIVATE = 128
 comptime _FUTEX_WAKE_PRIVATE = 129
@@ -81,7 +84,7 @@ struct Team(TrivialRegisterPassable):
             state.arrived.store(0)
             state.phases.advance()
         else:
-            state.phases.wait_beyond(phase)
+            state.phases.wait_beyond(phase, state.patience)
 
 
 @fieldwise_init
@@ -102,8 +105,8 @@ struct Event(Copyable, Movable):
 struct _Milestones(Movable):
     """A counter that threads wait for: they look for a while, then sleep until it moves.
 
-    Looking costs a tenth of a microsecond, sleeping and waking several. But where more threads want to run than there
-    are cores, one that only looks takes time from the one that it waits for.
+    Looking costs a tenth of a microsecond, sleeping and waking several. But where more threads want to run than the
+    process has processors, one that only looks takes time from the one that it waits for.
     """
 
     var _count: Atomic[Int64]
@@ -127,15 +130,16 @@ struct _Milestones(Movable):
         if self._sleepers.load() > 0:
             self._futex(_FUTEX_WAKE_PRIVATE, Int(Int32.MAX))
 
-    def wait_beyond(mut self, seen: Int64):
-        """Returns when the count is no longer the one seen."""
-        # Most waits end here, before the clock is needed.
-        if self._moves(seen):
-            return
-        var begin = perf_counter_ns()
-        while perf_counter_ns() - begin < _PATIENCE:
+    def wait_beyond(mut self, seen: Int64, patience: Int):
+        """Returns when the count is no longer the one seen; looks for so many nanoseconds and then sleeps."""
+        if patience > 0:
+            # Most waits end here, before the clock is needed.
             if self._moves(seen):
                 return
+            var begin = Int(perf_counter_ns())
+            while Int(perf_counter_ns()) - begin < patience:
+                if self._moves(seen):
+                    return
         # The kernel looks again before it puts the thread to sleep: an advance in between is not missed.
         _ = self._sleepers.fetch_add(1)
         while self.count() == seen:
@@ -168,6 +172,8 @@ struct _State(Movable):
     var body: Int
     """Address of the closure that the job calls."""
     var size: Int
+    var patience: Int
+    """For which members look before they sleep."""
     var running: Atomic[Int64]
     """Whether somebody runs something: 0 or 1."""
     var stopping: Bool
@@ -183,6 +189,7 @@ struct _State(Movable):
         self.job = _no_job
         self.body = 0
         self.size = size
+        self.patience = _PATIENCE if size <= threads_at_once() else 0
         self.running = Atomic[Int64](0)
         self.stopping = False
 
@@ -300,7 +307,7 @@ def _work(note: Pointer[Int, MutUntrackedOrigin]) abi("C") -> Int:
     note.unsafe_free()
     var done = Int64(0)
     while True:
-        state[].jobs.wait_beyond(done)
+        state[].jobs.wait_beyond(done, state[].patience)
         done += 1
         if state[].stopping:
             return 0
