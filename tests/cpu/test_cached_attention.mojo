@@ -12,9 +12,19 @@ from framed import F32, F64, Framed, assert_frame_is_whole, assert_near, assert_
 from side_by_side import side_by_side
 
 from llm.base.memory import Tensor
-from llm.cpu.cached_attention import add_tile_values, append_position, softmax_numerators, tile_scores
+from llm.cpu.cached_attention import (
+    CachedText,
+    Pages,
+    add_tile_values,
+    append_position,
+    cache_positions,
+    cached_attention,
+    cached_attention_workspace_size,
+    softmax_numerators,
+    tile_scores,
+)
 from llm.cpu.simd.tile import BLOCK, padded
-from llm.cpu.threads.crew import Team, share
+from llm.cpu.threads.crew import Team
 
 comptime W = simd_width_of[F32]()
 comptime EXP_ERROR = Float64(5)
@@ -147,89 +157,101 @@ def test_add_tile_values() raises:
 # ----- whole: some heads, each over tiles of its own
 
 
-@fieldwise_init
-struct Heads:
-    """Attention of one query per head over `length` positions, put together as a step of generation does it."""
-
-    var output: Tensor[F32]
-    """Shape (heads,HSp)."""
-    var scores: Tensor[F32]
-    """Shape (heads,tiles,BLOCK)."""
-    var queries: Tensor[F32]
-    """Shape (heads,HS)."""
-    var keys: Tensor[F32]
-    """Shape (heads,tiles,HSp,BLOCK)."""
-    var values: Tensor[F32]
-    """Shape (heads,tiles,BLOCK,HSp)."""
-    var heads: Int
-    var length: Int
-    var HS: Int
-
-    def tiles(self) -> Int:
-        return (self.length + BLOCK - 1) // BLOCK
-
-    def tile(self, all: Tensor[F32], h: Int, t: Int) -> Tensor[F32]:
-        """Views tile t of head h."""
-        var size = BLOCK * padded(self.HS)
-        return all.slice((h * self.tiles() + t) * size, size)
-
-    def attend(self, team: Team):
-        var HSp = padded(self.HS)
-        var tiles = self.tiles()
-
-        def body(member: Int) {imm}:
-            var lo, hi = share(self.heads, team.size, member)
-            for h in range(lo, hi):
-                var query = self.queries.slice(h * self.HS, self.HS)
-                var scores = self.scores.slice(h * tiles * BLOCK, tiles * BLOCK)
-                var sums = self.output.slice(h * HSp, HSp)
-                for t in range(tiles):
-                    tile_scores(
-                        scores.slice(t * BLOCK, BLOCK), query, self.tile(self.keys, h, t), self.length - t * BLOCK
-                    )
-                var denominator = softmax_numerators(scores)
-                sums.fill(0)
-                for t in range(tiles):
-                    var visible = min(BLOCK, self.length - t * BLOCK)
-                    add_tile_values(sums, scores.slice(t * BLOCK, visible), self.tile(self.values, h, t), visible)
-                for c in range(self.HS):
-                    sums[c] = sums[c] / denominator
-
-        team.run(body)
+comptime NH = 3
 
 
-def check_attention(mut memory: Framed, length: Int, HS: Int, spread: Float32) raises:
-    var heads, HSp = 7, padded(HS)
-    var tiles = (length + BLOCK - 1) // BLOCK
-    # A head's keys and values as plain rows, which `append_position` spreads over the tiles.
-    var k, v = memory.numbers(heads * length * HS), memory.numbers(heads * length * HS)
-    var queries = memory.numbers(heads * HS)
-    for i in range(queries.size):
-        queries[i] *= spread
-    var tile_size = tiles * BLOCK * HSp
-    var keys, values = memory.blank(heads * tile_size), memory.blank(heads * tile_size)
-    var output, scores = memory.blank(heads * HSp), memory.blank(heads * tiles * BLOCK)
-    var step = Heads(output, scores, queries, keys, values, heads, length, HS)
-    for h in range(heads):
-        for i in range(length):
-            var row = (h * length + i) * HS
-            var tile, slot = divmod(i, BLOCK)
-            append_position(
-                step.tile(keys, h, tile), step.tile(values, h, tile), slot, k.slice(row, HS), v.slice(row, HS)
-            )
+def a_row(mut memory: Framed, HS: Int, spread: Float32) raises -> Tensor[F32]:
+    """Makes queries, keys and values of one position, (3,NH,HS), whose queries are `spread` times as large."""
+    var row = memory.numbers(3 * NH * HS)
+    for i in range(NH * HS):
+        row[i] *= spread
+    return row
 
-    def alone(team: Team) {imm}:
-        step.attend(team)
 
-    side_by_side(1, alone)
+struct Text(Copyable, Movable):
+    """A text: rows of its prompt, which is cached at once, and of what is appended to it position by position."""
 
-    for h in range(heads):
+    var rows: List[Tensor[F32]]
+    var prompt: Int
+    """How many of the rows are the prompt's."""
+    var qkv: Tensor[F32]
+    """The prompt's rows one after another."""
+
+    def __init__(out self, mut memory: Framed, prompt: Int, length: Int, HS: Int, spread: Float32) raises:
+        self.rows = List[Tensor[F32]]()
+        self.prompt = prompt
+        for _ in range(length):
+            self.rows.append(a_row(memory, HS, spread))
+        self.qkv = memory.blank(prompt * 3 * NH * HS)
+        for i in range(prompt):
+            for j in range(3 * NH * HS):
+                self.qkv[i * 3 * NH * HS + j] = self.rows[i][j]
+
+
+def attended(mut memory: Framed, cases: List[Text], HS: Int, threads: Int) raises -> List[Tensor[F32]]:
+    """Returns what the last position of each text makes of the positions up to it, (NH,HS), all texts side by side.
+
+    A text whose rows are used up is left out of the later steps, as texts that have ended are.
+    """
+    comptime LAYERS = 2
+    comptime LAYER = 1
+    var C = NH * HS
+    var texts = List[CachedText]()
+    var longest = 0
+    for ref text in cases:
+        var pages = Pages.count(len(text.rows)) + 1
+        var room = memory.blank(Pages.size(pages, layers=LAYERS, heads=NH, HS=HS))
+        var prompt = Pages(room, layers=LAYERS, heads=NH, HS=HS)
+        texts.append(CachedText(prompt, text.prompt, prompt.after(text.prompt), 0))
+        longest = max(longest, len(text.rows))
+        if text.prompt > 0:
+
+            def cache(team: Team) {imm}:
+                cache_positions(team, prompt, text.qkv, LAYER, text.prompt, C, NH)
+
+            side_by_side(threads, cache)
+    var workspace = memory.blank(cached_attention_workspace_size(longest, HS, threads))
+    var results = List[Tensor[F32]]()
+    for _ in cases:
+        results.append(memory.blank(C))
+    for step in range(longest):
+        var active = List[Int]()
+        var views = List[CachedText]()
+        for i, ref text in enumerate(cases):
+            if text.prompt + step < len(text.rows):
+                active.append(i)
+                views.append(texts[i])
+        if len(active) == 0:
+            break
+        var qkv = memory.blank(len(active) * 3 * C)
+        var output = memory.blank(len(active) * C)
+        for row, i in enumerate(active):
+            for j in range(3 * C):
+                qkv[row * 3 * C + j] = cases[i].rows[cases[i].prompt + step][j]
+
+        def attend(team: Team) {imm}:
+            cached_attention(team, workspace, output, qkv, views, LAYER, C, NH)
+
+        side_by_side(threads, attend)
+        assert_frame_is_whole(output, String(t"{threads} threads"))
+        for row, i in enumerate(active):
+            texts[i].own_length += 1
+            for j in range(C):
+                results[i][j] = output[row * C + j]
+    return results^
+
+
+def check_text(text: Text, got: Tensor[F32], HS: Int, what: String) raises:
+    """Compares with softmax attention in float64."""
+    var length = len(text.rows)
+    ref last = text.rows[length - 1]
+    for h in range(NH):
         var exact = List[Float64]()
         var highest, score_error = Float64(-1e30), Float64(0)
         for i in range(length):
             var sum, magnitude = Float64(0), Float64(0)
             for c in range(HS):
-                var product = queries[h * HS + c].cast[F64]() * k[(h * length + i) * HS + c].cast[F64]()
+                var product = last[h * HS + c].cast[F64]() * text.rows[i][(NH + h) * HS + c].cast[F64]()
                 sum += product
                 magnitude += abs(product)
             exact.append(sum / sqrt(Float64(HS)))
@@ -243,37 +265,39 @@ def check_attention(mut memory: Framed, length: Int, HS: Int, spread: Float32) r
         for c in range(HS):
             var sum, magnitude = Float64(0), Float64(0)
             for i in range(length):
-                var product = exact[i] / denominator * v[(h * length + i) * HS + c].cast[F64]()
+                var product = exact[i] / denominator * text.rows[i][(2 * NH + h) * HS + c].cast[F64]()
                 sum += product
                 magnitude += abs(product)
             # Numerators and their sum have the error of e^score; both sums have roundings of their own.
             var roundings = 2 * (2 * score_error + EXP_ERROR + Float64(length)) + 2
-            assert_near(
-                output[h * HSp + c], sum, roundings, magnitude, String(t"{length} positions, HS={HS}, {h}, {c}")
-            )
-
-    for threads in [2, 3, 5]:
-        var again = memory.blank(output.size)
-        var more_scores = memory.blank(scores.size)
-        var step_again = Heads(again, more_scores, queries, keys, values, heads, length, HS)
-
-        def together(team: Team) {imm}:
-            step_again.attend(team)
-
-        side_by_side(threads, together)
-        for h in range(heads):
-            var what = String(t"head {h}, {threads} threads")
-            assert_same_bits(again.slice(h * HSp, HS), output.slice(h * HSp, HS), what)
-        assert_frame_is_whole(again, String(t"{threads} threads"))
+            assert_near(got[h * HS + c], sum, roundings, magnitude, String(t"{what}, head {h}, channel {c}"))
 
 
-def test_attention() raises:
+def check_texts(HS: Int, spread: Float32) raises:
     var memory = Framed()
-    for length in [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 300]:
-        for HS in [1, W - 1, W + 1, 64]:
-            check_attention(memory, length, HS, spread=1)
-            check_attention(memory, length, HS, spread=20)
+    var cases = List[Text]()
+    # Prompts and continuations that are empty, of whole pages and a little more or less.
+    for prompt, own in [(0, 1), (0, BLOCK + 1), (1, 1), (BLOCK - 1, 3), (BLOCK, BLOCK), (BLOCK + 1, 2), (130, 7)]:
+        cases.append(Text(memory, prompt, prompt + own, HS, spread))
+    var together = attended(memory, cases, HS, 1)
+    for i, ref text in enumerate(cases):
+        check_text(text, together[i], HS, String(t"HS={HS}, text {i}"))
+    for threads in [2, 3, 5]:
+        var again = attended(memory, cases, HS, threads)
+        for i in range(len(cases)):
+            assert_same_bits(again[i], together[i], String(t"HS={HS}, text {i}, {threads} threads"))
+    for i in range(len(cases)):
+        var one = List[Text]()
+        one.append(cases[i].copy())
+        var alone = attended(memory, one, HS, 1)
+        assert_same_bits(alone[0], together[i], String(t"HS={HS}, text {i} alone"))
     _ = memory^
+
+
+def test_texts_of_different_lengths() raises:
+    for HS in [1, W - 1, W + 1, 64]:
+        check_texts(HS, spread=1)
+        check_texts(HS, spread=20)
 
 
 def main() raises:
