@@ -13,7 +13,7 @@ from llm.cpu.layernorm import layernorm_forward
 from llm.cpu.linear import linear_forward
 from llm.cpu.matvec import matvec
 from llm.cpu.simd.conversion import convert
-from llm.cpu.simd.tile import BLOCK, load_tile, load_tile_transposed, padded
+from llm.cpu.simd.tile import BLOCK, load_tile, load_tile_transposed, padded, rows_from
 from llm.cpu.threads.crew import Crew, Job, Team, share
 from llm.model.config import GPT2Config
 from llm.model.kv_cache import KVCache, Pages
@@ -286,8 +286,8 @@ struct Decoder[dtype: DType](Movable):
                 var page, h = divmod(item, NH)
                 var first = page * BLOCK
                 var count = min(BLOCK, rows - first)
-                var keys = qkv.slice(first * 3 * C + C + h * HS, 0)
-                var values = qkv.slice(first * 3 * C + 2 * C + h * HS, 0)
+                var keys = rows_from(qkv, first * 3 * C + C + h * HS, 3 * C, count, HS)
+                var values = rows_from(qkv, first * 3 * C + 2 * C + h * HS, 3 * C, count, HS)
                 load_tile_transposed(pages.keys(page, l, h), BLOCK, keys, 3 * C, count, HS)
                 load_tile(pages.values(page, l, h), values, 3 * C, count, HS)
 

@@ -73,7 +73,7 @@ struct Operands(Movable):
         for o in range(outer):
             for i in range(inner):
                 first[unsafe_offset=o * ld + i * spread] = self.random().cast[dtype]()
-        var matrix = Matrix[dtype](first, ld, spread)
+        var matrix = Matrix[dtype](first, ld, spread, all.size - ld)
         return matrix.transposed() if transposed else matrix
 
 
