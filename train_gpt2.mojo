@@ -131,7 +131,10 @@ def take_steps[
         if not progress.evaluated and stop_signal() == 0:
             var complete = True
             if is_due(progress.step, args.int("val-every"), last):
-                complete = validate(run, questions, progress, report, args)
+                try:
+                    complete = validate(run, questions, progress, report, args)
+                except error:
+                    raise Error(t"{error}{rescue(run, questions, progress, sampler, report, args, saved)}")
             if complete and tokenizer and progress.step > 0 and is_due(progress.step, args.int("sample-every"), last):
                 report.screen.line("--- sample")
                 generate(run.model, sampler, tokenizer.value(), args.int("gen-len"))
@@ -151,7 +154,7 @@ def take_steps[
         try:
             report.step(run.step(progress), run.model.config.flops_per_token(run.train_data.T), peak)
         except error:
-            raise Error(t"{error}{last_good(args, saved)}")
+            raise Error(t"{error}{rescue(run, questions, progress, sampler, report, args, saved)}")
         trace.step(run.model, progress.step)
         report.waiting(progress.step, run.steps, args.int("val-every"))
 
@@ -222,6 +225,35 @@ def farewell[
             )
         )
     return 0
+
+
+def rescue[
+    dtype: DType, //
+](
+    mut run: Trainer[dtype],
+    questions: Optional[Choices],
+    mut progress: Progress,
+    sampler: Sampler,
+    mut report: Report,
+    args: Arguments,
+    saved: Int,
+) -> String:
+    """Saves the state after the last whole step, if it is the data that has failed; says what there is to go on from.
+    """
+    var data_failed = run.train_data.has_failed or run.val_data.has_failed
+    data_failed = data_failed or (Bool(questions) and questions.value().file.has_failed)
+    if not data_failed or not args.given("out") or progress.step == saved:
+        return last_good(args, saved)
+    if run.train_data.has_failed:
+        run.train_data.rewind()
+    progress.sampler = sampler.rng_state()
+    try:
+        report.flush()
+        var keep = args.int("keep")
+        save_checkpoint(args.string("out"), run.model, run.train_data, progress, keep, saves_bfloat16(args))
+        return last_good(args, progress.step)
+    except error:
+        return String(t"; the state after step {progress.step} could not be saved: {error}{last_good(args, saved)}")
 
 
 def last_good(args: Arguments, saved: Int) -> String:

@@ -81,9 +81,10 @@ struct Trainer[dtype: DType](Movable):
         """Takes the next step, or skips its update if it is an outlier.
 
         Raises:
-            If the model has diverged, or the data has a token that the model does not know.
+            If the model has diverged, or the data has a token that the model does not know or has changed.
         """
         var start = perf_counter_ns()
+        self.train_data.mark()
         if self.overfit:
             self.train_data.reset()
         var number = progress.step + 1
@@ -138,7 +139,7 @@ struct Trainer[dtype: DType](Movable):
         """Returns the mean loss over the first batches of the validation data.
 
         Raises:
-            If the data has a token that the model does not know.
+            If the data has a token that the model does not know or has changed.
         """
         self.val_data.reset()
         var sum = Float64(0)
