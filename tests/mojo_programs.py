@@ -17,6 +17,13 @@ TIMEOUT = 600
 TARGET_CPU = os.environ.get("MOJO_TARGET_CPU")
 if TARGET_CPU:
     BUILD = BUILD.with_name(f"tests-{TARGET_CPU}")
+# MOJO_CHECKED=bounds tests builds in which every access through a Tensor and the library's own assertions are checked,
+# MOJO_CHECKED=sanitizer such with the address sanitizer as well.
+CHECKED = os.environ.get("MOJO_CHECKED")
+CHECKS = {"bounds": ["-D", "CHECKS", "-D", "ASSERT=all"]}
+CHECKS["sanitizer"] = [*CHECKS["bounds"], "-D", "SANITIZED", "--sanitize", "address", "-g1"]
+if CHECKED:
+    BUILD = BUILD.with_name(f"{BUILD.name}-{CHECKED}")
 
 
 def wait_for(condition, seconds=300):
@@ -44,6 +51,8 @@ def build(source):
     command = ["mojo", "build", "--Werror", "-I", ROOT, source, "-o", fresh]
     if TARGET_CPU:
         command += ["--target-cpu", TARGET_CPU]
+    if CHECKED:
+        command += CHECKS[CHECKED]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
     if result.returncode:
         return binary, f"{source.relative_to(ROOT)} does not build:\n{result.stderr}"

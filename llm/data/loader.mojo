@@ -112,7 +112,7 @@ struct DataLoader(Movable):
         self._rng = Mt19937(SHUFFLE_SEED + rank)
         self._shard_order = identity_permutation(len(self._paths))
         self._sample_order = List[Int]()
-        self._shard = _open_unchanged(self._paths[0], self._identities[0])
+        self._shard = TokenShard(self._paths[0], self._identities[0].copy())
         self._opened = 0
         self.current_shard = 0
         self.current_sample = 0
@@ -269,7 +269,7 @@ struct DataLoader(Movable):
             self._rng.permute(self._sample_order)
 
     def _open(mut self, shard: Int) raises:
-        self._shard = _open_unchanged(self._paths[shard], self._identities[shard])
+        self._shard = TokenShard(self._paths[shard], self._identities[shard].copy())
         self._opened = shard
 
     def _keep_mark(mut self):
@@ -284,12 +284,6 @@ struct DataLoader(Movable):
         self._shard_order = position.shard_order.copy()
         self._sample_order = position.sample_order.copy()
         self._rng = position.rng.copy()
-
-
-def _open_unchanged(path: String, identity: FileIdentity) raises -> TokenShard:
-    var shard = TokenShard(path)
-    shard.expect_unchanged(identity)
-    return shard^
 
 
 def _num_samples(shard: TokenShard, stride: Int) -> Int:

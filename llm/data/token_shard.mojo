@@ -37,15 +37,17 @@ struct TokenShard(Movable):
     var _size: Int
     """Bytes of a token: 2 or 4."""
 
-    def __init__(out self, path: String) raises:
-        """Opens a file.
+    def __init__(out self, path: String, expected: Optional[FileIdentity] = None) raises:
+        """Opens a file; if it has been open before, it has to be the one `expected`, as it was then.
 
         What begins with no magic number that we know is nanoGPT's if it is called `.bin`.
 
         Raises:
-            If there is none under this name, it holds no tokens, or not as many as it says.
+            If there is none under this name, it has changed, it holds no tokens, or not as many as it says.
         """
         var file = InputFile("data", path)
+        if expected:
+            file.expect_unchanged(expected.value())
         self.identity = file.identity()
         var magic = _magic(file)
         self.path = path
@@ -76,10 +78,6 @@ struct TokenShard(Movable):
             self._start + self.num_tokens * self._size, String(t"{self.num_tokens} tokens after the header")
         )
         self._file = file^
-
-    def expect_unchanged(self, identity: FileIdentity) raises:
-        """Raises unless this is still the file of that identity, and nothing has been written to it since."""
-        self._file.expect_unchanged(identity)
 
     def read_pairs(self, start: Int, inputs: Tensor[I32], targets: Tensor[I32], vocab_size: Int) raises:
         """Copies tokens start, start + 1 ... to the inputs, and those that follow each of them to the targets.
