@@ -4,7 +4,7 @@ Everything runs on float32 and on bfloat16 operands, whose products are exact in
 """
 
 from std.memory import bitcast
-from std.testing import TestSuite, assert_equal, assert_true
+from std.testing import TestSuite, assert_equal, assert_raises, assert_true
 from std.utils.numerics import isnan, nan
 
 from llm.base.memory import Arena, Tensor
@@ -17,8 +17,10 @@ from llm.cpu.gemm import (
     GeluBackward,
     Matrix,
     Plain,
+    check_product,
     gemm,
     gemm_workspace_size,
+    largest_depth,
     row_major,
 )
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
@@ -167,6 +169,25 @@ def test_bfloat16_with_more_rows_than_a_block_of_all_k() raises:
     """All of K is one block if C is bfloat16; then the blocks of rows and columns are smaller."""
     check_layouts_of[BF16, BF16](MC + 3, 2 * NR + 5, 5 * KC + 3)
     check_layouts_of[BF16, BF16](MR + 3, NC // 2 + NR + 1, 5 * KC + 3)
+
+
+def test_bfloat16_with_the_deepest_sums_that_can_be_packed() raises:
+    comptime K = largest_depth[BF16, BF16]()
+    check_product[BF16, BF16](K)
+    check_product[BF16, F32](2 * K)
+    with assert_raises(contains="gemm: expected at most"):
+        check_product[BF16, BF16](K + 1)
+    # A float32 is a unit by itself.
+    with assert_raises(contains="gemm: expected at most"):
+        check_product[F32, BF16](K // 2 + 1)
+    var operands = Operands()
+    for thick in [False, True]:
+        # Rows and columns that no longer fit into one block of such a depth.
+        var M = MR + 1 if thick else 2
+        var N = 2 * NR + 3 if thick else 1
+        var a = operands.matrix[BF16](M, K)
+        var b = operands.matrix[BF16](K, N)
+        check[BF16](operands, M, N, K, a, b, Plain(), accumulate=False)
 
 
 def test_bfloat16_any_strides() raises:
