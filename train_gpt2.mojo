@@ -4,7 +4,7 @@ from std.sys import exit, stderr
 
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
-from llm.cli.last_words import farewell, last_good, out_of_patience
+from llm.cli.last_words import farewell, out_of_patience, rescue
 from llm.cli.logs import LogEnd
 from llm.cli.options import save_settings, trainer_arguments
 from llm.cli.plan import check_memory, describe, plan, settings_in_use
@@ -125,7 +125,10 @@ def take_steps[
     var saved = run.state.step
     while True:
         if not run.state.evaluated and stop_signal() == 0:
-            run.state.evaluated = evaluate(run, questions, tokenizer, report, args)
+            try:
+                run.state.evaluated = evaluate(run, questions, tokenizer, report, args)
+            except error:
+                raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
             if run.state.evaluated and saved > 0 and saved == run.state.step:
                 report.flush()
                 save_sidecar(out, run)
@@ -142,6 +145,6 @@ def take_steps[
         try:
             report.step(run.step(), run.model.config.flops_per_token(run.train_data.T), peak)
         except error:
-            raise Error(t"{error}{last_good(args, saved)}")
+            raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
         trace.step(run.model, run.state.step)
         report.waiting(run.state.step, run.config.steps, args.int("val-every"))

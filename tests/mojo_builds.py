@@ -15,6 +15,13 @@ BUILD = ROOT / "build" / "tests"
 TARGET_CPU = os.environ.get("MOJO_TARGET_CPU")
 if TARGET_CPU:
     BUILD = BUILD.with_name(f"tests-{TARGET_CPU}")
+# MOJO_CHECKED=bounds tests builds in which every access through a Tensor and the library's own assertions are checked,
+# MOJO_CHECKED=sanitizer such with the address sanitizer as well.
+CHECKED = os.environ.get("MOJO_CHECKED")
+CHECKS = {"bounds": ["-D", "CHECKS", "-D", "ASSERT=all"]}
+CHECKS["sanitizer"] = [*CHECKS["bounds"], "-D", "SANITIZED", "--sanitize", "address", "-g1"]
+if CHECKED:
+    BUILD = BUILD.with_name(f"{BUILD.name}-{CHECKED}")
 
 FROM_IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|.*)", re.M)
 IMPORT = re.compile(r"^[ \t]*import[ \t]+(.*)", re.M)
@@ -104,6 +111,8 @@ class Builder:
         command = ["mojo", "build", "--Werror", "-I", self._root, program, "-o", fresh]
         if TARGET_CPU:
             command += ["--target-cpu", TARGET_CPU]
+        if CHECKED:
+            command += CHECKS[CHECKED]
         try:
             status, errors = self._run(command)
             if status:

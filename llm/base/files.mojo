@@ -8,6 +8,8 @@ from std.os import makedirs
 from std.os.path import dirname, exists, isdir
 from std.sys import size_of
 
+from llm.base.checks import check_bounds
+from llm.base.file_identity import FileIdentity
 from llm.base.memory import Tensor
 
 comptime _AT_FDCWD = Int32(-100)
@@ -92,6 +94,25 @@ struct InputFile(Movable, Readable):
                 String(t"expected {wanted} bytes at {offset}, found {found}; the file is cut off: make it again")
             )
 
+    def identity(self) raises -> FileIdentity:
+        """Returns what tells this file and its state from others.
+
+        Raises:
+            If the disk fails.
+        """
+        try:
+            return FileIdentity(self._fd)
+        except error:
+            raise self.error(String(error))
+
+    def expect_unchanged(self, expected: FileIdentity) raises:
+        """Raises unless this is still the file of that identity, and nothing has been written to it since."""
+        var difference = expected.difference(self.identity())
+        if difference:
+            raise self.error(
+                String(t"the file has changed since it was checked: {difference}; leave data alone while it is in use")
+            )
+
     def expect_size(self, expected: Int, because: String) raises:
         """Raises unless the file has exactly this many bytes."""
         if self.size != expected:
@@ -140,6 +161,7 @@ struct MappedFile(Movable):
 
     def view[dtype: DType](self, offset: Int, count: Int) -> Tensor[dtype]:
         """Views `count` scalars from byte `offset` on, which the caller has checked to lie in the file. Never write."""
+        check_bounds(offset, count * size_of[Scalar[dtype]](), self.size)
         return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=self._address + offset), count)
 
     def release(self, size: Int):

@@ -2,10 +2,16 @@
 
 An arena is one private mapping, zero-filled by the system page by page when it is first touched, on huge pages where
 the system grants them. Views do not keep their arena alive: they live inside the object that owns it.
+
+A build with `-D CHECKS` checks every access through a view, and gives each tensor of an arena a mapping of its own that
+ends at a page which may not be touched: see `llm/base/guarded.mojo`.
 """
 
 from std.ffi import external_call, get_errno
 from std.sys import size_of
+
+from llm.base.checks import CHECKS, check_bounds
+from llm.base.guarded import guarded_room, release_rooms
 
 comptime CACHE_LINE = 64
 """Every tensor of an arena starts on a multiple of this many bytes."""
@@ -34,27 +40,32 @@ struct Tensor[dtype: DType](TrivialRegisterPassable):
 
     @always_inline
     def __getitem__(self, i: Int) -> Scalar[Self.dtype]:
-        """Reads element i, unchecked."""
+        """Reads element i."""
+        check_bounds(i, 1, self.size)
         return self.ptr[unsafe_offset=i]
 
     @always_inline
     def __setitem__(self, i: Int, value: Scalar[Self.dtype]):
-        """Writes element i, unchecked."""
+        """Writes element i."""
+        check_bounds(i, 1, self.size)
         self.ptr[unsafe_offset=i] = value
 
     @always_inline
     def load[width: Int](self, i: Int) -> SIMD[Self.dtype, width]:
         """Reads elements i .. i + width - 1; no alignment is assumed."""
+        check_bounds(i, width, self.size)
         return self.ptr.unsafe_offset(i).unsafe_load[width=width]()
 
     @always_inline
     def store[width: SIMDLength, //](self, i: Int, value: SIMD[Self.dtype, width]):
         """Writes elements i .. i + width - 1; no alignment is assumed."""
+        check_bounds(i, Int(width), self.size)
         self.ptr.unsafe_offset(i).unsafe_store(value)
 
     @always_inline
     def slice(self, start: Int, size: Int) -> Self:
         """Views elements start .. start + size - 1."""
+        check_bounds(start, size, self.size)
         return Self(self.ptr.unsafe_offset(start), size)
 
     def span(self) -> Span[Scalar[Self.dtype], MutUntrackedOrigin]:
@@ -77,9 +88,9 @@ struct Arena(Movable):
     """
 
     var _address: Int
-    """0 if this only counts."""
+    """Of the block; with CHECKS of the tensor carved last, or 0."""
     var num_bytes: Int
-    """Size of the block."""
+    """Size of the block; 0 if this only counts."""
     var used: Int
     """Bytes handed out so far."""
 
@@ -91,13 +102,14 @@ struct Arena(Movable):
         """
         self.num_bytes = max(num_bytes, CACHE_LINE)
         self.used = 0
+        comptime if CHECKS:
+            self._address = 0
+            return
         self._address = external_call["mmap", Int](
             Int(0), self.num_bytes, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, Int32(-1), Int(0)
         )
         if self._address == -1:
-            raise Error(
-                t"memory: cannot reserve {num_bytes} bytes: {get_errno()}; use a smaller model, batch or context"
-            )
+            raise _no_room(num_bytes)
         if self.num_bytes >= _HUGE_PAGE:
             _ = external_call["madvise", Int32](self._address, self.num_bytes, _MADV_HUGEPAGE)
 
@@ -120,6 +132,9 @@ struct Arena(Movable):
     @no_inline
     def __deinit__(deinit self):
         """Returns the block to the system."""
+        comptime if CHECKS:
+            release_rooms(self._address)
+            return
         if self._address != 0:
             _ = external_call["munmap", Int32](self._address, self.num_bytes)
 
@@ -130,14 +145,23 @@ struct Arena(Movable):
             If the arena was planned too small: a mistake of the program, not of its user.
         """
         var bytes = aligned_bytes[dtype](size)
-        if self._address == 0:
+        if self.num_bytes == 0:
             self.used += bytes
             return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=CACHE_LINE), size)
         if self.used + bytes > self.num_bytes:
             raise Error(t"memory: arena of {self.num_bytes} bytes is full, {bytes} more wanted")
-        var view = Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=self._address + self.used), size)
+        var address = self._address + self.used
         self.used += bytes
-        return view
+        comptime if CHECKS:
+            address = guarded_room(size * size_of[Scalar[dtype]](), bytes, after=self._address)
+            if address == -1:
+                raise _no_room(bytes)
+            self._address = address
+        return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=address), size)
+
+
+def _no_room(bytes: Int) -> Error:
+    return Error(t"memory: cannot reserve {bytes} bytes: {get_errno()}; use a smaller model, batch or context")
 
 
 def aligned_bytes[dtype: DType](size: Int) -> Int:

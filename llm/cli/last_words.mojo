@@ -3,10 +3,12 @@
 from std.sys import argv
 
 from llm.cli.arguments import Arguments
+from llm.cli.evaluation import saves_bfloat16
 from llm.cli.report import Report
 from llm.cli.signals import signal_name, stop_signal
+from llm.eval.choices import Choices
 from llm.optim.optimizer import Optimizer
-from llm.train.run_folder import checkpoint_model
+from llm.train.run_folder import checkpoint_model, save_checkpoint
 from llm.train.trainer import Trainer
 
 
@@ -40,7 +42,27 @@ def farewell[
     return 0
 
 
-def last_good(args: Arguments, saved: Int) -> String:
+def rescue[
+    dtype: DType, O: Optimizer, //
+](mut run: Trainer[dtype, O], questions: Optional[Choices], mut report: Report, args: Arguments, saved: Int,) -> String:
+    """Saves the state after the last whole step, if it is the data that has failed; says what there is to go on from.
+    """
+    var data_failed = run.train_data.has_failed or run.val_data.has_failed
+    data_failed = data_failed or (Bool(questions) and questions.value().file.has_failed)
+    var step = run.state.step
+    if not data_failed or not args.given("out") or step == saved:
+        return _last_good(args, saved)
+    if run.train_data.has_failed:
+        run.train_data.rewind()
+    try:
+        report.flush()
+        save_checkpoint(args.string("out"), run, args.int("keep"), saves_bfloat16(args))
+        return _last_good(args, step)
+    except error:
+        return String(t"; the state after step {step} could not be saved: {error}{_last_good(args, saved)}")
+
+
+def _last_good(args: Arguments, saved: Int) -> String:
     """Says what is left after a step has failed."""
     if not args.given("out") or saved == 0:
         return "; no checkpoint was saved before"

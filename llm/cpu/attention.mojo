@@ -18,6 +18,7 @@ from llm.cpu.simd.tile import (
     load_tile_transposed,
     padded,
     prefetch_tile,
+    rows_from,
     store_tile,
     strip_product,
 )
@@ -93,14 +94,15 @@ def attention_forward[
             var q_begin = item // (B * NH) * queries
             var b, h = divmod(item % (B * NH), NH)
             _prefetch_start(qkv, min(item + team.size, items - 1), queries, B, T, C, NH)
+            var rows = min(queries, T - q_begin)
             var scratch = _TileScratch(workspace, member, T, HS)
             _forward_tile(
                 scratch,
-                output.slice((b * T + q_begin) * C + h * HS, 0),
-                logsumexp.slice((b * NH + h) * T + q_begin, 0),
-                qkv.slice(b * T * 3 * C + h * HS, 0),
+                rows_from(output, (b * T + q_begin) * C + h * HS, C, rows, HS),
+                logsumexp.slice((b * NH + h) * T + q_begin, rows),
+                rows_from(qkv, b * T * 3 * C + h * HS, 3 * C, T, 2 * C + HS),
                 q_begin,
-                min(queries, T - q_begin),
+                rows,
                 C,
                 HS,
                 dropout,
@@ -116,10 +118,11 @@ def _prefetch_start[dtype: DType](qkv: Tensor[dtype], item: Int, queries: Int, B
     var HS = C // NH
     var b, h = divmod(item % (B * NH), NH)
     var q_begin = item // (B * NH) * queries
-    var head = qkv.slice(b * T * 3 * C + h * HS, 0)
-    prefetch_tile(head.slice(q_begin * 3 * C, 0), 3 * C, min(BLOCK, T - q_begin), HS)
-    prefetch_tile(head.slice(C, 0), 3 * C, min(BLOCK, T), HS)
-    prefetch_tile(head.slice(2 * C, 0), 3 * C, min(BLOCK, T), HS)
+    var start = b * T * 3 * C + h * HS
+    var rows = min(BLOCK, T - q_begin)
+    prefetch_tile(rows_from(qkv, start + q_begin * 3 * C, 3 * C, rows, HS), 3 * C, rows, HS)
+    prefetch_tile(rows_from(qkv, start + C, 3 * C, min(BLOCK, T), HS), 3 * C, min(BLOCK, T), HS)
+    prefetch_tile(rows_from(qkv, start + 2 * C, 3 * C, min(BLOCK, T), HS), 3 * C, min(BLOCK, T), HS)
 
 
 def _forward_tile[
@@ -137,7 +140,8 @@ def _forward_tile[
     place: Int,
     T: Int,
 ):
-    """Computes one tile of queries against all keys up to it: output and logsumexp start at its first query.
+    """Computes one tile of queries against all keys up to it: output and logsumexp start at its first query, qkv at
+    position 0, at the head's first channel.
 
     Queries lie side by side in the lanes of vectors, GROUP at a time: so their maxima and sums run down the keys, never
     across lanes, and keys and values are used as they lie, one element for all lanes.
@@ -158,21 +162,24 @@ def _forward_tile[
     var scale = LOG2_E / sqrt(Float32(HS))
 
     for g in range(0, rows, GROUP):
-        var queries = qkv.slice((q_begin + g) * 3 * C, 0)
-        load_tile_transposed(q_transposed.slice(g * HSp, 0), GROUP, queries, 3 * C, min(GROUP, rows - g), HS)
+        var count = min(GROUP, rows - g)
+        var queries = rows_from(qkv, (q_begin + g) * 3 * C, 3 * C, count, HS)
+        load_tile_transposed(q_transposed.slice(g * HSp, GROUP * HSp), GROUP, queries, 3 * C, count, HS)
     for k_begin in range(0, q_begin + rows, BLOCK):
         var keys = min(BLOCK, q_begin + rows - k_begin)
-        load_tile(k, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
-        load_tile(v, qkv.slice(k_begin * 3 * C + 2 * C, 0), 3 * C, keys, HS)
+        load_tile(k, rows_from(qkv, k_begin * 3 * C + C, 3 * C, keys, HS), 3 * C, keys, HS)
+        load_tile(v, rows_from(qkv, k_begin * 3 * C + 2 * C, 3 * C, keys, HS), 3 * C, keys, HS)
         # Positions lie too far apart for the processor to guess which come next.
-        var ahead = qkv.slice((k_begin + BLOCK) * 3 * C, 0)
+        var ahead = (k_begin + BLOCK) * 3 * C
         var ahead_rows = min(BLOCK, q_begin + rows - k_begin - BLOCK)
         var rows_at_once = (BLOCK * GROUP + lanes - 1) // lanes
         for g in range(0, rows, GROUP):
             var first = g // GROUP * rows_at_once
             var ahead_now = min(rows_at_once, ahead_rows - first)
-            prefetch_tile(ahead.slice(first * 3 * C + C, 0), 3 * C, ahead_now, HS)
-            prefetch_tile(ahead.slice(first * 3 * C + 2 * C, 0), 3 * C, ahead_now, HS)
+            var ahead_k = rows_from(qkv, ahead + first * 3 * C + C, 3 * C, ahead_now, HS)
+            var ahead_v = rows_from(qkv, ahead + first * 3 * C + 2 * C, 3 * C, ahead_now, HS)
+            prefetch_tile(ahead_k, 3 * C, ahead_now, HS)
+            prefetch_tile(ahead_v, 3 * C, ahead_now, HS)
             # The query of the first lane sees the keys up to this one of the tile, and each further lane one more.
             var last_key = q_begin + g - k_begin
             var visible = min(last_key + min(GROUP, rows - g), keys)
@@ -180,11 +187,11 @@ def _forward_tile[
                 continue
             # Whole strips: the keys beyond are later than all queries, which do not see them.
             visible = (visible + STRIP - 1) // STRIP * STRIP
-            var q_g = q_transposed.ptr.unsafe_offset(g * HSp)
+            var q_g = q_transposed.slice(g * HSp, GROUP * HSp)
             var acc_g = acc.slice(g * HSp, GROUP * HSp)
             for j in range(0, visible, STRIP):
-                var scores_j = scores.ptr.unsafe_offset(j * GROUP)
-                strip_product[False](scores_j, GROUP, k.ptr.unsafe_offset(j * HSp), HSp, 1, q_g, GROUP, GROUP, HS)
+                var scores_j = scores.slice(j * GROUP, STRIP * GROUP)
+                strip_product[False](scores_j, GROUP, k.slice(j * HSp, STRIP * HSp), HSp, 1, q_g, GROUP, GROUP, HS)
             var max_g = row_max.slice(g, GROUP)
             var sum_g = row_sum.slice(g, GROUP)
             if last_key < visible - 1:
@@ -196,8 +203,8 @@ def _forward_tile[
                     var factors = dropout.factors[GROUP](place + g * T + k_begin + j, stride=T)
                     scores.store(j * GROUP, scores.load[GROUP](j * GROUP) * factors)
             for c in range(0, HSp, STRIP):
-                var acc_c = acc_g.ptr.unsafe_offset(c * GROUP)
-                strip_product[True](acc_c, GROUP, v.ptr.unsafe_offset(c), 1, HSp, scores.ptr, GROUP, GROUP, visible)
+                var acc_c = acc_g.slice(c * GROUP, STRIP * GROUP)
+                strip_product[True](acc_c, GROUP, v.slice(c, v.size - c), 1, HSp, scores, GROUP, GROUP, visible)
 
     for i in range(rows):
         logsumexp[i] = row_max[i] / LOG2_E + log(row_sum[i])
@@ -209,9 +216,11 @@ def _forward_tile[
         # The keys' tile is free now.
         for lane in range(0, GROUP, W):
             for c in range(0, HSp, W):
-                var block = acc_g.ptr.unsafe_offset(c * GROUP + lane)
-                transpose_block[F32](k.ptr.unsafe_offset(lane * HSp + c), HSp, block, GROUP)
-        store_tile(output.slice(g * C, 0), C, k, min(GROUP, rows - g), HS)
+                var block = rows_from(acc_g, c * GROUP + lane, GROUP, W, W)
+                var turned = rows_from(k, lane * HSp + c, HSp, W, W)
+                transpose_block[F32](turned.ptr, HSp, block.ptr, GROUP)
+        var count = min(GROUP, rows - g)
+        store_tile(rows_from(output, g * C, C, count, HS), C, k, count, HS)
 
 
 @always_inline
@@ -295,10 +304,10 @@ def attention_backward[
             var scratch = _TileScratch(workspace, member, T, HS)
             _backward_head(
                 scratch,
-                dqkv.slice(b * T * 3 * C + h * HS, 0),
-                doutput.slice(b * T * C + h * HS, 0),
-                qkv.slice(b * T * 3 * C + h * HS, 0),
-                output.slice(b * T * C + h * HS, 0),
+                rows_from(dqkv, b * T * 3 * C + h * HS, 3 * C, T, 2 * C + HS),
+                rows_from(doutput, b * T * C + h * HS, C, T, HS),
+                rows_from(qkv, b * T * 3 * C + h * HS, 3 * C, T, 2 * C + HS),
+                rows_from(output, b * T * C + h * HS, C, T, HS),
                 logsumexp.slice(item * T, T),
                 T,
                 C,
@@ -349,28 +358,30 @@ def _backward_head[
 
     for k_begin in range(0, T, BLOCK):
         var keys = min(BLOCK, T - k_begin)
-        load_tile(k, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
-        load_tile_transposed(k_transposed, BLOCK, qkv.slice(k_begin * 3 * C + C, 0), 3 * C, keys, HS)
-        load_tile_transposed(v_transposed, BLOCK, qkv.slice(k_begin * 3 * C + 2 * C, 0), 3 * C, keys, HS)
+        var k_rows = rows_from(qkv, k_begin * 3 * C + C, 3 * C, keys, HS)
+        var v_rows = rows_from(qkv, k_begin * 3 * C + 2 * C, 3 * C, keys, HS)
+        load_tile(k, k_rows, 3 * C, keys, HS)
+        load_tile_transposed(k_transposed, BLOCK, k_rows, 3 * C, keys, HS)
+        load_tile_transposed(v_transposed, BLOCK, v_rows, 3 * C, keys, HS)
         dk.fill(0)
         dv.fill(0)
         for q_begin in range(k_begin, T, BLOCK):
             var on_diagonal = k_begin == q_begin
             var rows = min(BLOCK, T - q_begin)
-            load_tile(q, qkv.slice(q_begin * 3 * C, 0), 3 * C, rows, HS)
-            load_tile(do, doutput.slice(q_begin * C, 0), C, rows, HS)
+            load_tile(q, rows_from(qkv, q_begin * 3 * C, 3 * C, rows, HS), 3 * C, rows, HS)
+            load_tile(do, rows_from(doutput, q_begin * C, C, rows, HS), C, rows, HS)
             var next_q = q_begin + BLOCK if q_begin + BLOCK < T else k_begin + BLOCK
             for r in range(0, rows, STRIP):
                 var visible = min(r + STRIP, BLOCK) if on_diagonal else BLOCK
                 var ahead = min(STRIP, T - next_q - r)
-                prefetch_tile(qkv.slice((next_q + r) * 3 * C, 0), 3 * C, ahead, HS)
-                prefetch_tile(doutput.slice((next_q + r) * C, 0), C, ahead, HS)
-                var p_r = p.ptr.unsafe_offset(r * BLOCK)
-                var ds_r = ds.ptr.unsafe_offset(r * BLOCK)
-                var q_r = q.ptr.unsafe_offset(r * HSp)
-                var do_r = do.ptr.unsafe_offset(r * HSp)
-                strip_product[False](p_r, BLOCK, q_r, HSp, 1, k_transposed.ptr, BLOCK, padded(visible), HS)
-                strip_product[False](ds_r, BLOCK, do_r, HSp, 1, v_transposed.ptr, BLOCK, padded(visible), HS)
+                prefetch_tile(rows_from(qkv, (next_q + r) * 3 * C, 3 * C, ahead, HS), 3 * C, ahead, HS)
+                prefetch_tile(rows_from(doutput, (next_q + r) * C, C, ahead, HS), C, ahead, HS)
+                var p_r = p.slice(r * BLOCK, STRIP * BLOCK)
+                var ds_r = ds.slice(r * BLOCK, STRIP * BLOCK)
+                var q_r = q.slice(r * HSp, STRIP * HSp)
+                var do_r = do.slice(r * HSp, STRIP * HSp)
+                strip_product[False](p_r, BLOCK, q_r, HSp, 1, k_transposed, BLOCK, padded(visible), HS)
+                strip_product[False](ds_r, BLOCK, do_r, HSp, 1, v_transposed, BLOCK, padded(visible), HS)
                 for i in range(r, r + STRIP):
                     # Rows past the end of the sequence are padding: they see nothing and add nothing.
                     var seen = 0 if i >= rows else (i + 1 if on_diagonal else BLOCK)
@@ -385,25 +396,28 @@ def _backward_head[
                         _softmax_backward_row[masked=True](p_i, ds_i, logsumexp[t], delta[t], seen, scale)
                     if dropout.is_on():
                         dropout.apply(p_i, place + t * T + k_begin)
-                var dq_r = dq.ptr.unsafe_offset((q_begin + r) * HSp)
-                strip_product[True](dq_r, HSp, ds_r, BLOCK, 1, k.ptr, HSp, HSp, visible)
+                var dq_r = dq.slice((q_begin + r) * HSp, STRIP * HSp)
+                strip_product[True](dq_r, HSp, ds_r, BLOCK, 1, k, HSp, HSp, visible)
             var tile_rows = (rows + STRIP - 1) // STRIP * STRIP
             for r in range(0, keys, STRIP):
                 # Keys r .. r + 7 are seen from query r on.
                 var first = r if on_diagonal else 0
-                var p_r = p.ptr.unsafe_offset(first * BLOCK + r)
-                var ds_r = ds.ptr.unsafe_offset(first * BLOCK + r)
-                var do_r = do.ptr.unsafe_offset(first * HSp)
-                var q_r = q.ptr.unsafe_offset(first * HSp)
                 var count = tile_rows - first
-                strip_product[True](dv.ptr.unsafe_offset(r * HSp), HSp, p_r, 1, BLOCK, do_r, HSp, HSp, count)
-                strip_product[True](dk.ptr.unsafe_offset(r * HSp), HSp, ds_r, 1, BLOCK, q_r, HSp, HSp, count)
-        store_tile(dqkv.slice(k_begin * 3 * C + C, 0), 3 * C, dk, keys, HS)
-        store_tile(dqkv.slice(k_begin * 3 * C + 2 * C, 0), 3 * C, dv, keys, HS)
+                var p_r = rows_from(p, first * BLOCK + r, BLOCK, count, STRIP)
+                var ds_r = rows_from(ds, first * BLOCK + r, BLOCK, count, STRIP)
+                var do_r = do.slice(first * HSp, count * HSp)
+                var q_r = q.slice(first * HSp, count * HSp)
+                var dv_r = dv.slice(r * HSp, STRIP * HSp)
+                var dk_r = dk.slice(r * HSp, STRIP * HSp)
+                strip_product[True](dv_r, HSp, p_r, 1, BLOCK, do_r, HSp, HSp, count)
+                strip_product[True](dk_r, HSp, ds_r, 1, BLOCK, q_r, HSp, HSp, count)
+        store_tile(rows_from(dqkv, k_begin * 3 * C + C, 3 * C, keys, HS), 3 * C, dk, keys, HS)
+        store_tile(rows_from(dqkv, k_begin * 3 * C + 2 * C, 3 * C, keys, HS), 3 * C, dv, keys, HS)
 
     for q_begin in range(0, T, BLOCK):
         var rows = min(BLOCK, T - q_begin)
-        store_tile(dqkv.slice(q_begin * 3 * C, 0), 3 * C, dq.slice(q_begin * HSp, BLOCK * HSp), rows, HS)
+        var dq_rows = rows_from(dqkv, q_begin * 3 * C, 3 * C, rows, HS)
+        store_tile(dq_rows, 3 * C, dq.slice(q_begin * HSp, BLOCK * HSp), rows, HS)
 
 
 @always_inline

@@ -6,6 +6,7 @@ processor fetches ahead by itself, and multiplies every line with all vectors wh
 
 from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
 
+from llm.base.checks import check_that
 from llm.base.memory import Tensor
 from llm.cpu.gemm import Epilogue
 from llm.cpu.threads.crew import Team, share
@@ -29,11 +30,12 @@ def matvec[
 
     The order of each sum depends on C alone: a vector's result depends neither on S nor on the number of threads.
     """
+    check_that(S * C <= inp.size, "matvec: the input is too small")
 
     def body(member: Int) {imm}:
         var lo, hi = share(OC, team.size, member)
         for o in range(lo, hi):
-            var row = weight.ptr.unsafe_offset(o * C)
+            var row = weight.slice(o * C, C).ptr
             var s = 0
             while s + _VECTORS <= S:
                 _dot[_VECTORS](output, inp, row, s, o, C, OC, epilogue)

@@ -1,5 +1,6 @@
-"""Batches from token shards, which are memory-mapped, one at a time."""
+"""Batches from token shards, of which one is open at a time."""
 
+from llm.base.file_identity import FileIdentity
 from llm.base.files import glob_files
 from llm.base.memory import Tensor
 from llm.base.random import Mt19937, draw_at, identity_permutation, scramble
@@ -34,7 +35,11 @@ struct DataLoader(Movable):
     """Place, in the shard's order, of the sample that the next batch is; of random windows, the batches so far."""
     var epoch: Int
     """Epochs begun before this one; of random windows, how often as many tokens as there are have been drawn."""
+    var has_failed: Bool
+    """Data could not be read, or was wrong."""
     var _paths: List[String]
+    var _identities: List[FileIdentity]
+    """Of the shards, as they were when they were checked."""
     var _vocab_size: Int
     var _rank: Int
     var _num_processes: Int
@@ -44,8 +49,16 @@ struct DataLoader(Movable):
     var _shard_order: List[Int]
     var _sample_order: List[Int]
     var _shard: TokenShard
+    var _opened: Int
+    """Which of the paths the open shard has."""
     var _windows: List[Int]
     """Of random windows: how many begin in the shards up to and including each."""
+    # The place that `rewind` goes back to.
+    var _marked_shard: Int
+    var _marked_sample: Int
+    var _marked_epoch: Int
+    var _marked_position: Optional[DataPosition]
+    """If the orders have changed since."""
 
     def __init__(
         out self,
@@ -77,6 +90,8 @@ struct DataLoader(Movable):
         self._num_processes = num_processes
         self.num_tokens = 0
         self.num_batches = 0
+        self.has_failed = False
+        self._identities = List[FileIdentity](capacity=len(self._paths))
         self._windows = List[Int]()
         var windows = 0
         var needed = num_processes * B * T + 1
@@ -91,15 +106,21 @@ struct DataLoader(Movable):
             self.num_batches += _num_samples(shard, B * T * num_processes)
             windows += shard.num_tokens - T
             self._windows.append(windows)
+            self._identities.append(shard.identity.copy())
         self._order = order
         self._key = scramble(UInt64(seed))
         self._rng = Mt19937(SHUFFLE_SEED + rank)
         self._shard_order = identity_permutation(len(self._paths))
         self._sample_order = List[Int]()
-        self._shard = TokenShard(self._paths[0])
+        self._shard = TokenShard(self._paths[0], self._identities[0].copy())
+        self._opened = 0
         self.current_shard = 0
         self.current_sample = 0
         self.epoch = 0
+        self._marked_shard = 0
+        self._marked_sample = 0
+        self._marked_epoch = 0
+        self._marked_position = None
         self._start_epoch()
 
     @no_inline
@@ -111,10 +132,15 @@ struct DataLoader(Movable):
         """Starts over: with the first batch, but shuffled in the next order that the generator gives.
 
         Raises:
-            If a shard has been damaged since it was checked.
+            If a shard has changed since it was checked.
         """
+        self._keep_mark()
         self.epoch = 0
-        self._start_epoch()
+        try:
+            self._start_epoch()
+        except error:
+            self.has_failed = True
+            raise error^
 
     def position(self) -> DataPosition:
         """Tells where the next batch comes from."""
@@ -130,7 +156,7 @@ struct DataLoader(Movable):
         """Goes on from a position.
 
         Raises:
-            If the position is not one of this data with this batch size.
+            If the position is not one of this data with this batch size, or a shard has changed since it was checked.
         """
         if position.order != self._order:
             raise Error(
@@ -146,8 +172,8 @@ struct DataLoader(Movable):
             raise _other_data("shards", len(self._paths), "the number of the current one is", position.shard)
         if shuffled and not _is_permutation(position.shard_order, len(self._paths)):
             raise _other_data("shards", len(self._paths), "the order has", len(position.shard_order))
-        var shard = TokenShard(self._paths[position.shard_order[position.shard] if shuffled else position.shard])
-        var samples = _num_samples(shard, self._stride())
+        self._open(position.shard_order[position.shard] if shuffled else position.shard)
+        var samples = _num_samples(self._shard, self._stride())
         if position.sample < 0 or position.sample > samples:
             raise _other_data("samples in the current shard", samples, "the number of the next one is", position.sample)
         if shuffled and not _is_permutation(position.sample_order, samples):
@@ -155,18 +181,40 @@ struct DataLoader(Movable):
         self.current_shard = position.shard
         self.current_sample = position.sample
         self.epoch = position.epoch
-        self._shard = shard^
         if shuffled:
-            self._shard_order = position.shard_order.copy()
-            self._sample_order = position.sample_order.copy()
-            self._rng = position.rng.copy()
+            self._set_order(position)
+
+    def mark(mut self):
+        """Notes the place of the next batch, which `rewind` goes back to."""
+        self._marked_shard = self.current_shard
+        self._marked_sample = self.current_sample
+        self._marked_epoch = self.epoch
+        self._marked_position = None
+
+    def rewind(mut self):
+        """Goes back to the place that was marked, whatever has failed since."""
+        self.current_shard = self._marked_shard
+        self.current_sample = self._marked_sample
+        self.epoch = self._marked_epoch
+        if self._marked_position and self._order == SHUFFLED:
+            var position = self._marked_position.take()
+            self._set_order(position)
+        self._marked_position = None
 
     def next_batch(mut self, inputs: Tensor[I32], targets: Tensor[I32]) raises:
         """Fills inputs (B,T) and targets (B,T), the tokens that follow each of the inputs.
 
         Raises:
-            If a token is not in the vocabulary, or a shard has been damaged since it was checked.
+            If a token is not in the vocabulary, or a shard has changed since it was checked.
         """
+        try:
+            self._fill(inputs, targets)
+        except error:
+            self.has_failed = True
+            raise error^
+        self.current_sample += 1
+
+    def _fill(mut self, inputs: Tensor[I32], targets: Tensor[I32]) raises:
         if self._order == RANDOM_WINDOWS:
             self.epoch = self.current_sample // self.num_batches
             for b in range(self.B):
@@ -174,6 +222,8 @@ struct DataLoader(Movable):
                 var row = inputs.slice(b * self.T, self.T)
                 self._shard.read_pairs(start, row, targets.slice(b * self.T, self.T), self._vocab_size)
         else:
+            if self._opened != self._shard_order[self.current_shard]:
+                self._open(self._shard_order[self.current_shard])
             if self.current_sample >= _num_samples(self._shard, self._stride()):
                 self._advance()
             var sample = self.current_sample
@@ -181,7 +231,6 @@ struct DataLoader(Movable):
                 sample = self._sample_order[sample]
             var start = sample * self._stride() + self._rank * self.B * self.T
             self._shard.read_pairs(start, inputs, targets, self._vocab_size)
-        self.current_sample += 1
 
     def _draw_window(mut self, b: Int) raises -> Int:
         """Opens the shard of this batch's sequence `b`, and returns where in it the sequence starts."""
@@ -191,9 +240,9 @@ struct DataLoader(Movable):
         var shard = 0
         while window >= self._windows[shard]:
             shard += 1
-        if shard != self.current_shard:
-            self.current_shard = shard
-            self._shard = TokenShard(self._paths[shard])
+        if shard != self._opened:
+            self._open(shard)
+        self.current_shard = shard
         return window - (self._windows[shard - 1] if shard > 0 else 0)
 
     def _stride(self) -> Int:
@@ -205,6 +254,7 @@ struct DataLoader(Movable):
         self._open_shard(0)
 
     def _advance(mut self) raises:
+        self._keep_mark()
         if self.current_shard + 1 < len(self._paths):
             self._open_shard(self.current_shard + 1)
         else:
@@ -214,10 +264,27 @@ struct DataLoader(Movable):
     def _open_shard(mut self, place: Int) raises:
         self.current_shard = place
         self.current_sample = 0
-        self._shard = TokenShard(self._paths[self._shard_order[place]])
+        self._open(self._shard_order[place])
         if self._order == SHUFFLED:
             self._sample_order = identity_permutation(_num_samples(self._shard, self._stride()))
             self._rng.permute(self._sample_order)
+
+    def _open(mut self, shard: Int) raises:
+        self._shard = TokenShard(self._paths[shard], self._identities[shard].copy())
+        self._opened = shard
+
+    def _keep_mark(mut self):
+        """Keeps the orders as they were at the mark, before they change."""
+        if not self._marked_position:
+            var position = self.position()
+            position.shard = self._marked_shard
+            position.sample = self._marked_sample
+            self._marked_position = position^
+
+    def _set_order(mut self, position: DataPosition):
+        self._shard_order = position.shard_order.copy()
+        self._sample_order = position.sample_order.copy()
+        self._rng = position.rng.copy()
 
 
 def _num_samples(shard: TokenShard, stride: Int) -> Int:

@@ -1,8 +1,13 @@
-"""Files of tokens, memory-mapped: llm.c's shards of uint16 or uint32, nanoGPT's uint16 without a header, .npy files."""
+"""Files of tokens: llm.c's shards of uint16 or uint32, nanoGPT's uint16 without a header, .npy files.
+
+Tokens are read with a system call, not through a mapping: a file that becomes shorter is then an error, where touching
+a mapping would end the process. Windows of a few hundred tokens cost the same either way.
+"""
 
 from std.sys import size_of
 
-from llm.base.files import InputFile, MappedFile
+from llm.base.file_identity import FileIdentity
+from llm.base.files import InputFile
 from llm.base.memory import Tensor
 from llm.base.numbers import parse_integer
 from llm.base.strings import part
@@ -20,25 +25,30 @@ comptime _NPY_LARGEST_HEADER = 4096
 
 
 struct TokenShard(Movable):
-    """One mapped file of tokens."""
+    """One open file of tokens, which may not change while it is."""
 
     var path: String
     var num_tokens: Int
-    var _file: MappedFile
+    var identity: FileIdentity
+    """Of the file as it was when it was opened."""
+    var _file: InputFile
     var _start: Int
     """Where the tokens begin, in bytes."""
     var _size: Int
     """Bytes of a token: 2 or 4."""
 
-    def __init__(out self, path: String) raises:
-        """Maps a file.
+    def __init__(out self, path: String, expected: Optional[FileIdentity] = None) raises:
+        """Opens a file; if it has been open before, it has to be the one `expected`, as it was then.
 
         What begins with no magic number that we know is nanoGPT's if it is called `.bin`.
 
         Raises:
-            If there is none under this name, it holds no tokens, or not as many as it says.
+            If there is none under this name, it has changed, it holds no tokens, or not as many as it says.
         """
         var file = InputFile("data", path)
+        if expected:
+            file.expect_unchanged(expected.value())
+        self.identity = file.identity()
         var magic = _magic(file)
         self.path = path
         self._start = HEADER_BYTES
@@ -67,42 +77,55 @@ struct TokenShard(Movable):
         file.expect_size(
             self._start + self.num_tokens * self._size, String(t"{self.num_tokens} tokens after the header")
         )
-        self._file = MappedFile(file)
-
-    def read(self, start: Int, target: Tensor[I32]) -> Int:
-        """Copies tokens start, start + 1 ... until `target` is full, and returns the largest of them."""
-        var offset = self._start + start * self._size
-        if self._size == size_of[UInt16]():
-            return _copy(self._file.view[U16](offset, target.size), target)
-        return _copy(self._file.view[U32](offset, target.size), target)
+        self._file = file^
 
     def read_pairs(self, start: Int, inputs: Tensor[I32], targets: Tensor[I32], vocab_size: Int) raises:
         """Copies tokens start, start + 1 ... to the inputs, and those that follow each of them to the targets.
 
         Raises:
-            If one is not in the vocabulary.
+            If one is not in the vocabulary, the file is no longer what it was when it was opened, or the disk fails.
         """
-        if max(self.read(start, inputs), self.read(start + 1, targets)) >= vocab_size:
-            var i = start
-            while self.token(i) < vocab_size:
+        var largest: Int
+        try:
+            largest = max(self._read(start, inputs.slice(0, 1)), self._read(start + 1, targets))
+        except error:
+            # A change says more than that something is missing.
+            self._file.expect_unchanged(self.identity)
+            raise error^
+        self._file.expect_unchanged(self.identity)
+        for i in range(1, inputs.size):
+            inputs[i] = targets[i - 1]
+        if largest >= vocab_size:
+            var i = 0
+            while i < inputs.size and Int(inputs[i].cast[U32]()) < vocab_size:
                 i += 1
+            var found = (inputs[i] if i < inputs.size else targets[i - 1]).cast[U32]()
             raise Error(
-                t"data: {self.path}: expected tokens below {vocab_size}, the model's vocabulary, found"
-                t" {self.token(i)} at position {i}; use data made with the model's own tokenizer"
+                t"data: {self.path}: expected tokens below {vocab_size}, the model's vocabulary, found {found} at"
+                t" position {start + i}; use data made with the model's own tokenizer"
             )
 
-    def token(self, i: Int) -> Int:
-        """Returns token `i`."""
-        if self._size == size_of[UInt16]():
-            return Int(self._file.view[U16](self._start + i * self._size, 1)[0])
-        return Int(self._file.view[U32](self._start + i * self._size, 1)[0])
+    def _read(self, start: Int, target: Tensor[I32]) raises -> Int:
+        """Copies tokens start, start + 1 ... until `target` is full, and returns the largest of them."""
+        var offset = self._start + start * self._size
+        if self._size == size_of[UInt32]():
+            var wide = Tensor[U32](Tensor[U32].Ptr(unsafe_from_address=Int(target.ptr)), target.size)
+            self._file.read(offset, wide)
+            return _widen(wide, target)
+        # Read into the second half of the target and widened from the front: none is overwritten before its turn.
+        var half = Int(target.ptr) + target.size * size_of[UInt16]()
+        var narrow = Tensor[U16](Tensor[U16].Ptr(unsafe_from_address=half), target.size)
+        self._file.read(offset, narrow)
+        return _widen(narrow, target)
 
 
-def _copy[dtype: DType](source: Tensor[dtype], target: Tensor[I32]) -> Int:
+def _widen[dtype: DType](source: Tensor[dtype], target: Tensor[I32]) -> Int:
+    """Turns tokens into Int32 in the same memory, and returns the largest."""
     var largest = Scalar[dtype](0)
     for i in range(target.size):
-        target[i] = source[i].cast[I32]()
-        largest = max(largest, source[i])
+        var token = source[i]
+        target[i] = token.cast[I32]()
+        largest = max(largest, token)
     return Int(largest)
 
 

@@ -41,15 +41,16 @@ struct Choices(Movable):
         """Has a model judge how likely each ending is after the context.
 
         Raises:
-            If a loss is not a number.
+            If a loss is not a number, or the file has changed since it was checked.
         """
-        var context = self.file.context(example)
-        var endings = self.file.endings(example)
+        self.file.read(example)
+        var context = self.file.context()
+        var endings = self.file.endings()
         var T = 0
         for ending in endings:
             T = max(T, context.size + ending.size - 1)
 
-        var judgement = Judgement(self.file.label(example))
+        var judgement = Judgement(self.file.label())
         # As many endings side by side as the model has room for.
         var most = min(NUM_ENDINGS, model.acts.rows // T)
         for first in range(0, NUM_ENDINGS, most):
@@ -93,7 +94,7 @@ def judge_all[
     """Has a model judge the first `limit` examples (0: all), or fewer if the watcher ends it.
 
     Raises:
-        If a loss is not a number.
+        If a loss is not a number, or the file has changed since it was checked.
     """
     var count = questions.file.num_examples if limit == 0 else min(limit, questions.file.num_examples)
     var judgements = List[Judgement](capacity=count)

@@ -8,6 +8,7 @@ token but a shard's first is a target just once, and beyond the first window see
 from std.math import exp, isfinite, log, sqrt
 from std.utils.numerics import nan
 
+from llm.base.file_identity import FileIdentity
 from llm.base.files import glob_files
 from llm.base.formatting import fixed
 from llm.base.json import json_number
@@ -32,8 +33,8 @@ struct SlidingWindow(Movable):
     var num_targets: Int
     """Tokens that are predicted."""
     var num_windows: Int
-    var _lengths: List[Int]
-    """Tokens of each shard."""
+    var identities: List[FileIdentity]
+    """Of the shards, as they were when they were checked."""
 
     def __init__(out self, pattern: String, T: Int, stride: Int) raises:
         """Checks every shard that matches the pattern. The stride is from 1 to T.
@@ -46,20 +47,21 @@ struct SlidingWindow(Movable):
         self.paths = glob_files(pattern)
         self.num_targets = 0
         self.num_windows = 0
-        self._lengths = List[Int]()
+        self.identities = List[FileIdentity]()
         if len(self.paths) == 0:
             raise Error(
                 t"data: no file matches {pattern}; check the name, or make token shards with `python -m llm_mojo"
                 t" prepare`"
             )
         for path in self.paths:
-            var tokens = TokenShard(path).num_tokens
+            var shard = TokenShard(path)
+            var tokens = shard.num_tokens
             if tokens < 2:
                 raise Error(
                     t"data: {path}: expected at least 2 tokens, one to predict from the other, found {tokens}; give"
                     t" more text"
                 )
-            self._lengths.append(tokens)
+            self.identities.append(shard.identity.copy())
             self.num_targets += tokens - 1
             self.num_windows += self.windows_of(tokens)
 
@@ -165,8 +167,8 @@ def evaluate_shards[
     var inputs = arena.carve[I32](most * T)
     var targets = arena.carve[I32](most * T)
     var estimate = LossEstimate()
-    for path in windows.paths:
-        var shard = TokenShard(path)
+    for i, path in enumerate(windows.paths):
+        var shard = TokenShard(path, windows.identities[i].copy())
         var predicted = shard.num_tokens - 1
         var last = windows.windows_of(shard.num_tokens) - 1
         var first = 0

@@ -7,7 +7,7 @@ kernels of training; a step, which has one position for each text, is bound by r
 from llm.base.memory import Arena, Tensor
 from llm.cpu.attention import attention_workspace_size
 from llm.cpu.cached_attention import CachedText, Pages, cached_attention_workspace_size
-from llm.cpu.gemm import HAS_BF16_DOT, Plain, gemm_workspace_size
+from llm.cpu.gemm import HAS_BF16_DOT, Plain, check_product, gemm_workspace_size
 from llm.cpu.threads.crew import Crew, Team
 from llm.model.config import GPT2Config
 from llm.model.forward import (
@@ -56,13 +56,14 @@ struct Decoder[dtype: DType](Movable):
         """Makes a decoder for so many texts of at most `context` tokens; `params` must outlive it.
 
         Raises:
-            If the model has no such context, or the system has no room.
+            If the model has no such context or is too wide for its type, or the system has no room.
         """
         if texts < 1 or context < 1 or context > config.max_seq_len:
             raise Error(
                 t"decoder: expected at least one text and a context of 1 to {config.max_seq_len}, got {texts} and"
                 t" {context}"
             )
+        check_product[Self.dtype, Self.dtype](config.channels)
         self.config = config.copy()
         self.context = context
         self.num_texts = texts

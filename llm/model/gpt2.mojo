@@ -8,6 +8,7 @@ from llm.base.memory import Tensor
 from llm.cpu.attention import attention_probabilities
 from llm.cpu.cross_entropy import cross_entropy_forward
 from llm.cpu.dropout import Dropout
+from llm.cpu.gemm import check_product
 from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, sum_squares
 from llm.cpu.simd.conversion import convert
 from llm.cpu.threads.crew import Crew, Event, Team
@@ -88,13 +89,15 @@ struct GPT2[dtype: DType = F32](Movable):
         """Reserves everything that passes over B sequences of T tokens need; parameters are zero.
 
         Raises:
-            If T is longer than the model's context, or the system has no room.
+            If T is longer than the model's context, the model is too wide for its type, or the system has no room.
         """
         if B < 1 or T < 1 or T > config.max_seq_len:
             raise Error(
                 t"model: B={B}, T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
                 t" use --seq-len {config.max_seq_len} or less"
             )
+        # The longest sum that ends in numbers of the model's type: a product with the channels of a position.
+        check_product[Self.dtype, Self.dtype](config.channels)
         self.params = ParameterTensors[F32](config)
         self.grads = ParameterTensors[F32](config, place=1)
         self._rounded = RoundedWeights[Self.dtype](config, self.params)

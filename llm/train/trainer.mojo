@@ -71,9 +71,10 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
         """Takes the next step, or skips its update if it is an outlier.
 
         Raises:
-            If the model has diverged, or the data has a token that the model does not know.
+            If the model has diverged, or the data has a token that the model does not know or has changed.
         """
         var start = perf_counter_ns()
+        self.train_data.mark()
         if self.config.overfit:
             self.train_data.reset()
         var number = self.state.step + 1
@@ -128,7 +129,7 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
         """Returns the mean loss over the first batches of the validation data; nothing if the watcher ended it.
 
         Raises:
-            If there is no batch, or the data has a token that the model does not know.
+            If there is no batch, or the data has a token that the model does not know or has changed.
         """
         var batches = self.config.val_batches if self.config.val_batches >= 0 else self.val_data.num_batches
         if batches == 0:

@@ -34,8 +34,8 @@ struct Framed(Movable):
         var tensor = self._arena.carve[dtype](size + 2 * FRAME).slice(FRAME, size)
         tensor.fill(nan[dtype]())
         for i in range(FRAME):
-            tensor[-1 - i] = _frame[dtype](i)
-            tensor[size + i] = _frame[dtype](i)
+            tensor.ptr[unsafe_offset=-1 - i] = _frame[dtype](i)
+            tensor.ptr[unsafe_offset=size + i] = _frame[dtype](i)
         return tensor
 
     def numbers[dtype: DType = F32](mut self, size: Int) raises -> Tensor[dtype]:
@@ -65,9 +65,15 @@ def assert_frame_is_whole[dtype: DType](tensor: Tensor[dtype], what: String) rai
     """Fails if something was written beside a tensor of `Framed`."""
     for i in range(FRAME):
         var expected = _bits_of(_frame[dtype](i))
-        assert_equal(_bits_of(tensor[-1 - i]), expected, String(t"{what}: written {i + 1} elements before the tensor"))
         assert_equal(
-            _bits_of(tensor[tensor.size + i]), expected, String(t"{what}: written {i} elements behind the tensor")
+            _bits_of(tensor.ptr[unsafe_offset=-1 - i]),
+            expected,
+            String(t"{what}: written {i + 1} elements before the tensor"),
+        )
+        assert_equal(
+            _bits_of(tensor.ptr[unsafe_offset=tensor.size + i]),
+            expected,
+            String(t"{what}: written {i} elements behind the tensor"),
         )
 
 

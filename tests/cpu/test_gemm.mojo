@@ -3,7 +3,7 @@
 Everything runs on float32 and on bfloat16 operands, whose products are exact in the reference.
 """
 
-from std.testing import TestSuite, assert_equal, assert_true
+from std.testing import TestSuite, assert_equal, assert_raises, assert_true
 from std.utils.numerics import isnan, nan
 
 from framed import assert_same_bits
@@ -11,7 +11,19 @@ from side_by_side import side_by_side
 
 from llm.base.memory import Arena, Tensor
 from llm.cpu.gelu import gelu
-from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, Epilogue, GeluBackward, Matrix, Plain, gemm, gemm_workspace_size
+from llm.cpu.gemm import (
+    Bias,
+    BiasGelu,
+    BiasResidual,
+    Epilogue,
+    GeluBackward,
+    Matrix,
+    Plain,
+    check_product,
+    gemm,
+    gemm_workspace_size,
+    largest_depth,
+)
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
 from llm.cpu.gemm.reference import gemm_reference
 from llm.cpu.threads.crew import Team
@@ -77,7 +89,7 @@ struct Operands(Movable):
         var ld = inner * spread + GUARD
         var all = self.arena.carve[dtype]((outer + 2) * ld)
         all.fill(nan[dtype]())
-        var matrix = Matrix[dtype](all.ptr.unsafe_offset(ld), ld, spread)
+        var matrix = Matrix[dtype](all.ptr.unsafe_offset(ld), ld, spread, all.size - ld)
         return matrix.transposed() if transposed else matrix
 
     def output[dtype: DType](mut self, M: Int, N: Int, accumulate: Bool) raises -> Tensor[dtype]:
@@ -223,6 +235,25 @@ def test_bfloat16_with_more_rows_than_a_block_of_all_k() raises:
     """All of K is one block if C is bfloat16; then the blocks of rows and columns are smaller."""
     check_layouts_of[BF16, BF16](MC + 3, 2 * NR + 5, 5 * KC + 3)
     check_layouts_of[BF16, BF16](MR + 3, NC // 2 + NR + 1, 5 * KC + 3)
+
+
+def test_bfloat16_with_the_deepest_sums_that_can_be_packed() raises:
+    comptime K = largest_depth[BF16, BF16]()
+    check_product[BF16, BF16](K)
+    check_product[BF16, F32](2 * K)
+    with assert_raises(contains="gemm: expected at most"):
+        check_product[BF16, BF16](K + 1)
+    # A float32 is a unit by itself.
+    with assert_raises(contains="gemm: expected at most"):
+        check_product[F32, BF16](K // 2 + 1)
+    var operands = Operands()
+    for thick in [False, True]:
+        # Rows and columns that no longer fit into one block of such a depth.
+        var M = MR + 1 if thick else 2
+        var N = 2 * NR + 3 if thick else 1
+        var a = operands.matrix[BF16](M, K)
+        var b = operands.matrix[BF16](K, N)
+        check[BF16](operands, M, N, K, a, b, Plain(), accumulate=False)
 
 
 def test_bfloat16_any_strides() raises:

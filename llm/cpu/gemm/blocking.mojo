@@ -64,3 +64,28 @@ comptime CHUNK = 8
 def per_unit[dtype: DType]() -> Int:
     """Counts the scalars in a unit."""
     return size_of[DType.float32]() // size_of[dtype]()
+
+
+def largest_depth[dtype: DType, output: DType]() -> Int:
+    """Returns the largest K of a product with operands and C of these types.
+
+    A C narrower than the sums cannot keep them from one block of K to the next: all of K is one block then, and its MR
+    rows of A and NR columns of B must fit where blocks of the usual shape do. The depth that fits depends on the target.
+    """
+    if output == F32:
+        return Int.MAX
+    return min(MC // MR * KC, KC * NC // NR) * per_unit[dtype]()
+
+
+def check_product[dtype: DType, output: DType](K: Int) raises:
+    """Checks a K before `gemm`, which cannot raise, gets it.
+
+    Raises:
+        If what `gemm` packs of K does not fit.
+    """
+    comptime LARGEST = largest_depth[dtype, output]()
+    if K > LARGEST:
+        raise Error(
+            t"gemm: expected at most {LARGEST} terms in a sum that is rounded to {output}, got {K}; use a narrower"
+            t" model or float32"
+        )

@@ -4,10 +4,11 @@ Each member of the team computes its own rectangle of C with the five loops of G
 High-Performance Matrix Multiplication", 2008) as BLIS arranges them: nothing is shared, so nothing waits.
 """
 
+from llm.base.checks import check_that
 from llm.base.memory import Tensor
 from llm.cpu.threads.crew import Team, share
 
-from .blocking import CHUNK, F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W, per_unit
+from .blocking import CHUNK, F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W, largest_depth, per_unit
 from .epilogue import Epilogue
 from .kernel import Destination, Outlet, KBlock, update_tile
 from .matrix import Matrix
@@ -41,10 +42,16 @@ def gemm[
     """Computes C = epilogue(A @ B), or epilogue(A @ B + C) with `accumulate`.
 
     a (M,K) and b (K,N), float32 or bfloat16, with any strides; c (M,N) of either type in rows ldc apart; sums in
-    float32. M, N, K >= 1, and K up to 18,432 if C is bfloat16; nothing is read or written outside these extents. c may
-    not overlap a or b.
+    float32. M, N, K >= 1, and K up to `largest_depth`, which `check_product` checks; nothing is read or written outside
+    these extents. c may not overlap a or b.
     """
     comptime assert dtype == F32 or dtype == DType.bfloat16, "gemm: float32 or bfloat16"
+    check_that(M >= 1 and N >= 1 and K >= 1, "gemm: a size is not positive")
+    check_that(K <= largest_depth[dtype, output](), "gemm: K is beyond what it can pack")
+    check_that((M - 1) * a.row_stride + (K - 1) * a.col_stride < a.size, "gemm: A is too small")
+    check_that((K - 1) * b.row_stride + (N - 1) * b.col_stride < b.size, "gemm: B is too small")
+    check_that(N <= ldc and (M - 1) * ldc + N <= c.size, "gemm: C is too small")
+    check_that(gemm_workspace_size(team.size) <= workspace.size, "gemm: the workspace is too small")
     var destination = Destination(c.ptr, ldc, epilogue)
     _multiply(team, workspace, M, N, _Product(a, b, Outlet(destination), K, accumulate), E.NAME)
     _ = destination

@@ -84,17 +84,17 @@ def _turn[
 def _units_along_k[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> Vec:
     """Loads units u .. u + W - 1 of row r, where K is contiguous."""
     comptime PER = per_unit[dtype]()
-    return bitcast[F32, W](source.at(r, u * PER).ptr.unsafe_load[width=W * PER]())
+    return bitcast[F32, W](source.load[W * PER](r, u * PER))
 
 
 @always_inline
 def units_across[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> Vec:
     """Loads unit u of rows r .. r + W - 1, where the rows' index is contiguous."""
     comptime if dtype == F32:
-        return rebind[Vec](source.at(r, u).ptr.unsafe_load[width=W]())
+        return rebind[Vec](source.load[W](r, u))
     else:
-        var first = source.at(r, 2 * u).ptr.unsafe_load[width=W]()
-        var second = source.at(r, 2 * u + 1).ptr.unsafe_load[width=W]()
+        var first = source.load[W](r, 2 * u)
+        var second = source.load[W](r, 2 * u + 1)
         return bitcast[F32, W](first.interleave(second))
 
 

@@ -5,6 +5,7 @@ A tile is BLOCK positions of one head, its channels padded with zeros to whole v
 
 from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
 
+from llm.base.checks import check_bounds, check_that
 from llm.base.memory import Tensor
 from llm.cpu.simd.transpose import transpose_block
 
@@ -23,6 +24,16 @@ def padded(channels: Int) -> Int:
     """Rounds a number of channels up to whole vectors and strips."""
     comptime GRAIN = max(W, STRIP)
     return (channels + GRAIN - 1) // GRAIN * GRAIN
+
+
+@always_inline
+def rows_from[dtype: DType](tensor: Tensor[dtype], start: Int, stride: Int, rows: Int, width: Int) -> Tensor[dtype]:
+    """Views `rows` rows of `width` scalars that lie `stride` apart, from the first of them to the last; with rows <= 0,
+    nothing.
+    """
+    var extent = (rows - 1) * stride + width if rows > 0 else 0
+    check_bounds(start if rows > 0 else 0, extent, tensor.size)
+    return Tensor[dtype](tensor.ptr.unsafe_offset(start), extent)
 
 
 def load_tile[dtype: DType](tile: Tensor[F32], source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
@@ -44,6 +55,9 @@ def load_tile_transposed[
     dtype: DType
 ](tile: Tensor[F32], columns: Int, source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
     """Copies as `load_tile` does, but into tile (HSp,columns); columns a multiple of the vector width."""
+    check_that(rows <= columns and columns % W == 0, "load_tile_transposed: columns")
+    check_that((rows - 1) * stride + HS <= source.size, "load_tile_transposed: the source is too small")
+    check_that(padded(HS) * columns <= tile.size, "load_tile_transposed: the tile is too small")
     var full_rows = rows - rows % W
     var full = HS - HS % W
     if full_rows < columns or full < padded(HS):
@@ -62,6 +76,7 @@ def load_tile_transposed[
 @always_inline
 def prefetch_tile[dtype: DType](source: Tensor[dtype], stride: Int, rows: Int, HS: Int):
     """Prefetches the cache lines that a later `load_tile` of the same will read."""
+    check_that(rows <= 0 or (rows - 1) * stride + HS <= source.size, "prefetch_tile: the source is too small")
     comptime PER_LINE = 64 // size_of[Scalar[dtype]]()
     for r in range(rows):
         for c in range(0, HS, PER_LINE):
@@ -82,17 +97,33 @@ def store_tile[dtype: DType](target: Tensor[dtype], stride: Int, tile: Tensor[F3
 @always_inline
 def strip_product[
     accumulate: Bool
-](c: Ptr, ldc: Int, a: Ptr, a_row_stride: Int, a_k_stride: Int, b: Ptr, ldb: Int, N: Int, K: Int):
+](
+    c: Tensor[F32],
+    ldc: Int,
+    a: Tensor[F32],
+    a_row_stride: Int,
+    a_k_stride: Int,
+    b: Tensor[F32],
+    ldb: Int,
+    N: Int,
+    K: Int,
+):
     """Computes C = A @ B, or C += A @ B, for STRIP rows of C.
 
     a (STRIP,K) with any strides, b (K,N) and c (STRIP,N) in rows; N a multiple of the vector width.
     """
+    check_that(N % W == 0, "strip_product: N")
+    check_that((STRIP - 1) * ldc + N <= c.size, "strip_product: c is too small")
+    check_that((STRIP - 1) * a_row_stride + (K - 1) * a_k_stride < a.size, "strip_product: a is too small")
+    check_that((K - 1) * ldb + N <= b.size, "strip_product: b is too small")
     var j = 0
     while j + 2 * W <= N:
-        _strip_columns[2, accumulate](c.unsafe_offset(j), ldc, a, a_row_stride, a_k_stride, b.unsafe_offset(j), ldb, K)
+        var c_j, b_j = c.ptr.unsafe_offset(j), b.ptr.unsafe_offset(j)
+        _strip_columns[2, accumulate](c_j, ldc, a.ptr, a_row_stride, a_k_stride, b_j, ldb, K)
         j += 2 * W
     if j < N:
-        _strip_columns[1, accumulate](c.unsafe_offset(j), ldc, a, a_row_stride, a_k_stride, b.unsafe_offset(j), ldb, K)
+        var c_j, b_j = c.ptr.unsafe_offset(j), b.ptr.unsafe_offset(j)
+        _strip_columns[1, accumulate](c_j, ldc, a.ptr, a_row_stride, a_k_stride, b_j, ldb, K)
 
 
 @always_inline
