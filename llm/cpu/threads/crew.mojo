@@ -1,8 +1,8 @@
 """Threads of a model. This file alone knows the threading primitives.
 
 A `Crew` owns threads that wait until there is something to run. Then all run the same code side by side, forward or
-backward through the whole model, each as a member of a `Team`: each kernel gives each member its share of the output and ends at a
-barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
+backward through the whole model, each as a member of a `Team`: each kernel gives each member its share of the output
+and ends at a barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
 
 A `Team` that is no member of a crew does the shares of all its members one after another: tests of single kernels do that.
 """
