@@ -8,8 +8,8 @@ A `Team` that is no member of a crew does the shares of all its members one afte
 """
 
 from std.atomic import Atomic, Ordering
-from std.ffi import external_call
 from std.builtin.rebind import downcast
+from std.ffi import external_call
 from std.memory.alloc import unsafe_alloc
 from std.sys import CompilationTarget, is_defined
 from std.sys.intrinsics import llvm_intrinsic
@@ -18,7 +18,9 @@ from std.utils.numerics import FlushDenormals
 
 from llm.cpu.threads.cores import threads_at_once
 
-comptime Job = def(Int, Team) thin -> None
+comptime _Call = def(Int, Team) thin -> None
+"""Calls the body at an address as a member of a team."""
+comptime Job = _Call
 """A function that every member runs: the address of what it works on, and the member's team."""
 
 comptime TRACING = is_defined["TRACE"]()
@@ -168,8 +170,9 @@ struct _State(Movable):
     """Barriers passed."""
     var jobs: _Milestones
     """Jobs given."""
-    var job: Job
-    var context: Int
+    var call: _Call
+    var body: Int
+    """Address of what runs."""
     var size: Int
     var patience: Int
     """For which members look before they sleep."""
@@ -185,15 +188,15 @@ struct _State(Movable):
         self._pad = Array[Int64, 7](fill=0)
         self.phases = _Milestones()
         self.jobs = _Milestones()
-        self.job = _no_job
-        self.context = 0
+        self.call = _call_nothing
+        self.body = 0
         self.size = size
         self.patience = _PATIENCE if size <= threads_at_once() else 0
         self.running = Atomic[Int64](0)
         self.stopping = False
 
 
-def _no_job(context: Int, team: Team):
+def _call_nothing(body: Int, team: Team):
     pass
 
 
@@ -271,13 +274,16 @@ struct Crew(Movable):
                 "threads: run expects one call at a time, but something runs already; give each thread that calls a"
                 " crew of its own, and call none from inside a body"
             )
-        self.run_job(_call[Body], Int(Pointer(to=body)))
+        self._start(_call[Body], Int(Pointer(to=body)))
         self._state[].running.store(0)
 
     def run_job(self, job: Job, context: Int):
-        """Runs job(context, team) as `run` does a closure."""
-        self._state[].job = job
-        self._state[].context = context
+        """Runs job(context, team) as `run` does a closure, unchecked."""
+        self._start(job, context)
+
+    def _start(self, call: _Call, body: Int):
+        self._state[].call = call
+        self._state[].body = body
         self._state[].jobs.advance()
         _join_in(self._state, 0)
 
@@ -299,7 +305,7 @@ def _join_in(state: Pointer[_State, MutUntrackedOrigin], member: Int):
     var team = Team(state[].size, member, Int(state))
     # Denormal numbers cost a hundred times as much as others, and have nothing to say here.
     with FlushDenormals():
-        state[].job(state[].context, team)
+        state[].call(state[].body, team)
     team._barrier()
 
 
