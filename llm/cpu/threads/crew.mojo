@@ -1,8 +1,8 @@
 """Threads of a model. This file alone knows the threading primitives.
 
 A `Crew` owns threads that wait until there is something to run. Then all run the same code side by side, forward or
-backward through the whole model, each as a member of a `Team`: each kernel gives each member its share of the output and
-ends at a barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
+backward through the whole model, each as a member of a `Team`: each kernel gives each member its share of the output
+and ends at a barrier. One wake-up a pass and about a tenth of a microsecond a kernel, where a fork and join cost twenty.
 
 A `Team` that is no member of a crew does the shares of all its members one after another: tests of single kernels do that.
 """
@@ -18,8 +18,8 @@ from std.utils.numerics import FlushDenormals
 
 from llm.cpu.threads.cores import threads_at_once
 
-comptime _Job = def(Int, Team) thin -> None
-"""What every member runs: it calls the closure at an address, with the member's team."""
+comptime _Call = def(Int, Team) thin -> None
+"""Calls the body at an address as a member of a team."""
 
 comptime TRACING = is_defined["TRACE"]()
 """With `mojo build -D TRACE` every member notes when it worked on what; otherwise nothing of that is compiled."""
@@ -168,9 +168,9 @@ struct _State(Movable):
     """Barriers passed."""
     var jobs: _Milestones
     """Jobs given."""
-    var job: _Job
+    var call: _Call
     var body: Int
-    """Address of the closure that the job calls."""
+    """Address of what runs."""
     var size: Int
     var patience: Int
     """For which members look before they sleep."""
@@ -186,7 +186,7 @@ struct _State(Movable):
         self._pad = Array[Int64, 7](fill=0)
         self.phases = _Milestones()
         self.jobs = _Milestones()
-        self.job = _no_job
+        self.call = _call_nothing
         self.body = 0
         self.size = size
         self.patience = _PATIENCE if size <= threads_at_once() else 0
@@ -194,7 +194,7 @@ struct _State(Movable):
         self.stopping = False
 
 
-def _no_job(body: Int, team: Team):
+def _call_nothing(body: Int, team: Team):
     pass
 
 
@@ -272,7 +272,7 @@ struct Crew(Movable):
                 "threads: run expects one call at a time, but something runs already; give each thread that calls a"
                 " crew of its own, and call none from inside a body"
             )
-        self._state[].job = _call[Body]
+        self._state[].call = _call[Body]
         self._state[].body = Int(Pointer(to=body))
         self._state[].jobs.advance()
         _join_in(self._state, 0)
@@ -296,7 +296,7 @@ def _join_in(state: Pointer[_State, MutUntrackedOrigin], member: Int):
     var team = Team(state[].size, member, Int(state))
     # Denormal numbers cost a hundred times as much as others, and have nothing to say here.
     with FlushDenormals():
-        state[].job(state[].body, team)
+        state[].call(state[].body, team)
     team._barrier()
 
 
