@@ -260,13 +260,17 @@ def test_what_is_there_is_kept(capsys, monkeypatch):
     run("export", "m.bin", "--to", "mine", "--force")
     assert set(files("mine")) == {"notes.txt", *export.FILES}
 
-    # An export is replaced by another, and nothing of it is left that does not belong to the new one.
+    # An export is replaced by a newer one of the same model, by that of another only with --force; and then nothing of
+    # it is left that does not belong to the new one.
     run("export", "m.bin", "--to", "folder")
     before = files("folder")
-    run("export", "char.bin", "--to", "folder")
+    run("export", "m.bin", "--to", "folder")
+    assert "folder holds an export of another run or checkpoint" in error_of(capsys, "char.bin", "--to", "folder")
+    assert files("folder") == before
+    run("export", "char.bin", "--to", "folder", "--force")
     assert set(files("folder")) == set(export.FILES) - {"vocab.json", "merges.txt"}
     assert AutoTokenizer.from_pretrained("folder").decode([0]) == CHARACTERS[0]
-    run("export", "m.bin", "--to", "folder")
+    run("export", "m.bin", "--to", "folder", "--force")
     assert files("folder") == before
 
     # But transformers' own folder is not.
@@ -279,9 +283,28 @@ def test_what_is_there_is_kept(capsys, monkeypatch):
 
     monkeypatch.setattr(export, "write_safetensors", full)
     for folder in ("folder", "new"):
-        run("export", "char.bin", "--to", folder, status=1)
-        assert "No space left on device" in capsys.readouterr().err
+        run("export", "char.bin", "--to", folder, "--force", status=1)
+        assert f"{folder}/model.safetensors: No space left on device" in capsys.readouterr().err
     assert files("folder") == before and not Path("new").exists() and not list(Path().glob("*.tmp"))
+
+
+def test_a_killed_export_is_tidied_up(capsys):
+    """What is provably ours and of no living process goes with the next export; what only looks so stays."""
+    make_model("m")
+    code = """
+import os, signal, sys
+from llm_mojo import __main__, export
+export.write_safetensors = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+__main__.main(["export", "m.bin", "--to", "folder"])
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    (left,) = Path().glob("folder.*.tmp")
+    Path("folder.0123abcd.llm-mojo.tmp").mkdir()
+    Path("folder.0123abcd.llm-mojo.tmp/mine").touch()
+    Path("folder.123.tmp").touch()
+    run("export", "m.bin", "--to", "folder")
+    assert not left.exists() and set(files("folder")) == set(export.FILES)
+    assert Path("folder.0123abcd.llm-mojo.tmp/mine").exists() and Path("folder.123.tmp").exists()
 
 
 def test_padding_that_is_not_zero_is_left_out(capsys):

@@ -210,7 +210,7 @@ def test_separators_and_fields():
     train, val = shards("data/t", "t")
     assert train + val == [EOT, *b"one", EOT, *b"two\n<|end|>"]
     Path("t.jsonl").write_text('{"body": "abc"}\n{"body": "de"}\n')
-    run("t.jsonl", "--field", "body", "--tokenizer", "char", "--val-fraction", "0.5")
+    run("t.jsonl", "--field", "body", "--tokenizer", "char", "--val-fraction", "0.5", "--force")
     assert sum(shards("data/t", "t"), []) == [0, 1, 2, 3, 4]
 
 
@@ -328,7 +328,6 @@ def test_a_journal_of_another_job_is_not_used(monkeypatch, capsys):
     for change in (
         lambda: ["--val-fraction", "0.3"],
         lambda: ["--tokenizer", "char"],
-        lambda: Path("data/t/journal.json").write_text("{"),
         lambda: write_json_lines("t.jsonl", texts(31)),
     ):
         interrupted()
@@ -344,7 +343,7 @@ def test_killed_while_renaming(monkeypatch, capsys):
     Path("t.txt").write_text("x" * 100)
     run("t.txt", "--out", "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "_finish_renaming", lambda out: None)
+        patched.setattr(prepare, "_finish_renaming", lambda *found: None)
         run("t.txt")
     os.replace("data/t/t_val.bin.part", "data/t/t_val.bin")
     run("t.txt")

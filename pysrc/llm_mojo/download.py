@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm_mojo import Error
-from llm_mojo.formats import atomic_file
+from llm_mojo.files import LOCK, atomic_file, open_own
 from llm_mojo.progress import Progress
 
 CACHE = Path("data/.cache")
@@ -52,7 +52,7 @@ def locked(folder):
     """Creates `folder` and lets one process at a time work in it; the others wait."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open_own(folder / LOCK, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

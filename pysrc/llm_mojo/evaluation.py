@@ -4,9 +4,10 @@ from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.datasets import MANIFEST
-from llm_mojo.download import locked, read_json, sha256_of, write_json
+from llm_mojo.download import locked, sha256_of, write_json
 from llm_mojo.formats import Choice, write_hellaswag, write_tokenizer
 from llm_mojo.manifest import Inputs, describe, inputs_are
+from llm_mojo.prepared import check_job, check_names, check_tokenizer, read_journal, read_manifest
 from llm_mojo.tokenize import open_tokenizer, tokenizer_identity
 
 
@@ -16,8 +17,10 @@ def prepare(dataset, tokenizer_name, out, force=False, argv=()):
     with locked(out):
         files = dataset.files()
         recipe = {"dataset": dataset.name, "tokenizer": tokenizer_identity(tokenizer_name)}
-        manifest = read_json(out / MANIFEST)
-        if not force and manifest and manifest["recipe"] == recipe and inputs_are(files, manifest["inputs"]):
+        manifest = read_manifest(out / MANIFEST)
+        check_job(out, dataset.name, [file.name for file in files], manifest, read_journal(out), force)
+        check_names(out, dataset.stem, manifest, force)
+        if not force and manifest and manifest.get("recipe") == recipe and inputs_are(files, manifest["inputs"]):
             if all((out / each).is_file() for each in manifest["outputs"]):
                 print(f"{out} is up to date: {name} {manifest['questions']:,} questions; --force makes it again")
                 return
@@ -27,6 +30,7 @@ def prepare(dataset, tokenizer_name, out, force=False, argv=()):
             )
         print(f"preparing {dataset.name} ({dataset.title}) with the tokenizer {tokenizer_name}", flush=True)
         tokenizer, inputs = open_tokenizer(tokenizer_name), Inputs(files)
+        check_tokenizer(out, tokenizer, manifest, force)
         questions = [
             question
             for number, file in enumerate(files)

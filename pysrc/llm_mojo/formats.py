@@ -6,14 +6,13 @@ write beside the file under a temporary name, flush it to the disk and rename, s
 """
 
 import os
-import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from llm_mojo import Error
+from llm_mojo.files import atomic_file
 
 HEADER_INTS = 256
 HEADER_BYTES = HEADER_INTS * 4
@@ -135,59 +134,6 @@ def bfloat16_to_float32(bits):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# whole or not there
-
-
-@contextmanager
-def atomic_file(path):
-    """Opens a binary file for writing that appears under `path` only when the block ends without an exception.
-
-    What an earlier process that was killed left behind under its temporary name is removed first.
-    """
-    path = os.path.abspath(path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    _remove_leftovers(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    _sync_folder(os.path.dirname(path))
-
-
-def _remove_leftovers(path):
-    folder, name = os.path.split(path)
-    for other in os.listdir(folder):
-        match = re.fullmatch(re.escape(name) + r"\.(\d+)\.tmp", other)
-        if match and not _is_running(int(match[1])):
-            os.unlink(os.path.join(folder, other))
-
-
-def _is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sync_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # headers
 
 
@@ -268,8 +214,11 @@ def write_checkpoint(path, config, tensors, dtype="float32"):
     write_checkpoint_blocks(path, config, lambda name: [tensors[name]], dtype)
 
 
-def write_checkpoint_blocks(path, config, blocks, dtype="float32"):
-    """Writes a model without holding it. `blocks(name)`: arrays which, one after the other, make up that tensor."""
+def write_checkpoint_blocks(path, config, blocks, dtype="float32", replace=True):
+    """Writes a model without holding it. `blocks(name)`: arrays which, one after the other, make up that tensor.
+
+    Without `replace` a file that is there stays; it is an error if it is not the same.
+    """
     _check_config("write_checkpoint", path, config)
     versions = {name: version for version, name in CHECKPOINT_VERSIONS.items()}
     if dtype not in versions:
@@ -283,7 +232,7 @@ def write_checkpoint_blocks(path, config, blocks, dtype="float32"):
         config.padded_vocab_size,
     )
     fields = dict(enumerate((CHECKPOINT_MAGIC, versions[dtype], *sizes)))
-    with atomic_file(path) as file:
+    with atomic_file(path, replace) as file:
         file.write(_pack_header(fields))
         for name, shape in parameter_shapes(config).items():
             written = 0

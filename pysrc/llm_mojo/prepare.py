@@ -6,6 +6,7 @@ journal.json; the same command goes on from there and makes the same bytes.
 """
 
 import argparse
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,24 @@ from llm_mojo import Error, evaluation
 from llm_mojo.cleaning import NAMES as CLEANING_NAMES
 from llm_mojo.cleaning import Cleaning
 from llm_mojo.datasets import DATA, DATASETS, MANIFEST, First, Last, Named
-from llm_mojo.download import locked, read_json, sha256_of, write_json
+from llm_mojo.download import locked, sha256_of, write_json
 from llm_mojo.formats import write_tokenizer
-from llm_mojo.job import Job, start_over
+from llm_mojo.job import Job
 from llm_mojo.manifest import Inputs, describe, inputs_are
 from llm_mojo.own_text import own_text
+from llm_mojo.prepared import (
+    check_job,
+    check_names,
+    check_parts,
+    check_tokenizer,
+    read_journal,
+    read_manifest,
+    start_over,
+)
 from llm_mojo.shards import put_in_place
 from llm_mojo.tokenize import NAMES, CharTokenizer, open_tokenizer, tokenizer_identity, write_meta
+
+LONGEST_NAME = 200  # bytes: file systems have 255, and names get _train_000001.bin.part and more
 
 
 def add_arguments(parser):
@@ -51,7 +63,11 @@ def add_arguments(parser):
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the result (default data/NAME)")
     parser.add_argument("--name", help="name of your own text (default: that of the file or folder)")
     parser.add_argument("--workers", type=_positive, metavar="N", help="processes that tokenize (default: all cores)")
-    parser.add_argument("--force", action="store_true", help="prepare again even if nothing has changed")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="prepare again even if nothing has changed; replaces data of other text in the folder",
+    )
 
 
 def _fraction(text):
@@ -110,11 +126,11 @@ def _find_dataset(args):
             f"prepare: {mixed[0]} is a data set and is prepared by itself; for a file or folder of that name, ./{mixed[0]}"
         )
     path = Path(sources[0]).resolve()
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "_", path.name if path.is_dir() else path.name.split(".")[0])
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or name in DATASETS:
+    name = name or re.sub(r"[^\w.-]+", "_", path.name if path.is_dir() else path.name.split(".")[0])
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(os.fsencode(name)) > LONGEST_NAME or name in DATASETS:
         raise Error(
-            f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; no data set's name);"
-            " use --name NAME"
+            f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; up to {LONGEST_NAME} bytes; no"
+            " data set's name); use --name NAME"
         )
     return own_text(name, sources, args.separator.replace("\\n", "\n"), args.field)
 
@@ -127,6 +143,8 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
     """Writes shards, tokenizer and manifest of a data set to the folder `out`, unless they are there."""
     out = Path(out)
     with locked(out):
+        journal, finished = read_journal(out), read_manifest(out / f"{MANIFEST}.part")
+        manifest = read_manifest(out / MANIFEST)
         cleaning, files = Cleaning(dataset.clean), dataset.files()
         recipe = {
             "dataset": dataset.name,
@@ -137,12 +155,19 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
             "validation": str(dataset.split),
             "shard_tokens": dataset.shard_tokens,
         }
+        sources = [file.name for file in files]
+        check_job(out, dataset.name, sources, finished or manifest, journal, force)
         if force:
-            start_over(out)
-        else:
-            _finish_renaming(out)
-        manifest = read_json(out / MANIFEST)
+            (out / f"{MANIFEST}.part").unlink(missing_ok=True)
+            start_over(out, journal)
+            journal = None
+        elif finished:
+            _finish_renaming(out, finished, manifest, journal)
+            manifest, journal = finished, None
+        check_names(out, dataset.stem, manifest, force)
         if not force and _fits(manifest, recipe, out, files):
+            if journal and journal["recipe"] == recipe:
+                start_over(out, journal)
             counts = ", ".join(f"{name} {each['tokens']:,} tokens" for name, each in _shards_in(manifest))
             print(f"{out} is up to date: {counts} ({tokenizer_name} tokenizer); --force makes it again")
             return
@@ -150,7 +175,10 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
         inputs = Inputs(files)
         try:
             tokenizer = _make_tokenizer(tokenizer_name, dataset, inputs, cleaning)
-            job = Job(out, recipe, dataset, tokenizer, cleaning, inputs)
+            check_tokenizer(out, tokenizer, manifest, force)
+            if not journal:
+                check_parts(out, dataset.stem, force)
+            job = Job(out, recipe, dataset, tokenizer, cleaning, inputs, journal)
             job.run(workers)
             outputs = job.finish() | _write_tokenizer(out, tokenizer)
             about = {
@@ -161,11 +189,11 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
                 "sha256": outputs["tokenizer.bin"]["sha256"],
             }
             counts = {"documents": job.state["documents"], "dropped": job.state["dropped"]}
-            manifest = describe(recipe, argv, about, inputs.entries(), outputs, **counts)
+            made = describe(recipe, argv, about, inputs.entries(), outputs, **counts)
         finally:
             inputs.close()
-        write_json(out / f"{MANIFEST}.part", manifest)
-        _finish_renaming(out)
+        write_json(out / f"{MANIFEST}.part", made)
+        _finish_renaming(out, made, manifest, read_journal(out))
         for name, each in outputs.items():
             what = f"{each['tokens']:,} tokens" if "tokens" in each else f"vocabulary of {len(tokenizer.tokens):,}"
             print(f"wrote {out / name}: {what} ({each['bytes']:,} bytes)")
@@ -186,18 +214,17 @@ def _fits(manifest, recipe, out, files):
     return whole and inputs_are(files, manifest["inputs"])
 
 
-def _finish_renaming(out):
-    """Puts finished parts in place, also for a run that was killed while it did so."""
-    manifest = read_json(out / f"{MANIFEST}.part")
-    if not manifest:
-        return
-    old = read_json(out / MANIFEST) or {"outputs": {}}
+def _finish_renaming(out, manifest, old, journal):
+    """Puts finished parts in place, also for a run that was killed while it did so. `old`: the manifest to be replaced."""
+    for name, each in (old["outputs"] if old else {}).items():
+        if name not in manifest["outputs"] and (out / name).is_file():
+            if (out / name).is_symlink() or sha256_of(out / name) != each["sha256"]:
+                print(f"note: {out / name} has been changed since it was made and stays; it is not of this data")
+            else:
+                (out / name).unlink()
     (out / MANIFEST).unlink(missing_ok=True)
-    for name in old["outputs"]:
-        if name not in manifest["outputs"]:
-            (out / name).unlink(missing_ok=True)
     put_in_place(out, [*manifest["outputs"], MANIFEST])
-    start_over(out)
+    start_over(out, journal)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
