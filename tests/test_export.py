@@ -241,7 +241,7 @@ def test_mistakes(capsys):
     assert "expected the name of a folder, found a file" in error_of(capsys, "m.bin", "--to", "char.bin")
     tokens = list(VOCABULARIES["bpe"][0])
     for change, message in [
-        ({300: b"zzz"}, "found token 300, b'zzz', which the tokens before it leave in 3 pieces"),
+        ({300: b"zzz"}, "found b'zzz', which the tokens before it leave in 3 pieces"),
         ({5: b"no byte", 300: b"\xff\xfe"}, "expected a vocabulary with a token for each of the 256 bytes"),
     ]:
         changed = [change.get(id, token) for id, token in enumerate(tokens)]

@@ -38,7 +38,7 @@ def prepare(dataset, tokenizer_name, out, force=False, argv=()):
             for question in read_questions(file.reader, block, tokenizer)
         ]
         write_hellaswag(out / name, questions)
-        write_tokenizer(out / "tokenizer.bin", tokenizer.tokens, tokenizer.eot)
+        write_tokenizer(out / "tokenizer.bin", tokenizer.tokens, tokenizer.eot, tokenizer.added)
         outputs = {
             each: {"bytes": (out / each).stat().st_size, "sha256": sha256_of(out / each)}
             for each in (name, "tokenizer.bin")

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.files import atomic_folder, naming
-from llm_mojo.formats import map_checkpoint, parameter_shapes, read_tokenizer
+from llm_mojo.formats import map_checkpoint, parameter_shapes, read_added_tokens, read_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, tokenizer_files
 from llm_mojo.safetensors import Safetensors, write_safetensors
-from llm_mojo.weights import CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
+from llm_mojo.weights import CONFIG_FILE, CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
 
-CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 FILES = (MODEL_FILE, CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
@@ -53,7 +52,7 @@ def run(args):
             " that the model was trained with (--tokenizer)"
         )
     try:
-        texts = tokenizer_files(tokens, eot, config.max_seq_len)
+        texts = tokenizer_files(tokens, eot, config.max_seq_len, read_added_tokens(tokenizer))
     except Error as error:
         raise Error(f"export: {tokenizer}: {error}") from None
     texts[CONFIG_FILE] = _json(_model_config(config, dtype, eot))

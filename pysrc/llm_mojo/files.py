@@ -29,6 +29,12 @@ def is_plain_name(name):
     return isinstance(name, str) and bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
 
 
+def fingerprint(path):
+    """What changes when a file is written to or replaced."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 def open_own(path, mode):
     """Opens a file that is ours to write; raises Error if a symbolic link or no ordinary file has its name."""
 
@@ -75,7 +81,7 @@ def atomic_file(path, replace=True):
 
     Without `replace` a file that is there already stays, and unless it has the same bytes that is an Error.
     """
-    path = os.path.abspath(path)
+    given, path = path, os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     _remove_leftovers(path)
     temporary, file = _new_temporary(path)
@@ -89,7 +95,7 @@ def atomic_file(path, replace=True):
                 os.replace(temporary, path)
             elif not (os.path.isfile(path) and filecmp.cmp(temporary, path, shallow=False)):
                 raise Error(
-                    f"{path} is there already, with other content; --force replaces it, --out names another place"
+                    f"{given} is there already, with other content; --force replaces it, --out names another place"
                 )
     finally:
         if os.path.exists(temporary):

@@ -244,7 +244,7 @@ def _make_tokenizer(name, dataset, inputs, cleaning):
 
 def _write_tokenizer(out, tokenizer):
     """Writes tokenizer.bin, and meta.pkl for characters, as parts; returns what the manifest says of them."""
-    write_tokenizer(out / "tokenizer.bin.part", tokenizer.tokens, tokenizer.eot)
+    write_tokenizer(out / "tokenizer.bin.part", tokenizer.tokens, tokenizer.eot, tokenizer.added)
     names = ["tokenizer.bin"]
     if isinstance(tokenizer, CharTokenizer):
         write_meta(out / "meta.pkl.part", tokenizer.characters)

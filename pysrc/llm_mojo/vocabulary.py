@@ -6,13 +6,15 @@ others); all give the same ids.
 """
 
 import json
+import os
 from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.datasets import DATASETS
 from llm_mojo.download import locked
-from llm_mojo.formats import atomic_file, write_tokenizer
-from llm_mojo.hf_tokenizer import find_merges, tokenizer_files
+from llm_mojo.files import atomic_file
+from llm_mojo.formats import write_tokenizer
+from llm_mojo.hf_tokenizer import TOKENIZER_FILES, find_merges, tokenizer_files
 from llm_mojo.own_text import own_text
 from llm_mojo.progress import Progress
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, token_bytes
@@ -36,6 +38,7 @@ def add_arguments(parser):
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the result")
     parser.add_argument("--separator", default="", help=r"what stands between documents in plain text (\n: a new line)")
     parser.add_argument("--field", default="text", help="field or column with the text (default text)")
+    parser.add_argument("--force", action="store_true", help="replace a vocabulary that is in the folder")
 
 
 def run(args):
@@ -46,6 +49,9 @@ def run(args):
         dataset = DATASETS[args.source[0]]
     else:
         dataset = own_text("text", args.source, args.separator.replace("\\n", "\n"), args.field)
+    taken = [args.out / name for name in ("tokenizer.bin", *TOKENIZER_FILES) if os.path.lexists(args.out / name)]
+    if taken and not args.force:
+        raise Error(f"tokenizer: {taken[0]} is there already; --force replaces it, --out names another folder")
     make(dataset.files(), args.vocab_size, args.out)
 
 
@@ -84,7 +90,7 @@ def learn(texts, vocab_size):
     rules = json.loads(tokenizer.to_str())["model"]["merges"]
     tokens = [bytes([value]) for value in byte_alphabet().values()]
     tokens += [token_bytes(left + right) for left, right in rules]
-    if find_merges(tokens, None) != [[token_bytes(left), token_bytes(right)] for left, right in rules]:
+    if find_merges(tokens) != [[token_bytes(left), token_bytes(right)] for left, right in rules]:
         raise Error("tokenizer: the merges that were found depend on more than their order; please report this text")
     return tokens
 
