@@ -8,6 +8,7 @@ from llm_mojo.download import locked, sha256_of, write_json
 from llm_mojo.formats import Choice, write_hellaswag, write_tokenizer
 from llm_mojo.manifest import Inputs, describe, inputs_are
 from llm_mojo.prepared import check_job, check_names, check_tokenizer, read_journal, read_manifest
+from llm_mojo.readers import well_formed
 from llm_mojo.tokenize import open_tokenizer, tokenizer_identity
 
 
@@ -58,8 +59,9 @@ def read_questions(reader, block, tokenizer):
     for number, item in reader.objects(block):
         try:
             context, endings, label = item["ctx"], item["endings"], int(item["label"])
-            ids = [tokenizer.encode([(text, False)]).tolist() for text in (context, *(f" {each}" for each in endings))]
-        except (TypeError, LookupError, ValueError):
+            texts = (context, *(f" {each}" for each in endings))
+            ids = [tokenizer.encode([(well_formed(text), False)]).tolist() for text in texts]
+        except (TypeError, LookupError, ValueError, AttributeError):
             raise Error(
                 f'{block.name}: line {number} after byte {block.offset}: expected a question with "ctx", "endings" and'
                 f' "label", found {str(item)[:60]!r}; get the right file'

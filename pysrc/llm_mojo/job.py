@@ -38,7 +38,7 @@ class Job:
             print(f"going on after {sum(self.state['tokens'].values()):,} tokens", flush=True)
         except (KeyError, TypeError, ValueError):
             start_over(out, journal)
-            self.state = {"file": 0, "place": None, "tokens": {}, "documents": 0, "dropped": 0}
+            self.state = {"file": 0, "place": None, "tokens": {}, "documents": 0, "dropped": 0, "replaced": 0}
             # By the journal the next run knows the other files for ours: it comes first.
             self._write_journal()
             self._open(self.state)
@@ -106,6 +106,7 @@ class Job:
             "tokens": {name: sink.count for name, sink in self.sinks.items()},
             "documents": state["documents"] + encoded.documents,
             "dropped": state["dropped"] + encoded.dropped + dropped,
+            "replaced": state["replaced"] + encoded.replaced,
         }
 
     def _without_duplicates(self, encoded):
@@ -133,6 +134,11 @@ class Job:
 
     def finish(self):
         """Completes the shards under their temporary names; returns what the manifest says of them."""
+        if not any(sink.count for sink in self.sinks.values()):
+            raise Error(
+                f"prepare: {self.dataset.name}: nothing is left: of {self.state['documents']:,} documents"
+                f" {self.state['dropped']:,} were dropped; give text, or change --clean"
+            )
         if isinstance(self.dataset.split, Last):
             self._cut()
         for split in ("train", "val"):

@@ -14,7 +14,7 @@ import numpy as np
 from llm_mojo import Error
 from llm_mojo.cleaning import Cleaning
 from llm_mojo.formats import token_dtype
-from llm_mojo.readers import TextReader
+from llm_mojo.readers import TextReader, well_formed
 
 BYTES_PER_WORKER = 1 << 23  # another process is started for so much more text
 
@@ -35,6 +35,7 @@ class Encoded(NamedTuple):
     keys: list  # of these, for duplicates; empty where those are not looked for
     documents: int  # that begin here, with those that were dropped
     dropped: int
+    replaced: int  # texts in which U+FFFD stands for halves of characters
 
 
 class Result(NamedTuple):
@@ -50,7 +51,7 @@ def encode(work, reader, block, is_first):
     tokenizer, cleaning, separator = work
     as_bytes = tokenizer.takes_bytes and not cleaning
     separator = separator if tokenizer.eot is None else ""
-    pieces, keys, documents, dropped = [], [], 0, 0
+    pieces, keys, documents, dropped, replaced = [], [], 0, 0, 0
     for text, starts in reader.documents(block, as_bytes):
         documents += starts
         if cleaning:
@@ -59,6 +60,10 @@ def encode(work, reader, block, is_first):
                 dropped += 1
                 continue
             keys.append(key)
+        if isinstance(text, str):
+            whole = well_formed(text)
+            replaced += whole is not text
+            text = whole
         if separator and starts and not (is_first and not pieces):
             text = separator + text
         pieces.append((text, starts))
@@ -70,7 +75,7 @@ def encode(work, reader, block, is_first):
         ids = np.concatenate(parts) if parts else []
     else:
         ids, lengths, keys = tokenizer.encode(pieces) if pieces else [], [], []
-    return Encoded(np.asarray(ids).astype(dtype, copy=False), lengths, keys, documents, dropped)
+    return Encoded(np.asarray(ids).astype(dtype, copy=False), lengths, keys, documents, dropped, replaced)
 
 
 def results(files, readers, work, workers, start=(0, None)):

@@ -19,7 +19,7 @@ from llm_mojo.download import locked, sha256_of, write_json
 from llm_mojo.formats import write_tokenizer
 from llm_mojo.job import Job
 from llm_mojo.manifest import Inputs, describe, inputs_are
-from llm_mojo.own_text import own_text
+from llm_mojo.own_text import KINDS_OF_FILES, add_text_arguments, own_text
 from llm_mojo.prepared import (
     check_job,
     check_names,
@@ -29,6 +29,7 @@ from llm_mojo.prepared import (
     read_manifest,
     start_over,
 )
+from llm_mojo.readers import well_formed
 from llm_mojo.shards import put_in_place
 from llm_mojo.tokenize import NAMES, CharTokenizer, open_tokenizer, tokenizer_identity, write_meta
 
@@ -42,7 +43,7 @@ def add_arguments(parser):
         nargs="+",
         metavar="NAME|FILE|FOLDER",
         help=f"a data set ({', '.join(DATASETS)}; `python -m llm_mojo datasets` tells more), or text of your own: files"
-        " (plain text, .jsonl, .parquet, .gz, .zst), or folders of them",
+        f" ({KINDS_OF_FILES}), or folders of them; a document without text, empty or null, is none",
     )
     parser.add_argument(
         "--tokenizer",
@@ -57,8 +58,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--shard-tokens", type=_positive, metavar="N", help="tokens in a shard (default 100,000,000 for large texts)"
     )
-    parser.add_argument("--separator", default="", help=r"what stands between documents in plain text (\n: a new line)")
-    parser.add_argument("--field", default="text", help="field or column with the text (default text)")
+    add_text_arguments(parser)
     parser.add_argument("--clean", metavar="F,F..", help=f"what is done to documents, in this order: {CLEANING_NAMES}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the result (default data/NAME)")
     parser.add_argument("--name", help="name of your own text (default: that of the file or folder)")
@@ -118,6 +118,8 @@ def run(args):
 def _find_dataset(args):
     sources, name = args.source, args.name
     if len(sources) == 1 and sources[0] in DATASETS:
+        if args.separator or args.field:
+            raise Error(f"prepare: --separator and --field are for text of your own; {sources[0]} has its own layout")
         if name:
             raise Error(f"prepare: --name is for text of your own; {sources[0]} has its name (--out sets the folder)")
         return DATASETS[sources[0]]
@@ -125,14 +127,14 @@ def _find_dataset(args):
         raise Error(
             f"prepare: {mixed[0]} is a data set and is prepared by itself; for a file or folder of that name, ./{mixed[0]}"
         )
-    path = Path(sources[0]).resolve()
+    path = Path(os.path.realpath(sources[0]))
     name = name or re.sub(r"[^\w.-]+", "_", path.name if path.is_dir() else path.name.split(".")[0])
     if not re.fullmatch(r"\w[\w.-]*", name) or len(os.fsencode(name)) > LONGEST_NAME or name in DATASETS:
         raise Error(
             f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; up to {LONGEST_NAME} bytes; no"
             " data set's name); use --name NAME"
         )
-    return own_text(name, sources, args.separator.replace("\\n", "\n"), args.field)
+    return own_text(name, sources, args.separator, args.field)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,7 +190,7 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
                 "end_of_text": tokenizer.eot,
                 "sha256": outputs["tokenizer.bin"]["sha256"],
             }
-            counts = {"documents": job.state["documents"], "dropped": job.state["dropped"]}
+            counts = {name: job.state[name] for name in ("documents", "dropped", "replaced")}
             made = describe(recipe, argv, about, inputs.entries(), outputs, **counts)
         finally:
             inputs.close()
@@ -197,6 +199,10 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
         for name, each in outputs.items():
             what = f"{each['tokens']:,} tokens" if "tokens" in each else f"vocabulary of {len(tokenizer.tokens):,}"
             print(f"wrote {out / name}: {what} ({each['bytes']:,} bytes)")
+        if counts["replaced"]:
+            print(
+                f"note: {counts['replaced']:,} documents had halves of characters (lone surrogates); U+FFFD stands there"
+            )
 
 
 def _shards_in(manifest):
@@ -238,7 +244,7 @@ def _make_tokenizer(name, dataset, inputs, cleaning):
     for number, file in enumerate(inputs.files):
         for block in file.reader.blocks(inputs.opener(number)(), whole=bool(cleaning)):
             for text, _ in file.reader.documents(block):
-                characters.update(cleaning(text)[0] or "" if cleaning else text)
+                characters.update(well_formed(cleaning(text)[0] or "" if cleaning else text))
     return CharTokenizer(sorted(characters))
 
 

@@ -15,8 +15,9 @@ from llm_mojo.download import locked
 from llm_mojo.files import atomic_file
 from llm_mojo.formats import write_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, find_merges, tokenizer_files
-from llm_mojo.own_text import own_text
+from llm_mojo.own_text import KINDS_OF_FILES, add_text_arguments, own_text
 from llm_mojo.progress import Progress
+from llm_mojo.readers import well_formed
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, token_bytes
 
 LONGEST_TOKEN = 255  # bytes, in llm.c's tokenizer file
@@ -30,14 +31,13 @@ def add_arguments(parser):
         "source",
         nargs="+",
         metavar="NAME|FILE|FOLDER",
-        help="text to learn from: files (plain text, .jsonl, .parquet, .gz, .zst), folders, or a data set's name",
+        help=f"text to learn from: files ({KINDS_OF_FILES}), folders, or a data set's name",
     )
     parser.add_argument(
         "--vocab-size", type=int, required=True, metavar="V", help="number of tokens, end of text included"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the result")
-    parser.add_argument("--separator", default="", help=r"what stands between documents in plain text (\n: a new line)")
-    parser.add_argument("--field", default="text", help="field or column with the text (default text)")
+    add_text_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace a vocabulary that is in the folder")
 
 
@@ -48,7 +48,7 @@ def run(args):
     if len(args.source) == 1 and args.source[0] in DATASETS:
         dataset = DATASETS[args.source[0]]
     else:
-        dataset = own_text("text", args.source, args.separator.replace("\\n", "\n"), args.field)
+        dataset = own_text("text", args.source, args.separator, args.field)
     taken = [args.out / name for name in ("tokenizer.bin", *TOKENIZER_FILES) if os.path.lexists(args.out / name)]
     if taken and not args.force:
         raise Error(f"tokenizer: {taken[0]} is there already; --force replaces it, --out names another folder")
@@ -107,4 +107,4 @@ def _texts(files):
                 fraction = None if None in sizes else (sum(sizes[:number]) + block.read) / sum(sizes)
                 progress.show(fraction, done)
                 for text, _ in file.reader.documents(block):
-                    yield text
+                    yield well_formed(text)
