@@ -190,7 +190,10 @@ def test_another_text_of_the_same_name_is_refused(capsys):
 def test_an_unfinished_job_of_another_text_is_kept(monkeypatch, capsys):
     Path("other.txt").write_text("other " * 50)
 
+    take = job.Job._take
+
     def interrupt(self, result):
+        take(self, result)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -200,6 +203,15 @@ def test_an_unfinished_job_of_another_text_is_kept(monkeypatch, capsys):
     assert "d holds data made from small.txt" in error_of(capsys, "pydocs", "--out", "d")
     run("small.txt", "--out", "d")
     assert "going on" in capsys.readouterr().out
+
+
+def test_a_job_that_came_to_nothing_is_in_nobodys_way(capsys):
+    Path("none.jsonl").write_text('{"text": 3}\n')
+    Path("short.txt").write_text("x")
+    for name in ("none.jsonl", "short.txt"):
+        error_of(capsys, name, "--out", "d", "--name", "n")
+    run("small.txt", "--out", "d")
+    outputs("d")
 
 
 def test_names_not_in_utf8_and_too_long(capsys):

@@ -182,7 +182,13 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
                 check_parts(out, dataset.stem, force)
             job = Job(out, recipe, dataset, tokenizer, cleaning, inputs, journal)
             job.run(workers)
-            outputs = job.finish() | _write_tokenizer(out, tokenizer)
+            try:
+                outputs = job.finish()
+            except Error:
+                # Too little text: there is nothing to go on with.
+                start_over(out, read_journal(out))
+                raise
+            outputs |= _write_tokenizer(out, tokenizer)
             about = {
                 "name": tokenizer.name,
                 "file": "tokenizer.bin",

@@ -86,7 +86,7 @@ def check_job(out, dataset, sources, manifest, journal, force):
         return
     for found, names in (
         (manifest, [entry["name"] for entry in manifest["inputs"]] if manifest else []),
-        (journal, journal["sources"] if journal else []),
+        (journal, journal["sources"]) if journal and _has_progress(journal) else (None, []),
     ):
         same_set = found and dataset in DATASETS and found.get("recipe", {}).get("dataset") == dataset
         if found and not same_set and not {*map(os.path.abspath, names)} & {*map(os.path.abspath, sources)}:
@@ -94,6 +94,11 @@ def check_job(out, dataset, sources, manifest, journal, force):
                 f"prepare: {out} holds data made from {names[0] if names else 'something else'};"
                 " choose another folder (--out, or --name), or replace them with --force"
             )
+
+
+def _has_progress(journal):
+    counts = journal["state"].get("tokens")
+    return isinstance(counts, dict) and any(counts.values())
 
 
 def check_names(out, stem, manifest, force):

@@ -29,7 +29,8 @@ BLOCK_BYTES = 1 << 20
 LONGEST_WORD = 1 << 22  # text without white space for so many bytes is cut anywhere
 LONGEST_DOCUMENT = 1 << 26  # bytes, of those that must be whole in memory
 ROWS = 128  # of a table, read at a time
-UNPACKED_BYTES = 1 << 30  # a file that unfolds to more than this,
+LARGE_DICTIONARY = 1 << 22  # bytes of values that a column of a table stores once; its writers stop at a quarter of it
+UNPACKED_BYTES = 1 << 28  # a file that unfolds to more than this,
 UNPACKED_RATIO = 1000  # and to so many times its size, is refused: no text does
 
 
@@ -378,9 +379,12 @@ class ParquetReader:
             options = {"pre_buffer": False, "buffer_size": BLOCK_BYTES}
             with parquet.ParquetFile(path, **options) as table:
                 self._check(path, table)
-            # A value that comes often is kept once: a small file may unfold to very much.
-            with parquet.ParquetFile(path, read_dictionary=[self.field], **options) as table:
-                yield from self._blocks(path, table, start or 0)
+                repeats = self._repeats_much(path, table.metadata)
+                if not repeats:
+                    yield from self._blocks(path, table, start or 0)
+            if repeats:
+                with parquet.ParquetFile(path, read_dictionary=[self.field], **options) as table:
+                    yield from self._blocks(path, table, start or 0)
         except (arrow.ArrowException, ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -402,17 +406,17 @@ class ParquetReader:
 
     def _blocks(self, path, table, row):
         rows, size = table.metadata.num_rows, Path(path).stat().st_size
-        groups, before = self._groups_from(path, table.metadata, row)
+        groups, before = self._groups_from(table.metadata, row)
         texts, total, unfolded, first = [], 0, 0, row
         for batch in table.iter_batches(ROWS, row_groups=groups, columns=[self.field]):
+            unfolded += _bytes_in(batch.column(0))
+            check_unfolding(path, unfolded, size)
             for text in _values(batch.column(0)):
                 before += 1
                 if before > row and text:
                     texts.append(text)
                     total += len(text)
                 if texts and (total >= BLOCK_BYTES or before == rows):
-                    unfolded += total
-                    check_unfolding(path, unfolded, size)
                     yield Block(
                         texts, total, True, before == rows, before, size * before // rows, f"{path}", offset=first
                     )
@@ -420,13 +424,26 @@ class ParquetReader:
         if texts:
             yield Block(texts, total, True, True, before, size, f"{path}", offset=first)
 
-    def _groups_from(self, path, metadata, row):
+    def _repeats_much(self, path, metadata):
+        """Whether large values are stored once for many rows, which then must not be made one by one: 2 KB can be 7 GB.
+
+        Checks the sizes on the way.
+        """
+        (place,) = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == self.field]
+        with open(path, "rb") as file:
+            for group in range(metadata.num_row_groups):
+                column = metadata.row_group(group).column(place)
+                check_unfolding(path, column.total_uncompressed_size, column.total_compressed_size)
+                if column.has_dictionary_page:
+                    file.seek(column.dictionary_page_offset)
+                    if _page_size(file.read(16)) > LARGE_DICTIONARY:
+                        return True
+        return False
+
+    def _groups_from(self, metadata, row):
         """The row groups that have this row and those after it, and the rows before them."""
         before = 0
-        (place,) = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == self.field]
         for group in range(metadata.num_row_groups):
-            column = metadata.row_group(group).column(place)
-            check_unfolding(path, column.total_uncompressed_size, column.total_compressed_size)
             rows = metadata.row_group(group).num_rows
             if before + rows > row:
                 return list(range(group, metadata.num_row_groups)), before
@@ -447,15 +464,49 @@ class ParquetReader:
             yield text, True
 
 
+def _bytes_in(column):
+    """How many bytes the values of a column have."""
+    import pyarrow as arrow
+    from pyarrow import compute
+
+    if isinstance(column, arrow.DictionaryArray):
+        lengths = compute.binary_length(column.dictionary).take(column.indices)
+    else:
+        lengths = compute.binary_length(column)
+    return compute.sum(lengths).as_py() or 0
+
+
 def _values(column):
     """The values of a column of text, as bytes or None, one after another."""
     import pyarrow as arrow
 
-    column = column if isinstance(column, arrow.DictionaryArray) else column.dictionary_encode()
-    kind = arrow.large_binary() if arrow.types.is_large_string(column.dictionary.type) else arrow.binary()
-    values = column.dictionary.cast(kind)
+    def as_bytes(values):
+        is_large = arrow.types.is_large_string(values.type) or arrow.types.is_large_binary(values.type)
+        return values.cast(arrow.large_binary() if is_large else arrow.binary())
+
+    if not isinstance(column, arrow.DictionaryArray):
+        yield from as_bytes(column).to_pylist()
+        return
+    values = as_bytes(column.dictionary)
     for index in column.indices.to_pylist():
         yield None if index is None else values[index].as_py()
+
+
+def _page_size(header):
+    """The unpacked size of a page of parquet: the second field of its header, in Thrift's compact protocol."""
+    fields, at = [], 0
+    while len(fields) < 2:
+        # Field after field, each an i32: a zigzag number in groups of seven bits.
+        if header[at : at + 1] != b"\x15":
+            raise ValueError("a page without its sizes")
+        number, shift, more = 0, 0, True
+        while more:
+            at += 1
+            byte = int.from_bytes(header[at : at + 1], "little")
+            number, shift, more = number | (byte & 0x7F) << shift, shift + 7, byte & 0x80
+        fields.append(number >> 1)
+        at += 1
+    return fields[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
