@@ -333,14 +333,11 @@ PREPARE = "from llm_mojo.__main__ import main; raise SystemExit(main(['prepare',
 
 def test_a_table_that_unfolds(capsys):
     """A value of 8 MB for 1,000 rows: 8 GB from 2 KB; and one of 300 MB."""
-    options = {
-        "row_group_size": 1000,
-        "compression": "zstd",
-        "dictionary_pagesize_limit": 1 << 30,
-        "store_schema": False,
-    }
-    for value, rows in (("x" * 8_000_000, 1000), ("x" * 300_000_000, 1)):
-        parquet(pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, "int32"), [value]), **options)
+    repeated = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, "int32"), ["x" * 8_000_000])
+    once = {"use_dictionary": False, "write_statistics": False}
+    repeats = {"dictionary_pagesize_limit": 1 << 30, "store_schema": False, "row_group_size": 1000}
+    for values, options in ((repeated, repeats), (["x" * 300_000_000], once)):
+        parquet(values, compression="zstd", **options)
         assert Path("x.parquet").stat().st_size < 30_000
         status, said = limited(PREPARE.format("x.parquet"))
         assert status == 1 and "expected at most 1,000 bytes of text from each byte" in said, said

@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import pickle
+import pickletools
 import re
 from pathlib import Path
 
@@ -223,29 +224,63 @@ def read_tokenizer_file(path):
     )
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, texts, lists and dictionaries; refuses what would run code."""
+LARGEST_META = 1 << 26  # bytes
+# What a dictionary of numbers and texts is pickled with. Without tuples nothing can be nested in a key, whose hash would
+# take for ever; without globals nothing can be called.
+META_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS INT BININT BININT1 BININT2 LONG LONG1 UNICODE SHORT_BINUNICODE"
+    " BINUNICODE BINUNICODE8 MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET".split()
+)
 
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+def _load_plain(path):
+    """Loads a pickle of dictionaries, numbers and texts; refuses all others before anything is made of them."""
+    with open(path, "rb") as file:
+        raw = file.read(LARGEST_META + 1)
+    if len(raw) > LARGEST_META:
+        raise ValueError(f"more than {LARGEST_META:,} bytes")
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name not in META_OPCODES:
+            raise ValueError(f"more than numbers, texts and dictionaries: {opcode.name}")
+        # A place beyond all that there can be would only reserve memory.
+        if "PUT" in opcode.name and int(argument) > len(raw):
+            raise ValueError(f"a memory of {argument} values")
+    return pickle.loads(raw)
 
 
 def read_meta(path):
     """The characters of nanoGPT's meta.pkl, in the order of their ids."""
     try:
-        with open(path, "rb") as file:
-            meta = _PlainUnpickler(file).load()
+        meta = _load_plain(path)
+        if type(meta["vocab_size"]) is not int or not 0 < meta["vocab_size"] <= len(meta["itos"]):
+            raise ValueError("vocab_size is no number of characters")
         characters = [meta["itos"][id] for id in range(meta["vocab_size"])]
-        if len(set(characters)) != len(characters) or {c: id for id, c in enumerate(characters)} != meta["stoi"]:
-            raise ValueError("stoi and itos differ")
         if not all(isinstance(character, str) and len(character) == 1 for character in characters):
             raise ValueError("not every entry is one character")
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+        if not all(map(_is_utf8, characters)):
+            raise ValueError("an entry is half a character")
+        if len(set(characters)) != len(characters) or {c: id for id, c in enumerate(characters)} != meta["stoi"]:
+            raise ValueError("stoi and itos differ")
+    except OSError:
+        raise
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise Error(
             f"{path}: expected nanoGPT's meta.pkl: vocab_size, itos and stoi of a character vocabulary, found another"
             f" or a damaged file ({error}); make it again"
         ) from None
     return characters
+
+
+def _is_utf8(character):
+    return not "\ud800" <= character <= "\udfff"
 
 
 def write_meta(path, characters):
