@@ -16,6 +16,7 @@ from llm_mojo import Error
 from llm_mojo.files import atomic_folder, naming
 from llm_mojo.formats import map_checkpoint, parameter_shapes, read_added_tokens, read_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, tokenizer_files
+from llm_mojo.run_log import read_settings
 from llm_mojo.safetensors import Safetensors, write_safetensors
 from llm_mojo.weights import CONFIG_FILE, CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
 
@@ -83,7 +84,8 @@ def newest_checkpoint(folder):
 
 def find_tokenizer(checkpoint, vocab_size):
     """The tokenizer file of a checkpoint: the one beside it or that its run was given, else GPT-2's."""
-    settings = _run_settings(checkpoint.parent / "run.toml")
+    settings = read_settings(checkpoint.parent / "run.toml")
+    settings = {name: value for name, value in settings.items() if isinstance(value, str) and "\0" not in value}
     places = [checkpoint.with_name(f"{checkpoint.stem}_tokenizer.bin")]
     if "tokenizer" in settings:
         places.append(Path(settings["tokenizer"]))
@@ -99,14 +101,6 @@ def find_tokenizer(checkpoint, vocab_size):
         f"export: {checkpoint}: expected its tokenizer under one of these names, found none:"
         f" {', '.join(map(str, places))}; name it with --tokenizer FILE"
     )
-
-
-def _run_settings(path):
-    """The texts in run.toml, which the trainer wrote: name -> value. Paths are as the trainer was given them."""
-    if not path.is_file():
-        return {}
-    lines = re.findall(r'^([a-z-]+) = (".*")$', path.read_text(encoding="utf-8"), re.M)
-    return {name: json.loads(text) for name, text in lines}
 
 
 def _entries(config, dtype, tensors):
