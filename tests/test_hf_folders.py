@@ -436,8 +436,11 @@ def test_sparse_files_of_a_terabyte(capsys):
     ]:
         with pytest.raises(formats.FormatError):
             read()
-    for name in ("tokenizer.bin", "vocab.json"):
+    Path("t.txt").write_text("text " * 50)
+    for name in ("tokenizer.bin", "meta.pkl"):
         sparse(name, size, 0)
+        assert main(["prepare", "t.txt", "--tokenizer", name]) == 1
+        assert f"{name}: expected a tokenizer of up to 1,073,741,824 bytes" in capsys.readouterr().err
     Path("folder").mkdir()
     for name in ("config.json", "vocab.json"):
         sparse(f"folder/{name}", size)

@@ -225,6 +225,16 @@ def test_names_not_in_utf8_and_too_long(capsys):
     assert "up to 200 bytes" in error_of(capsys, "é" * 120)
 
 
+@pytest.mark.parametrize("name", [b"t\xe9xt.txt", b'it\'s "my" [draft]\t\n.txt', "红楼梦.txt".encode()])
+def test_the_trainer_reads_manifests_with_any_name(name, mojo_program):
+    Path(os.fsdecode(name)).write_text("text " * 100)
+    run(os.fsdecode(name), "--out", "d")
+    (train,) = Path("d").glob("*_train.bin")
+    flags = ["-i", train, "-j", str(train).replace("_train", "_val"), "--n-layer", 1, "--n-head", 1, "--n-embd", 8]
+    flags += ["-b", 1, "-t", 8, "-s", 0, "-x", 1, "-m", 1, "--tokenizer", "d/tokenizer.bin"]
+    assert "step    1/1" in mojo_program("train_gpt2.mojo").output(*flags)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # files of ours
 

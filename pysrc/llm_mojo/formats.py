@@ -487,7 +487,7 @@ def read_tokens(path):
 def _read_npy(who, path):
     try:
         tokens = np.load(path, mmap_mode="r")
-    except ValueError as error:
+    except Exception as error:  # of many kinds: the header is a text in Python's syntax
         raise FormatError(f"{who}: {path}: not a whole .npy file ({error}); make it again") from None
     if tokens.ndim != 1 or tokens.dtype not in (np.dtype("<u2"), np.dtype("<u4")):
         raise FormatError(

@@ -22,6 +22,7 @@ from llm_mojo.formats import read_added_tokens, read_tokenizer
 
 NAMES = ("gpt2", "char", "byte")
 END_OF_TEXT = "<|endoftext|>"
+LARGEST_TOKENIZER = 1 << 30  # bytes, of the file of one
 
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_SHA256 = {  # published in tiktoken_ext/openai_public.py
@@ -187,6 +188,11 @@ def tokenizer_identity(name):
     if not path.exists():
         raise Error(f"--tokenizer: expected {', '.join(NAMES)}, or a file or folder, found no {name}")
     files = sorted(path.glob("tokenizer.bin")) or sorted(path.glob("meta.pkl")) if path.is_dir() else [path]
+    for file in files:
+        if (size := file.stat().st_size) > LARGEST_TOKENIZER:
+            raise Error(
+                f"{file}: expected a tokenizer of up to {LARGEST_TOKENIZER:,} bytes, found {size:,}; give another"
+            )
     return [sha256_of(file) for file in files]
 
 
@@ -271,6 +277,8 @@ def read_meta(path):
         ValueError,
         AttributeError,
         RecursionError,
+        OverflowError,
+        MemoryError,
     ) as error:
         raise Error(
             f"{path}: expected nanoGPT's meta.pkl: vocab_size, itos and stoi of a character vocabulary, found another"
