@@ -227,6 +227,26 @@ def test_a_run(tmp_path, capsys):
     assert 'its "own".bin' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", [b"run \xa9", b"_run $\\x^$", b'it\'s [a] "run"\t\n', "红楼梦".encode()])
+def test_a_run_of_any_name(name, capsys):
+    """run.toml has the bytes of the names as they are, but for what TOML escapes."""
+    make_model("m")
+    run_folder, data = Path(os.fsdecode(name)), Path(os.fsdecode(b"data " + name))
+    run_folder.mkdir()
+    data.mkdir()
+    for source, target in [("m.bin", run_folder / "model_00000002.bin"), ("m_tokenizer.bin", data / "tokenizer.bin")]:
+        Path(target).write_bytes(Path(source).read_bytes())
+    (run_folder / "DONE_00000002").touch()
+    text = json.dumps(f"{data}/x_*.bin", ensure_ascii=False)
+    (run_folder / "run.toml").write_bytes(b"train-data = " + os.fsencode(text) + b"\n")
+    run("export", run_folder, "--to", data / "to")
+    assert set(files(data / "to")) == set(export.FILES)
+    (run_folder / "log.jsonl").write_text('{"step": 1, "loss": 2, "ms": 1, "tokens": 1}\n')
+    run("plot", run_folder, "--out", data / "a.png")
+    run("watch", run_folder, "--to", "tensorboard")
+    assert list((run_folder / "tensorboard").iterdir())
+
+
 def test_mistakes(capsys):
     make_model("m")
     make_model("char", "char")

@@ -14,6 +14,7 @@ import numpy as np
 from llm_mojo import Error
 from llm_mojo.files import atomic_file
 from llm_mojo.run_log import Follower, find_log
+from llm_mojo.terminal import line
 
 AXES = {"steps": "step", "tokens": "tokens", "time": "time of training steps"}
 HEIGHT = 5.0
@@ -152,10 +153,10 @@ def draw(curves, out, axis="steps", window=None):
                 axes.plot(x, one.loss, **style, linewidth=0.5, alpha=0.25)
             axes.plot(x, smoothed(one.loss, steps), **style, linewidth=1.6)
             axes.plot(one.x_of_validations(axis) / scale, one.val_loss, **style | {"linestyle": ""}, **points)
-            handles.append(Line2D([], [], **style, label=one.name))
+            handles.append(Line2D([], [], **style, label=_label(one.name)))
         if len(curves) == 1:
             handles.pop()
-            axes.set_title(curves[0].name)
+            axes.set_title(_label(curves[0].name))
         axes.legend(handles=handles)
         axes.set_ylim(*_limits(curves))
         axes.set_xlabel(AXES[axis] + unit)
@@ -163,6 +164,12 @@ def draw(curves, out, axis="steps", window=None):
         axes.grid()
         with atomic_file(out) as file:
             figure.savefig(file, format=kind, dpi=DPI, metadata=MARK.get(kind))
+
+
+def _label(name):
+    """A name as matplotlib takes texts: it would read formulas between dollars, and hide what begins with a line."""
+    text = line(name.encode(errors="backslashreplace").decode()).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _unit_of_time(curves):

@@ -7,6 +7,7 @@ last time ended. The trainer itself knows nothing of it.
 import os
 import secrets
 import time
+from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.download import read_json, write_json
@@ -94,7 +95,7 @@ class TensorBoard:
         self._folder.mkdir(exist_ok=True)
         for old in self._folder.glob(f"events.out.tfevents.*{OUR_EVENTS}"):
             old.unlink()
-        self._writer = EventFileWriter(str(self._folder), filename_suffix=OUR_EVENTS)
+        self._writer = EventFileWriter(_utf8_name(self._folder), filename_suffix=OUR_EVENTS)
         self._start = None
         self.where = f"writing {self._folder}; look at it with: tensorboard --logdir {self._folder}"
 
@@ -117,6 +118,17 @@ class TensorBoard:
         self._writer.close()
 
 
+def _utf8_name(folder):
+    """A name of a folder that is UTF-8, as TensorBoard wants it: where its own is not, that of an open descriptor."""
+    try:
+        return str(folder).encode() and str(folder)
+    except UnicodeEncodeError:
+        place = Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}")
+    if not place.is_dir():
+        raise Error(f"{folder}: expected a name in UTF-8, which TensorBoard needs on this system; rename the folder")
+    return str(place)
+
+
 class WandB:
     """One W&B run for a run, however often it is watched: RUN/wandb.json has its id and what has been sent.
 
@@ -136,6 +148,10 @@ class WandB:
             note = {"id": secrets.token_hex(4), "first": first, "sent": {}}
         self._note = note
         self._note_file = folder / WANDB_NOTE
+        try:
+            f"{folder.resolve()}".encode()
+        except UnicodeEncodeError:
+            raise Error(f"{folder}: expected a name in UTF-8, which W&B needs; rename the folder") from None
         mode = "offline" if offline else os.environ.get("WANDB_MODE", "online")
         try:
             self._run = wandb.init(
