@@ -38,7 +38,12 @@ NEWEST = $(shell ls -t runs/*/DONE_* 2>/dev/null | head -n 1 | sed 's|/[^/]*$$||
 
 MOJO_SOURCES := $(shell find llm -name '*.mojo')
 
-.PHONY: help setup train sample finetune test test-long bench bench-quick format clean
+# Whatever is being written here too, not only what git has; nothing of .venv, build, data and runs.
+ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./data -o -path ./runs \) -prune -o -name '*.mojo' -print)
+# What `mojo format` calls, which itself cannot only look.
+MBLACK := $(BIN)/mblack --fast --preview -t mojo -l 120
+
+.PHONY: help setup train sample finetune test test-long bench bench-quick lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,8 +76,18 @@ bench: $(VENV)/.ready-bench ## Time training beside C, OpenMP and PyTorch; write
 bench-quick: $(VENV)/.ready-bench ## The same in two minutes, without the slowest parts; writes build/bench/quick.json only
 	@$(RUN) $(BIN)/python -m llm_mojo bench --quick $(FLAGS)
 
-format: $(VENV)/.ready ## Format the Mojo sources
-	@$(RUN) mojo format -q -l 120 $(MOJO_SOURCES) $(wildcard *.mojo tests/*.mojo tests/*/*.mojo bench/*.mojo)
+lint: $(VENV)/.ready-lint ## Check Python's style and types, and the form of all sources
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check -q --output-format concise || { \
+		echo "make: these Python files are not formatted; 'make format' does it" >&2; exit 1; }
+	@$(BIN)/mypy
+	@$(MBLACK) --check -q $(ALL_MOJO) || { echo "make: these Mojo files are not formatted; 'make format' does it" >&2; \
+		$(MBLACK) --check $(ALL_MOJO) 2>&1 | grep -E '^(would|error)' >&2; exit 1; }
+
+format: $(VENV)/.ready-lint ## Format the Mojo and the Python sources
+	@$(RUN) mojo format -q -l 120 $(ALL_MOJO)
+	@$(BIN)/ruff check -q --select I --fix
+	@$(BIN)/ruff format -q
 
 clean: ## Remove programs and packages; data, checkpoints and runs stay
 	rm -rf build $(VENV)
@@ -92,7 +107,7 @@ $(VENV)/bin/python:
 		echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing the Mojo compiler and the Python packages (about 0.7 GB on disk) ..."
+	@echo "Installing the Mojo compiler and the Python packages (about 0.4 GB on disk) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@touch $@
 
@@ -104,6 +119,11 @@ $(VENV)/.ready-test: pyproject.toml $(VENV)/.ready
 $(VENV)/.ready-bench: pyproject.toml $(VENV)/.ready
 	@echo "Installing PyTorch, transformers and matplotlib for the bench (1 to 6 GB on disk, by PyTorch's build) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.ready-lint: pyproject.toml $(VENV)/.ready
+	@echo "Installing ruff and mypy ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@touch $@
 
 define NO_PACKAGES

@@ -3,23 +3,27 @@
 from std.os.path import exists
 from std.sys import exit, stderr
 
-from llm.arguments import Arguments, Option, parse_arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.config import GPT2Config
-from llm.cpu.parallel import available_threads
-from llm.evaluate import SlidingWindow, evaluate_shards, token_lengths
-from llm.files import AtomicFile, beside
-from llm.gpt2 import GPT2
-from llm.hellaswag import NUM_ENDINGS, judge_all
-from llm.json import json_number, json_text
-from llm.judgement import Accuracy, Judgement
-from llm.manifest import check_manifests
-from llm.model_files import model_checkpoint
-from llm.report import grouped
-from llm.screen import Screen
-from llm.setup import check_vocabulary, open_hellaswag
-from llm.signals import signal_name, stop_signal, watch_for_signals
-from llm.tokenizer import Tokenizer
+from llm.base.files import AtomicFile, beside
+from llm.base.formatting import grouped
+from llm.base.json import json_number, json_text
+from llm.cli.arguments import Arguments, Option, parse_arguments
+from llm.cli.model_files import model_checkpoint
+from llm.cli.plan import check_memory_to_evaluate
+from llm.cli.screen import Screen
+from llm.cli.setup import check_vocabulary, open_hellaswag
+from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cli.ticker import Ticker
+from llm.cpu.threads.cores import available_threads
+from llm.data.manifest import check_manifests
+from llm.eval.choices import judge_all
+from llm.eval.judgement import Accuracy, Judgement
+from llm.eval.windows import SlidingWindow, evaluate_shards, token_lengths
+from llm.formats.choices import NUM_ENDINGS
+from llm.model.checkpoints import load_parameters, read_config
+from llm.model.config import GPT2Config
+from llm.model.gpt2 import GPT2
+from llm.model.tensors import num_parameters
+from llm.text.tokenizer import Tokenizer
 
 comptime POSITIONS = 1024
 """Positions that a pass over shards has at least: fewer would not keep the processor busy."""
@@ -30,7 +34,7 @@ def options() -> List[Option]:
         Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, folder of a run, or gpt2..gpt2-xl"),
         Option("val-data", "j", "GLOB", "", "token shards: prints loss and perplexity"),
         Option("seq-len", "t", "N", "0", "tokens that a window over the shards shows (0: the model's context)"),
-        Option("stride", "", "N", "0", "tokens from one window to the next (0: as --seq-len)"),
+        Option("stride", "", "N", "", "tokens from one window to the next (default: as --seq-len)", minimum=1),
         Option("tokenizer", "", "FILE", "", "of the shards, for bits per byte (default: tokenizer.bin beside them)"),
         Option("hellaswag", "h", "FILE", "", "llm.c's evaluation file (1: the prepared one): prints acc and acc_norm"),
         Option("limit", "", "N", "0", "examples of HellaSwag to evaluate, from the first on (0: all)"),
@@ -66,18 +70,20 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
         lengths = lengths_of_tokens(args, windows.value(), config)
         rows = max(T, POSITIONS)
     if questions:
-        T = max(T, questions.value().longest)
-        rows = max(rows, NUM_ENDINGS * questions.value().longest)
+        T = max(T, questions.value().file.longest)
+        rows = max(rows, NUM_ENDINGS * questions.value().file.longest)
     # Opened now, so that it is not after hours that it turns out to be impossible.
     var output = Optional[AtomicFile](None)
     if args.given("json"):
         output = AtomicFile("eval_gpt2", args.string("json"))
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
-    var model = GPT2[dtype](config.copy(), threads, (rows + T - 1) // T, T)
-    read_parameters(path, model.params)
+    var B = (rows + T - 1) // T
+    check_memory_to_evaluate[dtype](config, B, T, threads)
+    var model = GPT2[dtype](config.copy(), threads, B, T)
+    load_parameters(path, model)
     watch_for_signals()
     var screen = Screen()
-    screen.line(String(t"{path}: {grouped(config.num_parameters())} parameters, context {grouped(config.max_seq_len)}"))
+    screen.line(String(t"{path}: {grouped(num_parameters(config))} parameters, context {grouped(config.max_seq_len)}"))
 
     var results = String(t'{{"model": {json_text(path)}')
     if windows:
@@ -89,7 +95,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
                 t" {grouped(window.T)}, stride {grouped(window.stride)}"
             )
         )
-        var estimate = evaluate_shards(model, window, lengths, screen)
+        var estimate = evaluate_shards(model, window, lengths, Ticker("windows", screen))
         if estimate.windows > 0:
             screen.line(estimate.line())
         results += String(
@@ -97,10 +103,10 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
             t" {estimate.json_members()}}}"
         )
     if questions and stop_signal() == 0:
-        var judgements = judge_all(questions.value(), model, args.int("limit"), screen)
+        var judgements = judge_all(questions.value(), model, args.int("limit"), Ticker("hellaswag", screen))
         if len(judgements) > 0:
             screen.line(Accuracy(judgements).lines())
-        results += String(t', "hellaswag": {hellaswag_json(questions.value().path, judgements)}')
+        results += String(t', "hellaswag": {hellaswag_json(questions.value().file.path, judgements)}')
     if stop_signal() != 0:
         screen.line(
             String(t"stopped by {signal_name(stop_signal())}; the figures are those of what was done until then")
@@ -116,7 +122,7 @@ def sliding_window(args: Arguments, config: GPT2Config) raises -> SlidingWindow:
     """Opens the shards with the window that the flags give; one that the model cannot have ends the program."""
     var context = config.max_seq_len
     var T = args.int("seq-len", maximum=context) if args.int("seq-len") > 0 else context
-    var stride = args.int("stride", minimum=1, maximum=T) if args.given("stride") else T
+    var stride = args.int("stride", maximum=T) if args.given("stride") else T
     return SlidingWindow(args.string("val-data"), T, stride)
 
 

@@ -2,22 +2,23 @@
 
 from std.sys import exit, stderr
 
-from llm.arguments import Arguments, Option, parse_arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.cpu.parallel import available_threads
-from llm.decode import Decoder
-from llm.files import read_text
-from llm.generate import Generator, first_token
-from llm.model_files import model_checkpoint, model_tokenizer
-from llm.random import mixed_seed
-from llm.report import grouped
-from llm.sampler import Sampler
-from llm.setup import check_vocabulary
-from llm.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
-from llm.standard_input import is_terminal, read_all, read_line
-from llm.tensors import ParameterTensors
-from llm.text_writer import write_texts
-from llm.tokenizer import Tokenizer
+from llm.base.files import read_text
+from llm.base.formatting import grouped
+from llm.base.random import mixed_seed
+from llm.cli.arguments import Arguments, Option, parse_arguments
+from llm.cli.model_files import model_checkpoint, model_tokenizer
+from llm.cli.plan import check_memory_to_write
+from llm.cli.setup import check_vocabulary
+from llm.cli.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
+from llm.cli.standard_input import is_terminal, read_all, read_line
+from llm.cli.text_writer import write_texts
+from llm.cpu.threads.cores import available_threads
+from llm.infer.generator import Generator
+from llm.infer.sampler import Sampler
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.decoder import Decoder
+from llm.model.tensors import ParameterTensors, num_parameters
+from llm.text.tokenizer import Tokenizer, first_token
 
 
 def options() -> List[Option]:
@@ -27,10 +28,19 @@ def options() -> List[Option]:
         Option("prompt", "p", "TEXT", "", "what to continue (default: standard input, or a session on a terminal)"),
         Option("prompt-file", "", "FILE", "", "what to continue, from a file"),
         Option("num-tokens", "n", "N", "200", "tokens to write at most"),
-        Option("num-samples", "s", "N", "1", "texts to write; text i has the seed of the first of --seed + i"),
+        Option(
+            "num-samples", "s", "N", "1", "texts to write; text i has the seed of the first of --seed + i", minimum=1
+        ),
         Option("temperature", "", "X", "0.8", "how daring: 1 as the model thinks, 0 always the most likely token"),
         Option("top-k", "", "N", "0", "only the N most likely tokens (0: all)"),
-        Option("top-p", "", "X", "1", "only the most likely tokens whose probability adds up to X (0: the first)"),
+        Option(
+            "top-p",
+            "",
+            "X",
+            "1",
+            "only the most likely tokens whose probability adds up to X (0: the first)",
+            maximum=1,
+        ),
         Option("seed", "", "N", "1337", "seed of the draws"),
         Option("stop", "", "TEXT", "", "end a text where this would come"),
         Option("dtype", "", "fp32|bf16", "fp32", "weights in memory; bf16 is faster, and nearly as exact"),
@@ -56,15 +66,18 @@ def run[dtype: DType](args: Arguments) raises -> Int:
     var config = read_config(checkpoint)
     var tokenizer = model_tokenizer(args, checkpoint)
     check_vocabulary(tokenizer, config)
+    # A token has at least one byte.
+    var prompt_length = args.string("prompt").byte_length() if args.given("prompt") else 0
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    check_memory_to_write[dtype](config, threads, len(samplers), prompt=prompt_length, count=args.int("num-tokens"))
     var params = ParameterTensors[dtype](config)
     read_parameters(checkpoint, params)
-    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var decoder = Decoder[dtype](config, params, threads, texts=len(samplers), context=config.max_seq_len)
     var generator = Generator(decoder^, samplers^)
     var status = 0
     if not args.given("prompt") and not args.given("prompt-file") and is_terminal():
         watch_for_interrupts()
-        print(t"{checkpoint}: {grouped(config.num_parameters())} parameters. Type a text to go on from,", file=stderr)
+        print(t"{checkpoint}: {grouped(num_parameters(config))} parameters. Type a text to go on from,", file=stderr)
         print("or nothing to go on; Ctrl-C stops the text, Ctrl-D ends.", file=stderr, flush=True)
         session(generator, tokenizer, args)
     else:
@@ -80,13 +93,13 @@ def run[dtype: DType](args: Arguments) raises -> Int:
 def make_samplers(args: Arguments) raises -> List[Sampler]:
     """Makes a sampler for each text; the second of one seed draws as the first of the next."""
     var samplers = List[Sampler]()
-    for i in range(args.int("num-samples", minimum=1)):
+    for i in range(args.int("num-samples")):
         samplers.append(
             Sampler(
                 seed=mixed_seed(args.int("seed") + i),
                 temperature=args.float("temperature"),
                 top_k=args.int("top-k"),
-                top_p=args.float("top-p", maximum=1),
+                top_p=args.float("top-p"),
             )
         )
     return samplers^

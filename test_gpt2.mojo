@@ -7,16 +7,16 @@ ten losses. Prints a line for each comparison; the exit status is 1 if anything 
 from std.os.path import exists
 from std.sys import exit, stderr
 
-from llm.arguments import Option, parse_arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.config import GPT2Config
-from llm.cpu.adamw import AdamW
-from llm.cpu.parallel import available_threads
-from llm.files import InputFile
-from llm.gpt2 import GPT2
-from llm.header import DEBUG_STATE_MAGIC, HEADER_BYTES, read_header
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.tensors import NUM_TENSORS, ParameterTensors
+from llm.base.files import InputFile
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cli.arguments import Option, parse_arguments
+from llm.cpu.adamw import AdamWSettings
+from llm.cpu.threads.cores import available_threads
+from llm.formats.debug_state import DebugState
+from llm.model.checkpoints import load_parameters, read_config
+from llm.model.gpt2 import GPT2
+from llm.model.tensors import NUM_TENSORS, ParameterTensors, num_parameters
+from llm.optim.adamw import AdamW
 
 comptime F32 = DType.float32
 comptime NUM_STEPS = 10
@@ -30,49 +30,6 @@ def options() -> List[Option]:
         Option("tolerance", "", "X", "1e-4", "largest error, in parts of a tensor's largest magnitude"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
     ]
-
-
-struct DebugState(Movable):
-    """One batch with the referee's logits, loss and gradients."""
-
-    var B: Int
-    var T: Int
-    var x: Tensor[DType.int32]
-    var y: Tensor[DType.int32]
-    var logits: Tensor[F32]
-    """(B,T,V): without the vocabulary's padding."""
-    var loss: Float32
-    var grads: ParameterTensors[F32]
-    var _arena: Arena
-
-    def __init__(out self, path: String, config: GPT2Config) raises:
-        var file = InputFile("test_gpt2", path)
-        var header = read_header(file, DEBUG_STATE_MAGIC, [2])
-        self.B = header[2]
-        self.T = header[3]
-        var rows = self.B * self.T
-        var V = config.vocab_size
-        var expected = HEADER_BYTES + 4 * (2 * rows + rows * V + 1 + config.num_parameters())
-        file.expect_size(expected, String(t"B={self.B}, T={self.T} and a model like the checkpoint's"))
-        self._arena = Arena(4 * (2 * rows + rows * V) + 1024)
-        self.x = self._arena.carve[DType.int32](rows)
-        self.y = self._arena.carve[DType.int32](rows)
-        self.logits = self._arena.carve[F32](rows * V)
-        var loss = self._arena.carve[F32](1)
-        self.grads = ParameterTensors[F32](config)
-
-        var offset = HEADER_BYTES
-        file.read(offset, self.x)
-        file.read(offset + 4 * rows, self.y)
-        offset += 8 * rows
-        file.read(offset, self.logits)
-        offset += 4 * rows * V
-        file.read(offset, loss)
-        self.loss = loss[0]
-        offset += 4
-        for i in range(NUM_TENSORS):
-            file.read(offset, self.grads[i])
-            offset += 4 * self.grads[i].size
 
 
 struct Verdict:
@@ -137,16 +94,17 @@ def test() raises -> Int:
                 t" -m llm_mojo reference` the rest (with `reference --init d12` alone the weights are random)"
             )
     var config = read_config(path)
-    var state = DebugState(args.string("debug-state"), config)
+    var grads = ParameterTensors[F32](config)
+    var state = DebugState(args.string("debug-state"), config.vocab_size, grads.tensors())
     var expected_losses = read_losses(args.string("losses"))
     var verdict = Verdict(Float32(args.float("tolerance")))
 
     var B, T = state.B, state.T
     var model = GPT2[F32](config.copy(), threads, B, T)
-    read_parameters(path, model.params)
+    load_parameters(path, model)
 
     print(
-        t"{path}: {config.num_parameters()} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
+        t"{path}: {num_parameters(config)} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
         t" largest:"
     )
     var arena = Arena(aligned_bytes[F32](B * T * config.vocab_size))
@@ -157,15 +115,17 @@ def test() raises -> Int:
     var loss = model.backward(state.y)
     verdict.compare_loss("loss", loss, state.loss)
     for i in range(NUM_TENSORS):
-        verdict.compare("d" + model.params.specs[i].name, model.grads[i], state.grads[i])
+        verdict.compare("d" + model.params.specs[i].name, model.grads[i], grads[i])
 
-    var settings = AdamW(learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    var settings = AdamWSettings(learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    var optimizer = AdamW(config, settings, decay_all=True)
     for step in range(1, NUM_STEPS + 1):
         if step > 1:
             model.forward(state.x, B, T)
             loss = model.backward(state.y)
         verdict.compare_loss(String(t"step {step}"), loss, expected_losses[step - 1])
-        _ = model.update(settings, step, decay_all=True)
+        optimizer.prepare(step=step, learning_rate=settings.learning_rate)
+        _ = model.update(optimizer)
     _ = arena^
 
     if verdict.failures > 0:

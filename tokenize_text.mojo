@@ -5,17 +5,18 @@ from std.os.path import basename, exists
 from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
-from llm.arguments import Option, command_line, parse_arguments
-from llm.corpus import Corpus
-from llm.cpu.parallel import available_threads
-from llm.files import AtomicFile, InputFile, MappedFile, glob_files
-from llm.manifest import Manifest
-from llm.report import fixed, grouped
-from llm.screen import Screen
-from llm.shards import TokenSpool
-from llm.signals import signal_name, stop_signal, watch_for_signals
-from llm.ticker import Ticker
-from llm.tokenizer import Tokenizer
+from llm.base.files import AtomicFile, InputFile, MappedFile, glob_files
+from llm.base.formatting import fixed, grouped
+from llm.cli.arguments import Option, command_line, parse_arguments
+from llm.cli.screen import Screen
+from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cli.ticker import Ticker
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew
+from llm.data.manifest import Manifest
+from llm.data.token_spool import TokenSpool
+from llm.text.corpus import Corpus
+from llm.text.tokenizer import Tokenizer
 
 comptime U8 = DType.uint8
 comptime GROUP_BYTES = 1 << 22
@@ -32,7 +33,7 @@ def options() -> List[Option]:
         Option("out", "o", "DIR", "", "folder for the shards, and for a copy of the tokenizer file"),
         Option("name", "", "NAME", "", "makes NAME_train.bin and NAME_val.bin (default: the name of the folder)"),
         Option("tokenizer", "", "FILE", "gpt2_tokenizer.bin", "vocabulary, an llm.c tokenizer file"),
-        Option("val-fraction", "", "F", "0.1", "share of the tokens, at the end, for validation"),
+        Option("val-fraction", "", "X", "0.1", "share of the tokens, at the end, for validation", maximum=1),
         Option("shard-tokens", "", "N", "0", "cuts shards of so many tokens, NAME_train_000000.bin and on (0: none)"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
     ]
@@ -56,15 +57,15 @@ def tokenize() raises -> Int:
     var name = args.string("name") if args.given("name") else basename(args.string("out").rstrip("/"))
     if name in ["", ".", ".."]:
         args.fail(String(t"expected --name: '{args.string('out')}' gives none"))
-    var val_fraction = args.float("val-fraction", maximum=1)
+    var val_fraction = args.float("val-fraction")
     var shard_tokens = args.int("shard-tokens")
-    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var crew = Crew(args.int("threads") if args.int("threads") > 0 else available_threads())
     var tokenizer = Tokenizer(args.string("tokenizer"))
     var corpus = Corpus(args.string("text"))
     watch_for_signals()
     var screen = Screen()
     var spool = TokenSpool(args.string("out") + "/" + name + "_all.bin", tokenizer.vocab_size)
-    encode_all(corpus, tokenizer, threads, spool, screen)
+    encode_all(corpus, tokenizer, crew, spool, screen)
     if stop_signal() != 0:
         screen.line(String(t"stopped by {signal_name(stop_signal())}; nothing was written"))
         return 128 + stop_signal()
@@ -105,14 +106,12 @@ def tokenize() raises -> Int:
     return 0
 
 
-def encode_all(
-    mut corpus: Corpus, tokenizer: Tokenizer, threads: Int, mut spool: TokenSpool, mut screen: Screen
-) raises:
+def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, crew: Crew, mut spool: TokenSpool, mut screen: Screen) raises:
     """Tokenizes the corpus, until it ends or a signal comes."""
-    var ticker = Ticker("tokenizing, bytes", corpus.num_bytes, screen)
+    var ticker = Ticker("tokenizing, bytes", screen)
     var start = perf_counter_ns()
-    while stop_signal() == 0:
-        var blocks = corpus.next_blocks(tokenizer, threads * GROUP_BYTES)
+    while not ticker.stopped():
+        var blocks = corpus.next_blocks(tokenizer, crew.size * GROUP_BYTES)
         if len(blocks) == 0:
             var seconds = Float64(perf_counter_ns() - start) / 1e9
             screen.line(
@@ -122,11 +121,11 @@ def encode_all(
                 )
             )
             return
-        for ref tokens in corpus.encode(tokenizer, blocks, threads):
+        for ref tokens in corpus.encode(tokenizer, blocks, crew):
             spool.append(tokens)
-        if ticker.is_due():
-            var rate = Float64(corpus.bytes_read) * 1e3 / Float64(perf_counter_ns() - start)
-            ticker.show(screen, corpus.bytes_read, String(t"{grouped(spool.count)} tokens | {fixed(rate, 1)} MB/s"))
+        var rate = Float64(corpus.bytes_read) * 1e3 / Float64(perf_counter_ns() - start)
+        var so_far = String(t"{grouped(spool.count)} tokens | {fixed(rate, 1)} MB/s")
+        ticker.show(corpus.bytes_read, corpus.num_bytes, so_far)
 
 
 def write_split(

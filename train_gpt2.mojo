@@ -1,25 +1,16 @@
 """Trains a GPT-2. Without flags it does llm.c's job: GPT-2 124M on tiny shakespeare; `--help` lists the flags."""
 
-from std.sys import argv, exit, stderr
+from std.sys import exit, stderr
 
-from llm.arguments import Arguments
-from llm.checkpoint import read_config, read_parameters, write_checkpoint
-from llm.config import GPT2Config
-from llm.cpu.parallel import available_threads
-from llm.cpu.peak import measured_peak
-from llm.dataloader import DataLoader
-from llm.generate import generate
-from llm.gpt2 import GPT2
-from llm.hellaswag import HellaSwag, judge_all
-from llm.judgement import Accuracy, Judgement
-from llm.logs import LogEnd
-from llm.options import save_settings, trainer_arguments
-from llm.plan import check_memory, describe, plan, settings_in_use
-from llm.progress import Progress
-from llm.report import Report, Validation
-from llm.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint
-from llm.sampler import Sampler
-from llm.setup import (
+from llm.cli.arguments import Arguments
+from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
+from llm.cli.last_words import farewell, last_good, out_of_patience
+from llm.cli.logs import LogEnd
+from llm.cli.options import save_settings, trainer_arguments
+from llm.cli.plan import check_memory, describe, plan, settings_in_use
+from llm.cli.report import Report
+from llm.cli.setup import (
+    adamw,
     check_flags,
     check_tokenizer,
     checkpoint_to_resume,
@@ -28,13 +19,23 @@ from llm.setup import (
     model_config,
     open_hellaswag,
     starts_at_random,
+    train_config,
     training_data,
     validation_data,
 )
-from llm.signals import signal_name, stop_signal, watch_for_signals
-from llm.tokenizer import Tokenizer
-from llm.trace import Trace
-from llm.trainer import Trainer
+from llm.cli.signals import stop_signal, watch_for_signals
+from llm.cpu.peak import measured_peak
+from llm.cpu.threads.cores import available_threads
+from llm.data.loader import DataLoader
+from llm.eval.choices import Choices
+from llm.model.checkpoints import load_parameters, read_config
+from llm.model.config import GPT2Config
+from llm.model.gpt2 import GPT2
+from llm.optim.optimizer import Optimizer
+from llm.text.tokenizer import Tokenizer
+from llm.train.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint, save_sidecar
+from llm.train.trace import Trace
+from llm.train.trainer import Trainer
 
 
 def main():
@@ -76,164 +77,71 @@ def train_with[
 ) raises -> Int:
     """Trains with matrix products of this type."""
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var training = train_config(args, train_data)
     if args.bool("dry-run"):
-        print(plan[dtype](args, config, train_data, threads), end="")
+        print(plan[dtype](training, config, train_data, threads), end="")
         return 0
 
     check_memory[dtype](config, train_data.B, train_data.T, threads)
     var trace = Trace(args.string("trace"), threads)
-    print(settings_in_use(args, config, train_data, threads, resumed))
+    print(settings_in_use(args, training, config, train_data, threads, resumed))
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
     print(describe(args, model, train_data, val_data, threads), flush=True)
     var questions = open_hellaswag(args, config, train_data.T)
-    var run = Trainer(args, model^, train_data^, val_data^)
-    var progress = Progress()
-    var sampler = Sampler(seed=args.int("seed"))
+    var run = Trainer(training^, model^, adamw(args, config), train_data^, val_data^)
     if resumed:
-        progress = load_checkpoint(args.string("out"), resumed.value(), run.model, run.train_data)
-        if progress.sampler != 0:
-            sampler.set_rng_state(progress.sampler)
-        print(t"resumed after step {progress.step} of {run.steps}\n", flush=True)
-        if progress.evaluated and progress.step >= run.steps:
-            print(t"all {run.steps} steps are done; for more, use a larger --max-steps")
+        load_checkpoint(args.string("out"), resumed.value(), run)
+        print(t"resumed after step {run.state.step} of {run.config.steps}\n", flush=True)
+        if run.state.evaluated and run.state.step >= run.config.steps:
+            print(t"all {run.config.steps} steps are done; for more, use a larger --max-steps")
     elif starts_at_random(args):
         run.model.initialize(args.int("seed"))
     else:
-        read_parameters(initial_checkpoint(args), run.model.params)
+        load_parameters(initial_checkpoint(args), run.model)
 
     watch_for_signals()
-    var going_on = LogEnd(progress.step, progress.evaluated) if resumed else Optional[LogEnd](None)
+    var going_on = LogEnd(run.state.step, run.state.evaluated) if resumed else Optional[LogEnd](None)
     var report = Report(args.string("out"), going_on)
     if args.given("out"):
         clear_folder(args.string("out"), keep_checkpoints=Bool(resumed))
         save_settings(args)
-    return take_steps(run, args, tokenizer, questions, progress, sampler, report, trace)
+    return take_steps(run, args, tokenizer, questions, report, trace)
 
 
 def take_steps[
-    dtype: DType, //
+    dtype: DType, O: Optimizer, //
 ](
-    mut run: Trainer[dtype],
+    mut run: Trainer[dtype, O],
     args: Arguments,
     tokenizer: Optional[Tokenizer],
-    mut questions: Optional[HellaSwag],
-    mut progress: Progress,
-    mut sampler: Sampler,
+    mut questions: Optional[Choices],
     mut report: Report,
     mut trace: Trace,
 ) raises -> Int:
     """Trains until the run ends, and returns the exit status."""
     var out = args.string("out")
     var peak = measured_peak[dtype](run.model.num_threads()) if report.screen.is_terminal else 0
-    var saved = progress.step
+    # The last checkpoint that is there; 0: none.
+    var saved = run.state.step
     while True:
-        var last = progress.step >= run.steps
-        if not progress.evaluated and stop_signal() == 0:
-            var complete = True
-            if is_due(progress.step, args.int("val-every"), last):
-                complete = validate(run, questions, progress, report, args)
-            if complete and tokenizer and progress.step > 0 and is_due(progress.step, args.int("sample-every"), last):
-                report.screen.line("--- sample")
-                generate(run.model, sampler, tokenizer.value(), args.int("gen-len"))
-                report.screen.line("---")
-            progress.evaluated = complete
-        var ends = last or stop_signal() != 0 or out_of_patience(progress, args)
-        var due = ends or is_due(progress.step, args.int("checkpoint-every"), False)
-        if args.given("out") and due and progress.step > saved:
-            progress.sampler = sampler.rng_state()
+        if not run.state.evaluated and stop_signal() == 0:
+            run.state.evaluated = evaluate(run, questions, tokenizer, report, args)
+            if run.state.evaluated and saved > 0 and saved == run.state.step:
+                report.flush()
+                save_sidecar(out, run)
+        var ends = run.state.step >= run.config.steps or stop_signal() != 0 or out_of_patience(run, args)
+        var due = ends or is_due(run.state.step, args.int("checkpoint-every"), False)
+        if args.given("out") and due and run.state.step > saved:
             report.flush()
-            save_checkpoint(out, run.model, run.train_data, progress, args.int("keep"), saves_bfloat16(args))
-            saved = progress.step
+            save_checkpoint(out, run, args.int("keep"), saves_bfloat16(args))
+            saved = run.state.step
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))
         if ends:
             trace.finish()
-            return farewell(run, progress, report, args, saved)
+            return farewell(run, report, args, saved)
         try:
-            report.step(run.step(progress), run.model.config.flops_per_token(run.train_data.T), peak)
+            report.step(run.step(), run.model.config.flops_per_token(run.train_data.T), peak)
         except error:
             raise Error(t"{error}{last_good(args, saved)}")
-        trace.step(run.model, progress.step)
-        report.waiting(progress.step, run.steps, args.int("val-every"))
-
-
-def is_due(step: Int, every: Int, last: Bool) -> Bool:
-    """Tells whether something happens now that happens every so many steps and after the last; never if every is 0."""
-    return every > 0 and (step % every == 0 or last)
-
-
-def validate[
-    dtype: DType, //
-](
-    mut run: Trainer[dtype],
-    mut questions: Optional[HellaSwag],
-    mut progress: Progress,
-    mut report: Report,
-    args: Arguments,
-) raises -> Bool:
-    """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps checkpoints.
-
-    Returns:
-        False if a signal to stop came during HellaSwag, which may take long: then all of it is left to the resumed run.
-    """
-    var judgements = List[Judgement]()
-    if questions:
-        judgements = judge_all(questions.value(), run.model, args.int("hellaswag-limit"), report.screen)
-        if stop_signal() != 0:
-            return False
-    var loss = run.validate()
-    var best = progress.validated(loss)
-    report.validation(Validation(progress.step, loss, best))
-    if questions:
-        var accuracy = Accuracy(judgements)
-        report.hellaswag(progress.step, accuracy.acc(), accuracy.acc_norm())
-    var wanted = args.int("checkpoint-every") > 0 or args.int("patience") > 0
-    if best and wanted and progress.step > 0 and args.given("out"):
-        write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params, saves_bfloat16(args))
-    return True
-
-
-def saves_bfloat16(args: Arguments) -> Bool:
-    """Tells whether models are written in bfloat16."""
-    return args.choice("save-dtype") == "bf16"
-
-
-def out_of_patience(progress: Progress, args: Arguments) -> Bool:
-    """Tells whether too many validations have brought nothing."""
-    return args.int("patience") > 0 and progress.bad_validations >= args.int("patience")
-
-
-def farewell[
-    dtype: DType, //
-](run: Trainer[dtype], progress: Progress, mut report: Report, args: Arguments, saved: Int) -> Int:
-    """Says why the run ends and how to go on, and returns the exit status."""
-    var signal = stop_signal()
-    if signal != 0 and progress.step < run.steps:
-        var text = String(t"stopped by {signal_name(signal)} after step {progress.step} of {run.steps}; ")
-        if args.given("out") and saved == progress.step:
-            report.screen.line(text + "go on with: " + resume_command(args))
-        else:
-            report.screen.line(text + "nothing was saved" + ("" if args.given("out") else ": no --out was given"))
-        return 128 + signal
-    if progress.step < run.steps:
-        report.screen.line(
-            String(
-                t"stopped after step {progress.step}: no lower validation loss in {progress.bad_validations}"
-                t" validations; the best was {progress.best_loss.value()} after step {progress.best_step}"
-            )
-        )
-    return 0
-
-
-def last_good(args: Arguments, saved: Int) -> String:
-    """Says what is left after a step has failed."""
-    if not args.given("out") or saved == 0:
-        return "; no checkpoint was saved before"
-    return String(
-        t"\n{checkpoint_model(args.string('out'), saved)} is the last checkpoint; go on from there with:"
-        t" {resume_command(args)}"
-    )
-
-
-def resume_command(args: Arguments) -> String:
-    """Returns the command that goes on with this run; its settings are in the folder."""
-    return String(t"{argv()[0]} -o {args.string('out')} -y 1")
+        trace.step(run.model, run.state.step)
+        report.waiting(run.state.step, run.config.steps, args.int("val-every"))

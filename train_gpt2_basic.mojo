@@ -24,6 +24,8 @@ from std.os.path import isdir, isfile
 from std.sys import argv, exit, stderr
 from std.time import perf_counter_ns
 
+comptime VERSION = "0.1.0"
+
 # ----------------------------------------------------------------------------------------------------------------------
 # 1. Memory and the inner loops
 
@@ -906,6 +908,9 @@ def parse_options(arguments: Span[StaticString, _]) raises -> Dict[String, Strin
             print("Trains GPT-2 in plain loops. Options and their defaults:")
             for ref option in known:
                 print(t"  {option[0]} {option[1]} {option[2]}")
+            exit(0)
+        if flag == "--version":
+            print(t"train_gpt2_basic (llm.mojo) {VERSION}")
             exit(0)
         var name = String()
         var default = String()

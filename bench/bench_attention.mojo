@@ -10,11 +10,12 @@ from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
 from limits import Limits
-from llm.arguments import Option, parse_arguments
+from llm.base.formatting import fixed
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cli.arguments import Option, parse_arguments
 from llm.cpu.attention import attention_backward, attention_forward, attention_workspace_size
-from llm.cpu.parallel import Crew, Job, Team, available_threads
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.report import fixed
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Team
 from timing import json_list, median
 
 comptime F32 = DType.float32
@@ -37,7 +38,7 @@ def bench() raises:
         "bench_attention",
         "Times causal attention over the context length.",
         [
-            Option("rounds", "", "N", "5", "rounds over all context lengths"),
+            Option("rounds", "", "N", "5", "rounds over all context lengths", minimum=1),
             Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
             Option("json", "", "", "", "print a JSON object for each context length"),
         ],
@@ -50,12 +51,23 @@ def bench() raises:
     var forward = List[List[Float64]](length=len(lengths), fill=List[Float64]())
     var backward = List[List[Float64]](length=len(lengths), fill=List[Float64]())
     # The first round touches the memory.
-    for round in range(-1, args.int("rounds", minimum=1)):
+    for round in range(-1, args.int("rounds")):
         for i in range(len(lengths)):
             limits.measure_flops(crew)
-            memory.T = lengths[i]
-            var forward_seconds = seconds(crew, forward_job, memory)
-            var backward_seconds = seconds(crew, backward_job, memory)
+            var T = lengths[i]
+
+            def forward_pass(team: Team) {imm}:
+                ref m = memory
+                attention_forward(team, m.workspace, m.output, m.logsumexp, m.qkv, POSITIONS // T, T, C, NH)
+
+            def backward_pass(team: Team) {imm}:
+                ref m = memory
+                attention_backward(
+                    team, m.workspace, m.dqkv, m.doutput, m.qkv, m.output, m.logsumexp, POSITIONS // T, T, C, NH
+                )
+
+            var forward_seconds = seconds(crew, forward_pass)
+            var backward_seconds = seconds(crew, backward_pass)
             if round >= 0:
                 forward[i].append(forward_seconds)
                 backward[i].append(backward_seconds)
@@ -85,7 +97,6 @@ def _speed(gflops: Float64, peak: Float64) -> String:
 struct Memory(Movable):
     """The operands of both passes."""
 
-    var T: Int
     var arena: Arena
     var workspace: Tensor[F32]
     var qkv: Tensor[F32]
@@ -96,7 +107,6 @@ struct Memory(Movable):
 
     def __init__(out self, longest: Int, threads: Int) raises:
         var scratch = attention_workspace_size(longest, C // NH, threads)
-        self.T = longest
         self.arena = Arena(aligned_bytes[F32](scratch) + aligned_bytes[F32](POSITIONS * (8 * C + NH)) + 1024)
         self.workspace = self.arena.carve[F32](scratch)
         self.qkv = self.arena.carve[F32](POSITIONS * 3 * C)
@@ -109,20 +119,8 @@ struct Memory(Movable):
                 tensor[i] = Float32((i * 7919) % 1013) / 1013 - 0.5
 
 
-def seconds(crew: Crew, job: Job, memory: Memory) -> Float64:
-    """Times one run of a job."""
+def seconds[Body: def(Team) -> None](crew: Crew, body: Body) raises -> Float64:
+    """Times one pass."""
     var begin = perf_counter_ns()
-    crew.run(job, Int(Pointer(to=memory)))
+    crew.run(body)
     return Float64(perf_counter_ns() - begin) / 1e9
-
-
-def forward_job(context: Int, team: Team):
-    """Runs the forward pass in every thread."""
-    ref m = Pointer[Memory, MutUntrackedOrigin](unsafe_from_address=context)[]
-    attention_forward(team, m.workspace, m.output, m.logsumexp, m.qkv, POSITIONS // m.T, m.T, C, NH)
-
-
-def backward_job(context: Int, team: Team):
-    """Runs the backward pass in every thread."""
-    ref m = Pointer[Memory, MutUntrackedOrigin](unsafe_from_address=context)[]
-    attention_backward(team, m.workspace, m.dqkv, m.doutput, m.qkv, m.output, m.logsumexp, POSITIONS // m.T, m.T, C, NH)

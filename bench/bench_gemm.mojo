@@ -3,8 +3,8 @@
     mojo run -I . bench/bench_gemm.mojo [--rows 256] [--rounds 5] [--json]
 
 Medians. The weights (and their gradients) move through 150 MB from run to run, so that they come from memory as in
-training. MAX has no product with a transposed first operand: for the weight gradients it gets one that is transposed
-already, for nothing.
+training. MAX (`pip install -e '.[bench]'`) has no product with a transposed first operand: for the weight gradients it
+gets one that is transposed already, for nothing.
 """
 
 from std.sys import exit, stderr
@@ -14,12 +14,13 @@ from layout import TileTensor, row_major as row_major_layout
 from linalg.matmul import matmul
 
 from limits import Limits
-from llm.activations import HEAD_ROWS
-from llm.arguments import Arguments, Option, parse_arguments
+from llm.base.formatting import fixed
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cpu.gemm import Matrix, Plain, gemm, gemm_workspace_size
-from llm.cpu.parallel import Crew, Team, available_threads
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.report import fixed
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Team
+from llm.model.activations import HEAD_ROWS
 from timing import json_list, let_threads_sleep, median
 
 comptime F32 = DType.float32
@@ -44,8 +45,8 @@ def bench() raises:
         "bench_gemm",
         "Times every matrix product of a GPT-2 124M step beside MAX's.",
         [
-            Option("rows", "", "N", "256", "positions in a batch (B*T)"),
-            Option("rounds", "", "N", "5", "rounds of both contestants for each product"),
+            Option("rows", "", "N", "256", "positions in a batch (B*T)", minimum=1),
+            Option("rounds", "", "N", "5", "rounds of both contestants for each product", minimum=1),
             Option("only", "", "TEXT", "", "only products whose name contains this"),
             Option(
                 "dtype", "", "fp32|bf16", "fp32", "type of the operands; MAX has no products of bf16 to compare with"
@@ -55,11 +56,11 @@ def bench() raises:
         ],
     )
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
-    var rounds = args.int("rounds", minimum=1)
+    var rounds = args.int("rounds")
     if args.choice("dtype") == "bf16":
-        time_all(Bench[DType.bfloat16](args.int("rows", minimum=1), threads), args, rounds, threads)
+        time_all(Bench[DType.bfloat16](args.int("rows"), threads), args, rounds, threads)
     else:
-        time_all(Bench[F32](args.int("rows", minimum=1), threads), args, rounds, threads)
+        time_all(Bench[F32](args.int("rows"), threads), args, rounds, threads)
 
 
 def time_all[dtype: DType, //](var bench: Bench[dtype], args: Arguments, rounds: Int, threads: Int) raises:
@@ -157,20 +158,13 @@ struct Timing(Copyable, Movable):
 
 @fieldwise_init
 struct Run[dtype: DType](Movable):
-    """What the threads work on."""
+    """The operands of one run."""
 
     var product: Product
     var a: Matrix[Self.dtype]
     var b: Matrix[Self.dtype]
     var c: Tensor[F32]
     var workspace: Tensor[F32]
-
-
-def multiply[dtype: DType](context: Int, team: Team):
-    """The job of every thread."""
-    ref run = Pointer[Run[dtype], MutUntrackedOrigin](unsafe_from_address=context)[]
-    ref p = run.product
-    gemm(team, run.workspace, p.M, p.N, p.K, run.a, run.b, run.c, p.N, Plain())
 
 
 struct Bench[dtype: DType](Movable):
@@ -218,8 +212,13 @@ struct Bench[dtype: DType](Movable):
         # The first run of each wakes the threads.
         for i in range(-1, runs):
             var run = self._operands(product, round * runs + i)
+
+            def body(team: Team) {imm}:
+                ref p = run.product
+                gemm(team, run.workspace, p.M, p.N, p.K, run.a, run.b, run.c, p.N, Plain())
+
             var begin = perf_counter_ns()
-            self._crew.run(multiply[Self.dtype], Int(Pointer(to=run)))
+            self._crew.run(body)
             if i >= 0:
                 timing.ours.append(Float64(perf_counter_ns() - begin) / 1e9)
                 self._limits.measure_flops[Self.dtype](self._crew)

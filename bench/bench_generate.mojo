@@ -12,17 +12,18 @@ from std.os.path import exists
 from std.sys import exit, simd_width_of, size_of, stderr
 from std.time import perf_counter_ns
 
-from llm.arguments import Arguments, Option, parse_arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.config import named_config
-from llm.cpu.parallel import Crew, Team, available_threads, share
-from llm.decode import Decoder
-from llm.generate import Generator
-from llm.initialize import initialize_parameters
-from llm.memory import Arena, Tensor
-from llm.report import fixed, grouped
-from llm.sampler import Sampler
-from llm.tensors import WPE, WTE, ParameterTensors
+from llm.base.formatting import fixed, grouped
+from llm.base.memory import Arena, Tensor
+from llm.cli.arguments import Arguments, Option, parse_arguments
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Team, share
+from llm.infer.generator import Generator
+from llm.infer.sampler import Sampler
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.config import named_config
+from llm.model.decoder import Decoder
+from llm.model.initialize import initialize_parameters
+from llm.model.tensors import WPE, WTE, ParameterTensors, num_parameters
 from timing import median
 
 comptime F32 = DType.float32
@@ -40,10 +41,10 @@ def main():
             [
                 Option("init", "e", "MODEL|FILE", "d12", "checkpoint, or sizes of a random model (d6, d12 ...)"),
                 Option("dtype", "", "fp32|bf16", "fp32", "type of the weights"),
-                Option("prompt", "p", "N", "1023", "tokens of the prompt that is read"),
-                Option("tokens", "x", "N", "128", "tokens to write after a prompt of 16"),
-                Option("texts", "", "N", "1", "texts side by side"),
-                Option("rounds", "", "N", "3", "rounds of both"),
+                Option("prompt", "p", "N", "1023", "tokens of the prompt that is read", minimum=1),
+                Option("tokens", "x", "N", "128", "tokens to write after a prompt of 16", minimum=1),
+                Option("texts", "", "N", "1", "texts side by side", minimum=1),
+                Option("rounds", "", "N", "3", "rounds of both", minimum=1),
                 Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
                 Option("json", "", "", "", "print a JSON object for each round"),
             ],
@@ -67,18 +68,18 @@ def bench[dtype: DType](args: Arguments) raises:
         read_parameters(init, params)
     else:
         initialize_parameters(Team(threads), params, config, 1)
-    var texts = args.int("texts", minimum=1)
+    var texts = args.int("texts")
     var samplers = List[Sampler]()
     for text in range(texts):
         samplers.append(Sampler(seed=text, temperature=0))
     var decoder = Decoder[dtype](config, params, threads, texts=texts, context=config.max_seq_len)
     var generator = Generator(decoder^, samplers^)
     var memory = Memory[dtype](params, threads)
-    var prompt = args.int("prompt", minimum=1)
-    var count = args.int("tokens", minimum=1)
+    var prompt = args.int("prompt")
+    var count = args.int("tokens")
     var reading = List[Float64]()
     var writing = List[Float64]()
-    for _ in range(args.int("rounds", minimum=1)):
+    for _ in range(args.int("rounds")):
         # Not timed: the first touches memory.
         _ = write(generator, SHORT, WARM_UP)
         memory.measure()
@@ -97,12 +98,12 @@ def bench[dtype: DType](args: Arguments) raises:
                 flush=True,
             )
     if not args.bool("json"):
-        print(t"{grouped(config.num_parameters())} parameters in {args.string('dtype')}, {threads} threads")
+        print(t"{grouped(num_parameters(config))} parameters in {args.string('dtype')}, {threads} threads")
         print(t"prompt    {prompt} tokens at {fixed(median(reading), 1)} tok/s")
         print(t"text      {count} tokens at {fixed(median(writing), 1)} tok/s, {texts} side by side")
         # Positions and padding are not multiplied with.
         var unused = params[WPE].size + (config.padded_vocab_size - config.vocab_size) * config.channels
-        var bytes = Float64(size_of[Scalar[dtype]]() * (config.num_parameters() - unused))
+        var bytes = Float64(size_of[Scalar[dtype]]() * (num_parameters(config) - unused))
         var used = bytes * median(writing) / Float64(texts) / 1e9
         print(
             t"memory    a step reads {fixed(used, 1)} GB/s of weights, a plain sum {fixed(memory.best, 1)} at best:"
@@ -156,34 +157,39 @@ struct Memory[dtype: DType]:
         self._arena = Arena(threads * 64 * size_of[Float32]())
         self._sums = self._arena.carve[F32](threads * 64)
 
-    def measure(mut self):
-        self._time(_sum[1, Self.dtype])
-        self._time(_sum[4, Self.dtype])
-        self._time(_sum[8, Self.dtype])
+    def measure(mut self) raises:
+        self._time[1]()
+        self._time[4]()
+        self._time[8]()
 
-    def _time(mut self, job: def(Int, Team) thin -> None):
+    def _time[streams: Int](mut self) raises:
+        var weights = self._weights
+        var sums = self._sums
+
+        def body(team: Team) {imm}:
+            _sum[streams](team, weights, sums)
+
         var start = Int(perf_counter_ns())
-        self._crew.run(job, Int(Pointer(to=self)))
+        self._crew.run(body)
         self.best = max(self.best, Float64(4 * self._weights.size) / Float64(Int(perf_counter_ns()) - start))
 
 
-def _sum[streams: Int, dtype: DType](context: Int, team: Team):
+def _sum[streams: Int](team: Team, weights: Tensor[F32], results: Tensor[F32]):
     """Sums the weights; each thread reads its share as so many streams side by side."""
-    ref memory = Pointer[Memory[dtype], MutUntrackedOrigin](unsafe_from_address=context)[]
     comptime W = simd_width_of[F32]()
     comptime CHAINS = 8
 
     def body(member: Int) {imm}:
-        var lo, hi = share(memory._weights.size, team.size, member, CHAINS * W)
+        var lo, hi = share(weights.size, team.size, member, CHAINS * W)
         var length = (hi - lo) // streams // (CHAINS * W) * (CHAINS * W)
         var sums = Array[SIMD[F32, W], CHAINS](fill=SIMD[F32, W](0))
         for i in range(0, length, CHAINS // streams * W):
             comptime for stream in range(streams):
                 comptime for c in range(CHAINS // streams):
-                    sums[stream * (CHAINS // streams) + c] += memory._weights.load[W](lo + stream * length + i + c * W)
+                    sums[stream * (CHAINS // streams) + c] += weights.load[W](lo + stream * length + i + c * W)
         var total = SIMD[F32, W](0)
         comptime for c in range(CHAINS):
             total += sums[c]
-        memory._sums[member * 64] = total.reduce_add()
+        results[member * 64] = total.reduce_add()
 
     team.run(body)

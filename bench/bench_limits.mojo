@@ -7,8 +7,9 @@ from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
 from limits import Limits
-from llm.cpu.parallel import Crew, available_threads
-from llm.report import fixed
+from llm.base.formatting import fixed
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew
 
 comptime NANOSECONDS = 1_000_000_000
 

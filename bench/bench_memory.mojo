@@ -10,13 +10,14 @@ from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
 from limits import Limits
-from llm.arguments import Option, parse_arguments
-from llm.cpu.adamw import AdamW, adamw_update
+from llm.base.formatting import fixed
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cli.arguments import Option, parse_arguments
+from llm.cpu.adamw import AdamWSettings, adamw_update
 from llm.cpu.global_norm import num_norm_blocks
 from llm.cpu.layernorm import layernorm_backward, layernorm_forward
-from llm.cpu.parallel import Crew, Job, Team, available_threads
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.report import fixed
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import Crew, Team
 from timing import json_list, median
 
 comptime F32 = DType.float32
@@ -49,21 +50,30 @@ def bench() raises:
     var limits = Limits()
     var memory = Memory()
     var timings: List[Timing] = [
-        Timing("adamw_update", adamw_job, 28),
-        Timing("layernorm_forward", forward_job, 8),
-        Timing("layernorm_backward", backward_job, 16),
+        Timing("adamw_update", 28),
+        Timing("layernorm_forward", 8),
+        Timing("layernorm_backward", 16),
     ]
+
+    def adamw(team: Team) {imm}:
+        ref m = memory
+        adamw_update(team, m.a, m.a, m.b, m.c, m.d, m.sums, AdamWSettings(1e-4, 0.9, 0.999, 1e-8, 0), 1)
+
+    def forward(team: Team) {imm}:
+        ref m = memory
+        layernorm_forward(team, m.c, m.mean, m.rstd, m.a, m.weight, m.dbias, ROWS, C)
+
+    def backward(team: Team) {imm}:
+        ref m = memory
+        layernorm_backward(
+            team, m.d, m.d, m.dweight, m.dbias, m.b, m.a, m.mean, m.rstd, m.weight, ROWS, C, accumulate=False
+        )
+
     # The first round touches the memory.
-    for round in range(-1, args.int("rounds", minimum=1)):
-        for ref timing in timings:
-            # What the memory gives now: the best of some earlier minute says nothing of this one.
-            limits.adamw = limits.copy = 0
-            limits.measure(crew)
-            var begin = perf_counter_ns()
-            crew.run(timing.job, Int(Pointer(to=memory)))
-            if round >= 0:
-                timing.seconds.append(Float64(perf_counter_ns() - begin) / 1e9)
-                timing.limits.append(limits.adamw if timing.bytes == 28 else limits.copy)
+    for round in range(-1, args.int("rounds")):
+        timings[0].measure(crew, limits, adamw, keep=round >= 0)
+        timings[1].measure(crew, limits, forward, keep=round >= 0)
+        timings[2].measure(crew, limits, backward, keep=round >= 0)
     if not args.bool("json"):
         print(t"{crew.size} threads             GB/s  of limit")
     for ref timing in timings:
@@ -89,19 +99,28 @@ struct Timing(Copyable, Movable):
     """An operation and its runs."""
 
     var name: String
-    var job: Job
     var bytes: Int
     """Read and written for each element, at the least."""
     var seconds: List[Float64]
     var limits: List[Float64]
     """GB/s of a plain pass over as many arrays, beside each run."""
 
-    def __init__(out self, name: String, job: Job, bytes: Int):
+    def __init__(out self, name: String, bytes: Int):
         self.name = name
-        self.job = job
         self.bytes = bytes
         self.seconds = List[Float64]()
         self.limits = List[Float64]()
+
+    def measure[Body: def(Team) -> None](mut self, crew: Crew, mut limits: Limits, body: Body, *, keep: Bool) raises:
+        """Runs the operation once more and notes the time, if it is to be kept."""
+        # What the memory gives now: the best of some earlier minute says nothing of this one.
+        limits.adamw = limits.copy = 0
+        limits.measure(crew)
+        var begin = perf_counter_ns()
+        crew.run(body)
+        if keep:
+            self.seconds.append(Float64(perf_counter_ns() - begin) / 1e9)
+            self.limits.append(limits.adamw if self.bytes == 28 else limits.copy)
 
     def limits_text(self) -> String:
         """Returns the limits, separated by commas."""
@@ -144,23 +163,3 @@ struct Memory(Movable):
         for tensor in [self.a, self.b]:
             for i in range(tensor.size):
                 tensor[i] = Float32((i * 7919) % 1013) / 1013 - 0.5
-
-
-def adamw_job(context: Int, team: Team):
-    """Runs AdamW in every thread."""
-    ref m = Pointer[Memory, MutUntrackedOrigin](unsafe_from_address=context)[]
-    adamw_update(team, m.a, m.a, m.b, m.c, m.d, m.sums, AdamW(1e-4, 0.9, 0.999, 1e-8, 0), 1)
-
-
-def forward_job(context: Int, team: Team):
-    """Runs the forward pass of a layernorm in every thread."""
-    ref m = Pointer[Memory, MutUntrackedOrigin](unsafe_from_address=context)[]
-    layernorm_forward(team, m.c, m.mean, m.rstd, m.a, m.weight, m.dbias, ROWS, C)
-
-
-def backward_job(context: Int, team: Team):
-    """Runs the backward pass of a layernorm in every thread."""
-    ref m = Pointer[Memory, MutUntrackedOrigin](unsafe_from_address=context)[]
-    layernorm_backward(
-        team, m.d, m.d, m.dweight, m.dbias, m.b, m.a, m.mean, m.rstd, m.weight, ROWS, C, accumulate=False
-    )

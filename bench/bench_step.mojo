@@ -10,13 +10,16 @@ from std.sys import exit, stderr
 from std.time import perf_counter_ns
 
 from limits import Limits
-from llm.arguments import Option, parse_arguments
-from llm.config import GPT2Config, named_config
-from llm.cpu.adamw import AdamW
-from llm.cpu.parallel import TRACING, Crew, available_threads
-from llm.gpt2 import GPT2
-from llm.memory import Arena, aligned_bytes
-from llm.report import fixed, grouped
+from llm.base.formatting import fixed, grouped
+from llm.base.memory import Arena, aligned_bytes
+from llm.cli.arguments import Option, parse_arguments
+from llm.cpu.adamw import AdamWSettings
+from llm.cpu.threads.cores import available_threads
+from llm.cpu.threads.crew import TRACING, Crew
+from llm.model.config import GPT2Config, named_config
+from llm.model.gpt2 import GPT2
+from llm.model.tensors import num_parameters
+from llm.optim.adamw import AdamW
 from timing import json_list, let_threads_sleep
 
 comptime F32 = DType.float32
@@ -38,21 +41,21 @@ def bench() raises:
         "bench_step",
         "Times every operation of a training step.",
         [
-            Option("batch-size", "b", "N", "4", "sequences per step (B)"),
-            Option("seq-len", "t", "N", "64", "tokens per sequence (T)"),
+            Option("batch-size", "b", "N", "4", "sequences per step (B)", minimum=1),
+            Option("seq-len", "t", "N", "64", "tokens per sequence (T)", minimum=1),
             Option("init", "e", "MODEL", "d12", "sizes of the model (d6, d12 ...)"),
             Option("n-layer", "", "N", "0", "layers, if not those of the named model"),
             Option("n-head", "", "N", "0", "attention heads"),
             Option("n-embd", "", "N", "0", "width"),
             Option("vocab-size", "", "N", "0", "vocabulary"),
-            Option("steps", "x", "N", "5", "steps that are timed, after two to warm up"),
+            Option("steps", "x", "N", "5", "steps that are timed, after two to warm up", minimum=1),
             Option("dtype", "", "fp32|bf16", "fp32", "type of the operands of matrix products"),
             Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
             Option("json", "", "", "", "print a JSON object"),
         ],
     )
-    var B, T = args.int("batch-size", minimum=1), args.int("seq-len", minimum=1)
-    var steps = args.int("steps", minimum=1)
+    var B, T = args.int("batch-size"), args.int("seq-len")
+    var steps = args.int("steps")
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var named = named_config(args.string("init"))
     var config = GPT2Config(
@@ -84,7 +87,7 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
     var limits = Limits()
     var crew = Crew(threads)
     var times = List[Float64]()
-    var settings = AdamW(1e-4, 0.9, 0.999, 1e-8, 0)
+    var optimizer = AdamW(config, AdamWSettings(1e-4, 0.9, 0.999, 1e-8, 0))
     for step in range(steps + 2):
         limits.measure[dtype](crew)
         let_threads_sleep()
@@ -93,7 +96,8 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
         var start = perf_counter_ns()
         model.forward(inputs, B, T)
         _ = model.backward(targets)
-        _ = model.update(settings, step + 1)
+        optimizer.prepare(step=step + 1, learning_rate=1e-4)
+        _ = model.update(optimizer)
         var took = Float64(perf_counter_ns() - start)
         if step >= 2:
             times.append(took / 1e9)
@@ -107,11 +111,11 @@ def run[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, steps: I
         )
         return
 
-    print(t"{grouped(config.num_parameters())} parameters, B={B}, T={T}, {threads} threads")
+    print(t"{grouped(num_parameters(config))} parameters, B={B}, T={T}, {threads} threads")
     print(t"limits    {fixed(limits.flops, 1)} GFLOP/s of products, {fixed(limits.adamw, 1)} GB/s of AdamW's traffic\n")
     table.show(limits, steps)
     var arithmetic = Float64(config.flops_per_token(T) * B * T) / limits.flops
-    var update = Float64(28 * config.num_parameters()) / limits.adamw
+    var update = Float64(28 * num_parameters(config)) / limits.adamw
     var floor = arithmetic + update
     sort(times)
     var best = 1e9 * times[0]

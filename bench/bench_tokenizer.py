@@ -1,4 +1,4 @@
-"""GPT-2's tokens: llm/tokenizer.mojo beside tiktoken, in turn, on tiny shakespeare and on Python's documentation.
+"""GPT-2's tokens: llm/text/tokenizer.mojo beside tiktoken, in turn, on tiny shakespeare and on Python's documentation.
 
     python bench/bench_tokenizer.py [--rounds 7] [--threads 2] [--json FILE]
 

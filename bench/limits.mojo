@@ -3,9 +3,9 @@
 from std.sys import simd_width_of
 from std.time import perf_counter_ns
 
-from llm.cpu.parallel import Crew, Job, Team, share
+from llm.base.memory import Arena, Tensor, aligned_bytes
 from llm.cpu.peak import peak_of_one_try
-from llm.memory import Arena, Tensor, aligned_bytes
+from llm.cpu.threads.crew import Crew, Team, share
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()
@@ -36,27 +36,38 @@ struct Limits:
         self._arena = Arena(aligned_bytes[F32](4 * STREAM_SIZE))
         self._stream = self._arena.carve[F32](4 * STREAM_SIZE)
 
-    def measure[dtype: DType = F32](mut self, crew: Crew):
+    def measure[dtype: DType = F32](mut self, crew: Crew) raises:
         """Measures all once more: some 50 ms."""
         for _ in range(10):
             self.measure_flops[dtype](crew)
-        self.read = max(self.read, self._pass(crew, _read, 4))
-        self.copy = max(self.copy, self._pass(crew, _copy, 8))
-        self.adamw = max(self.adamw, self._pass(crew, _stream_like_adamw, 28))
+        var stream = self._stream
 
-    def measure_flops[dtype: DType = F32](mut self, crew: Crew):
+        def read(team: Team) {imm}:
+            _read(team, stream)
+
+        def copy(team: Team) {imm}:
+            _copy(team, stream)
+
+        def adamw(team: Team) {imm}:
+            _stream_like_adamw(team, stream)
+
+        self.read = max(self.read, _speed(crew, read, 4))
+        self.copy = max(self.copy, _speed(crew, copy, 8))
+        self.adamw = max(self.adamw, _speed(crew, adamw, 28))
+
+    def measure_flops[dtype: DType = F32](mut self, crew: Crew) raises:
         """Measures the multiply-adds once more: a millisecond."""
         self.flops = max(self.flops, peak_of_one_try[dtype](crew) / 1e9)
 
-    def _pass(self, crew: Crew, job: Job, bytes: Int) -> Float64:
-        var start = perf_counter_ns()
-        crew.run(job, Int(Pointer(to=self._stream)))
-        return Float64(bytes * STREAM_SIZE) / Float64(perf_counter_ns() - start)
+
+def _speed[Body: def(Team) -> None](crew: Crew, body: Body, bytes: Int) raises -> Float64:
+    """Returns GB/s of a pass over the stream that moves so many bytes for each scalar."""
+    var start = perf_counter_ns()
+    crew.run(body)
+    return Float64(bytes * STREAM_SIZE) / Float64(perf_counter_ns() - start)
 
 
-def _read(context: Int, team: Team):
-    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
-
+def _read(team: Team, stream: Tensor[F32]):
     def body(member: Int) {imm}:
         var lo, hi = share(STREAM_SIZE, team.size, member, READ_CHAINS * W)
         var sums = Array[SIMD[F32, W], READ_CHAINS](fill=SIMD[F32, W](0))
@@ -72,9 +83,7 @@ def _read(context: Int, team: Team):
     team.run(body)
 
 
-def _copy(context: Int, team: Team):
-    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
-
+def _copy(team: Team, stream: Tensor[F32]):
     def body(member: Int) {imm}:
         var lo, hi = share(STREAM_SIZE, team.size, member, W)
         for i in range(lo, hi, W):
@@ -83,9 +92,7 @@ def _copy(context: Int, team: Team):
     team.run(body)
 
 
-def _stream_like_adamw(context: Int, team: Team):
-    var stream = Pointer[Tensor[F32], MutUntrackedOrigin](unsafe_from_address=context)[]
-
+def _stream_like_adamw(team: Team, stream: Tensor[F32]):
     def body(member: Int) {imm}:
         var lo, hi = share(STREAM_SIZE, team.size, member, W)
         for i in range(lo, hi, W):

@@ -2,7 +2,7 @@
 
 from std.time import sleep
 
-from llm.report import fixed
+from llm.base.formatting import fixed
 
 
 def let_threads_sleep():

@@ -1,1 +1,1 @@
-"""GPT-2 on the CPU: model, kernels, data and files. `gpt2.mojo` is the place to start reading."""
+"""GPT-2 on the CPU, in rooms that import downwards only; see docs/architecture.md. Start reading in `model/gpt2.mojo`."""

@@ -1,60 +1,41 @@
-"""Mojo under pytest: collects `test_*.mojo`, each `def test_*` as an item, and builds programs for the Python tests."""
+"""Mojo under pytest: collects `test_*.mojo`, each `def test_*` as an item, and builds programs for the Python tests.
 
-import codecs
+And the fixtures that test files share.
+"""
+
 import functools
-import os
+import hashlib
 import re
+import signal
 import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "tests"
-BIN = Path(sys.executable).parent
-ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MODULAR_TELEMETRY_ENABLED": "0"}
-TIMEOUT = 600
-# MOJO_TARGET_CPU=x86-64-v3 tests the code of a processor without AVX-512 on one that has it.
-TARGET_CPU = os.environ.get("MOJO_TARGET_CPU")
-if TARGET_CPU:
-    BUILD = BUILD.with_name(f"tests-{TARGET_CPU}")
+from llm_mojo import pydocs, tokenize
+from mojo_builds import Builder
+from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT, Program
+from tiny_run import flags, make_data
+from vocabularies import write_toy
+
+pytest.register_assert_rewrite("prepared")
+
+BUILDER = Builder()
 
 
-def wait_for(condition, seconds=300):
-    """Waits until something is so. The time is only there to end a test that would never end."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
+def pytest_configure(config):
+    """Gives the programs that tests start the signals' defaults, also below nohup and in the background of a script.
+
+    An ignored signal stays ignored in the programs that a process starts, but a handler does not go over to them: so
+    pytest itself goes on to ignore the signal, by a handler. (subprocess resets SIGPIPE and SIGXFSZ by itself.)
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 class MojoError(Exception):
     """What the compiler or a test said; shown without a Python traceback."""
-
-
-@functools.cache
-def build(source):
-    """Builds a program, unless the one in build/tests is newer than all sources. Returns (binary, errors)."""
-    binary = BUILD / source.relative_to(ROOT).with_suffix("")
-    sources = [source, *(ROOT / "llm").rglob("*.mojo")]
-    if binary.exists() and binary.stat().st_mtime > max(path.stat().st_mtime for path in sources):
-        return binary, ""
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    fresh = binary.with_suffix(f".{os.getpid()}")
-    start = time.time()
-    command = ["mojo", "build", "--Werror", "-I", ROOT, source, "-o", fresh]
-    if TARGET_CPU:
-        command += ["--target-cpu", TARGET_CPU]
-    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
-    if result.returncode:
-        return binary, f"{source.relative_to(ROOT)} does not build:\n{result.stderr}"
-    # A source that changes during the build is newer than the binary.
-    os.utime(fresh, (start, start))
-    os.replace(fresh, binary)
-    return binary, ""
 
 
 def pytest_collect_file(parent, file_path):
@@ -62,18 +43,32 @@ def pytest_collect_file(parent, file_path):
         return MojoFile.from_parent(parent, path=file_path)
 
 
+def pytest_collection_modifyitems(items):
+    """Kernels first, then layers: what is broken fails its own test before those of everything built on it."""
+    items.sort(key=lambda item: (ROOT / "tests" / "cpu" not in item.path.parents, item.path.name != "test_layers.py"))
+
+
 def pytest_collection_finish(session):
-    """Builds what the selected tests need, several at a time: Mojo tests, and the programs that Python tests name."""
-    if session.config.option.collectonly:
-        return
-    sources = set()
-    for path in {item.path for item in session.items}:
-        if path.suffix == ".mojo":
-            sources.add(path)
-        else:
-            sources |= {ROOT / name for name in re.findall(r'mojo_program\("(.+?)"\)', path.read_text())}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(build, sources))
+    """Begins to build what the selected tests need, in their order: Mojo tests, and programs that Python tests name."""
+    if not session.config.option.collectonly:
+        BUILDER.start(program for item in session.items for program in programs_of(item))
+
+
+def programs_of(item):
+    """Lists the programs that a test runs: itself, those of its mark `builds`, or all that its file names."""
+    if item.path.suffix == ".mojo":
+        return [item.path]
+    marked = [ROOT / name for mark in item.iter_markers("builds") for name in mark.args]
+    return marked or programs_named_in(item.path)
+
+
+@functools.cache
+def programs_named_in(path):
+    return [ROOT / name for name in re.findall(r'mojo_program\("(.+?)"\)', path.read_text())]
+
+
+def pytest_sessionfinish():
+    BUILDER.stop()
 
 
 class MojoFile(pytest.File):
@@ -84,7 +79,7 @@ class MojoFile(pytest.File):
 
 class MojoItem(pytest.Item):
     def runtest(self):
-        binary, errors = build(self.path)
+        binary, errors = BUILDER.build(self.path)
         if errors:
             raise MojoError(errors)
         result = subprocess.run(
@@ -100,56 +95,12 @@ class MojoItem(pytest.Item):
         return self.path, 0, self.name
 
 
-class Program:
-    """A built Mojo program."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def run(self, *arguments, **options):
-        """Runs it; returns subprocess's CompletedProcess, with text output."""
-        command = [self.path, *(str(argument) for argument in arguments)]
-        defaults = {"capture_output": True, "encoding": "utf-8", "env": ENVIRONMENT, "timeout": TIMEOUT}
-        return subprocess.run(command, **(defaults | options))
-
-    def output(self, *arguments, **options):
-        """Runs it and returns what it printed; it must succeed."""
-        result = self.run(*arguments, **options)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    def error(self, *arguments, status=1, **options):
-        """Runs it and returns what it said on stderr; it must end with this status."""
-        result = self.run(*arguments, **options)
-        assert result.returncode == status, result.stdout + result.stderr
-        return result.stderr
-
-    def on_terminal(self, *arguments, at="", number=None, **more):
-        """Runs it on a terminal, sends a signal when `at` has appeared, and returns the status and what was shown."""
-        terminal, other_end = os.openpty()
-        command = [str(word) for word in [self.path, *arguments]]
-        process = subprocess.Popen(command, stdout=other_end, env=ENVIRONMENT | {"TERM": "xterm"} | more)
-        os.close(other_end)
-        shown = ""
-        decode = codecs.getincrementaldecoder("utf-8")().decode
-        while True:
-            try:
-                shown += decode(os.read(terminal, 65536))
-            except OSError:  # how the end of a terminal is told
-                break
-            if number and at in shown:
-                process.send_signal(number)
-                number = None
-        os.close(terminal)
-        return process.wait(), shown
-
-
 @pytest.fixture(scope="session")
 def mojo_program():
     """Builds a program by its path in the repository: `mojo_program("tests/programs/files.mojo").run(...)`."""
 
     def built(path):
-        binary, errors = build(ROOT / path)
+        binary, errors = BUILDER.build(ROOT / path)
         if errors:
             pytest.fail(errors, pytrace=False)
         return Program(binary)
@@ -160,8 +111,6 @@ def mojo_program():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with the shards and the tokenizer of a tiny run."""
-    from tiny_run import make_data
-
     folder = tmp_path_factory.mktemp("data")
     make_data(folder)
     return folder
@@ -170,8 +119,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(program, data, tmp_path_factory):
     """A tiny run of the module's trainer that nothing happened to."""
-    from tiny_run import flags
-
     out = tmp_path_factory.mktemp("whole") / "run"
     program.output(*flags(data, out))
     return out
@@ -191,6 +138,37 @@ def one_thread():
 @pytest.fixture(scope="session")
 def documents():
     """Python's documentation: 2 MB of English, on every machine."""
-    from llm_mojo import pydocs
-
     return pydocs.documents()
+
+
+@pytest.fixture(scope="session")
+def gpt2_files():
+    """The paths of the published vocab.bpe and encoder.json."""
+    return [path.resolve() for path in tokenize.gpt2_files()]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """GPT-2's tokenizer with the toy vocabulary, in the folder of the test, where `gpt2` then means this one."""
+    folder = write_toy(tmp_path / "cache/gpt2")
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("vocab.bpe", "encoder.json")}
+    monkeypatch.setattr(tokenize, "GPT2_SHA256", hashes)
+    monkeypatch.setenv("LLM_MOJO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tokenize.gpt2_tokenizer()
+
+
+@pytest.fixture
+def encode(program, tmp_path):
+    """The module's program's tokens of each text: it has checked that decoding them gives the text back."""
+
+    def encoded(tokenizer, texts, mode="ordinary"):
+        raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
+        starts = np.concatenate([[len(raw), 0], np.cumsum([len(text) for text in raw])]).astype("<i8")
+        (tmp_path / "texts").write_bytes(starts.tobytes() + b"".join(raw))
+        program.output(tokenizer, tmp_path / "texts", tmp_path / "tokens", mode)
+        output = (tmp_path / "tokens").read_bytes()
+        places = np.frombuffer(output, dtype="<i8", count=len(raw) + 1)
+        return np.diff(places), np.frombuffer(output, dtype="<i4", offset=places.nbytes)
+
+    return encoded

@@ -1,4 +1,4 @@
-"""llm/arguments.mojo: what it takes, what it says about mistakes, and the help."""
+"""llm/cli/arguments.mojo: what it takes, what it says about mistakes, and the help."""
 
 import pytest
 
@@ -104,4 +104,4 @@ def test_help(words, program):
     assert "\n   -b --batch-size N            sequences per batch (B) (default: 4)\n" in text
     assert "\n  -nk --keep N                  checkpoints to keep (default: 0)\n" in text
     assert "\n      --dry-run                 plan only\n" in text
-    assert text.endswith("\n   -h --help                    this text\n")
+    assert text.endswith("\n   -h --help                    this text\n      --version                 the version\n")

@@ -1,17 +1,14 @@
 """train_gpt2_basic.mojo against the PyTorch reference: losses on the same batches in llm.c's order, samples, errors."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from llm_mojo import formats, reference
-
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = formats.ModelConfig(max_seq_len=20, vocab_size=131, num_layers=2, num_heads=3, channels=36)
-ONE_HEAD = formats.ModelConfig(max_seq_len=5, vocab_size=17, num_layers=1, num_heads=1, channels=10)
+from mojo_programs import ROOT
+from small_model import ONE_HEAD, SMALL, losses, make_files, shuffled_batches
 
 
 @pytest.fixture(scope="session")
@@ -26,46 +23,12 @@ def files(tmp_path):
     return tmp_path
 
 
-def make_files(folder, config):
-    V = config.vocab_size
-    random = np.random.default_rng(1)
-    formats.write_checkpoint(folder / "model.bin", config, reference.init_tensors(config, seed=2, spread=True))
-    for name, size in {"train_0": 3 * 51 + 1, "train_1": 2 * 51 + 30, "train_2": 4 * 51, "val_0": 150}.items():
-        formats.write_tokens(folder / f"{name}.bin", random.integers(V, size=size))
-    formats.write_tokenizer(folder / "tokenizer.bin", [b"%d " % token for token in range(V)], V - 1)
-
-
 def run(program, folder, *options, status=0):
     """Runs in the folder on the files of `make_files`, unless other options say otherwise."""
     own = ["-e", "model.bin", "-i", "train_*.bin", "-j", "val_0.bin", "--tokenizer", "tokenizer.bin", "-b", 3, "-t", 17]
     if status:
         return program.error(*own, *options, status=status, cwd=folder)
     return program.output(*own, *options, cwd=folder)
-
-
-def losses(kind, output):
-    return [float(loss) for loss in re.findall(rf"{kind} loss (\S+)", output)]
-
-
-def shuffled_batches(paths, B, T):
-    """Yields inputs and targets (B,T) in the order of llm.c's loader, by numpy's mt19937."""
-    random = np.random.RandomState(42)
-
-    def shuffle(items):
-        for i in range(len(items) - 1, 0, -1):
-            j = int(random.randint(2**32, dtype=np.uint32)) % (i + 1)
-            items[i], items[j] = items[j], items[i]
-
-    shards = list(range(len(paths)))
-    while True:
-        shuffle(shards)
-        for shard in shards:
-            tokens = formats.read_tokens(paths[shard]).astype(np.int32)
-            samples = list(range((len(tokens) - 1) // (B * T)))
-            shuffle(samples)
-            for sample in samples:
-                batch = tokens[sample * B * T :][: B * T + 1]
-                yield batch[:-1].reshape(B, T), batch[1:].reshape(B, T)
 
 
 @pytest.mark.parametrize(("config", "B", "T"), [(SMALL, 3, 17), (ONE_HEAD, 1, 5)])

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT
 from llm_mojo import Error, charts, formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.bench import charts as bench_charts
@@ -24,6 +23,7 @@ from llm_mojo.bench.runner import Pace, run_steps
 from llm_mojo.bench.sizes import SIZES
 from llm_mojo.bench.steps import check_losses
 from llm_mojo.bench.workshop import Command, Missing, Workshop
+from mojo_programs import ROOT
 
 # ----- the contestants train the same model
 

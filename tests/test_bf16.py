@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm_mojo import formats, reference
-from test_threads import SMALL, WIDE, make_files, run
+from passes import SMALL, WIDE, make_files, run
 from tiny_run import copy_back_to, final, flags, log, settings
 
 GPT2_124M = formats.ModelConfig(max_seq_len=1024, vocab_size=50257, num_layers=12, num_heads=12, channels=768)

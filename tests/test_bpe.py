@@ -1,18 +1,15 @@
-"""llm/tokenizer.mojo's encoder against tiktoken (GPT-2's vocabulary) and Hugging Face tokenizers (one's own)."""
-
-import itertools
+"""llm/text/tokenizer.mojo's encoder against tiktoken (GPT-2's vocabulary) and Hugging Face tokenizers (one's own)."""
 
 import numpy as np
 import pytest
 import tiktoken
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from conftest import ROOT
 from llm_mojo import formats, unicode_table
-from llm_mojo.download import fetch
-from llm_mojo.tokenize import END_OF_TEXT, GPT2_SHA256, GPT2_URL, ByteTokenizer, read_bpe, token_bytes
+from llm_mojo.tokenize import END_OF_TEXT, ByteTokenizer, read_bpe, token_bytes
+from mojo_programs import ROOT
+from vocabularies import assert_equal
 
-SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 CODES = np.array([code for code in range(0x110000) if not 0xD800 <= code < 0xE000], dtype="<u4")
 
 
@@ -22,8 +19,8 @@ def program(mojo_program):
 
 
 @pytest.fixture(scope="session")
-def gpt2():
-    ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
+def gpt2(gpt2_files):
+    ranks = read_bpe(*gpt2_files)
     special = {END_OF_TEXT: len(ranks)}
     return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
 
@@ -50,45 +47,8 @@ def pairs(tmp_path_factory):
     return tiktoken.Encoding("pairs", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={}), path
 
 
-@pytest.fixture
-def encode(program, tmp_path):
-    """The program's tokens of each text: it has checked that decoding them gives the text back."""
-
-    def encoded(tokenizer, texts, mode="ordinary"):
-        raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
-        starts = np.concatenate([[len(raw), 0], np.cumsum([len(text) for text in raw])]).astype("<i8")
-        (tmp_path / "texts").write_bytes(starts.tobytes() + b"".join(raw))
-        program.output(tokenizer, tmp_path / "texts", tmp_path / "tokens", mode)
-        output = (tmp_path / "tokens").read_bytes()
-        places = np.frombuffer(output, dtype="<i8", count=len(raw) + 1)
-        return np.diff(places), np.frombuffer(output, dtype="<i4", offset=places.nbytes)
-
-    return encoded
-
-
-def assert_equal(texts, ours, theirs):
-    """Compares (number of tokens of each text, all tokens) with a list or array of tokens for each text."""
-    counts, tokens = ours
-    expected_counts = np.array([len(each) for each in theirs])
-    expected = np.fromiter(itertools.chain.from_iterable(theirs), dtype=np.int32)
-    if np.array_equal(counts, expected_counts) and np.array_equal(tokens, expected):
-        return
-    length = min(len(tokens), len(expected))
-    first = next(iter(np.flatnonzero(tokens[:length] != expected[:length])), length)
-    i = int(np.searchsorted(np.cumsum(expected_counts), first, side="right"))
-    start = int(expected_counts[:i].sum())
-    pytest.fail(
-        f"text {i}, {texts[i][:200]!r}, from token {first - start} on: {tokens[start:][:50]} != {theirs[i][:50]}"
-    )
-
-
 def assert_as_tiktoken(encode, engine, path, texts):
     assert_equal(texts, encode(path, texts), [engine.encode_ordinary(text) for text in texts])
-
-
-def test_tiny_shakespeare(encode, gpt2, gpt2_file):
-    text = fetch("tinyshakespeare", "input.txt", SHAKESPEARE_URL).read_text(encoding="utf-8")
-    assert_as_tiktoken(encode, gpt2, gpt2_file, [text])
 
 
 def test_two_megabytes_of_pydocs(documents, encode, gpt2, gpt2_file):
@@ -325,4 +285,4 @@ def test_the_tables_are_those_of_the_installed_tiktoken():
     def tables(source):
         return source[source.index("comptime UNICODE_VERSION") :]
 
-    assert tables((ROOT / "llm/unicode_table.mojo").read_text()) == tables(unicode_table.source())
+    assert tables((ROOT / "llm/text/unicode_table.mojo").read_text()) == tables(unicode_table.source())

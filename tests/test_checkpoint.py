@@ -1,4 +1,4 @@
-"""llm/checkpoint.mojo against llm_mojo.formats: the same bytes both ways, and what it says about wrong files."""
+"""llm/model/checkpoints.mojo against llm_mojo.formats: the same bytes both ways, and what it says about wrong files."""
 
 import os
 import resource

@@ -10,8 +10,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import BUILD, ENVIRONMENT, ROOT
 from llm_mojo import formats
+from mojo_builds import BUILD
+from mojo_programs import ENVIRONMENT, ROOT
 from tiny_run import STEPS, V, flags, make_data
 
 B, T = 2, 8

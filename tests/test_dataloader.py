@@ -1,4 +1,4 @@
-"""llm/dataloader.mojo: llm.c's order by numpy's mt19937, shards that Python wrote, what it says about wrong ones."""
+"""llm/data/loader.mojo: llm.c's order by numpy's mt19937, shards that Python wrote, what it says about wrong ones."""
 
 import hashlib
 import os

@@ -2,13 +2,12 @@
 
 import hashlib
 import http.server
-import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 from pathlib import Path
 
@@ -18,14 +17,12 @@ import pyarrow.parquet
 import pytest
 import tiktoken
 
-from conftest import wait_for
 from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers, tokenize
 from llm_mojo.__main__ import main
 from llm_mojo.manifest import Inputs
-from test_tokenize import needs_cache, toy  # noqa: F401, a fixture
-
-ROOT = Path(__file__).resolve().parent.parent
-EOT = 256  # of the byte tokenizer
+from mojo_programs import ROOT, wait_for
+from prepared import EOT, error_of, run, shards
+from stories_archive import STORIES, archive, stories
 
 
 @pytest.fixture(autouse=True)
@@ -60,24 +57,6 @@ def server(monkeypatch):
     yield server
     server.shutdown()
     server.server_close()
-
-
-def shards(folder, stem):
-    """The tokens of both shards, as lists: train, val."""
-    return [formats.read_tokens(Path(folder, f"{stem}_{split}.bin")).tolist() for split in ("train", "val")]
-
-
-def run(*arguments, status=0):
-    assert main(["prepare", *map(str, arguments)]) == status
-
-
-def error_of(capsys, *arguments):
-    """What a command that must fail says."""
-    capsys.readouterr()
-    run(*arguments, status=1)
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    return message
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -243,29 +222,7 @@ def test_tinyshakespeare_by_llm_cs_rules(server, toy, capsys):
     assert len(train) == int(0.75 * len(text)) and len(train) + len(val) == len(text)
 
 
-def archive(members):
-    """A .tar.gz of name -> bytes."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def stories(*texts, **options):
-    return json.dumps([{"story": text, "summary": "[], {"} for text in texts], **options).encode()
-
-
 ARCHIVE = "datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz"
-STORIES = {
-    "._data00.json": b"not a story",
-    "data01.json": stories(" \nhe\n", "ll"),
-    "./data00.json": stories("hell", 'a "quoted" 東 é', indent=1),
-    "readme.txt": b"no",
-    "data02.json": stories(*(f"story {i}" for i in range(500)), ensure_ascii=False),
-}
 
 
 def test_tinystories(monkeypatch, server, toy):
@@ -485,15 +442,18 @@ def test_pydocs_command(documents):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# the published texts, where they are at hand, and the command line
+# the published text, where it is at hand, and the command line
 
 
 def environment(**changes):
     return os.environ | {"PYTHONPATH": str(ROOT / "pysrc")} | changes
 
 
-@needs_cache
-def test_tinyshakespeare_has_llm_cs_bytes(monkeypatch):
+SHAKESPEARE = Path(os.environ.get("LLM_MOJO_CACHE", "none")).resolve() / "tinyshakespeare/input.txt"
+
+
+@pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="LLM_MOJO_CACHE has no tinyshakespeare/input.txt")
+def test_tinyshakespeare_has_llm_cs_bytes(gpt2_files, monkeypatch):
     """Counts as llm.c's script prints them; bytes by that script's steps, with ranks that tiktoken itself has read."""
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
@@ -501,12 +461,11 @@ def test_tinyshakespeare_has_llm_cs_bytes(monkeypatch):
     result = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stderr
     assert "tiny_shakespeare_train.bin: 305,260 tokens (611,544 bytes)" in result.stdout
-    cache = Path(os.environ["LLM_MOJO_CACHE"])
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
-    ranks = data_gym_to_mergeable_bpe_ranks(str(cache / "gpt2/vocab.bpe"), str(cache / "gpt2/encoder.json"))
+    ranks = data_gym_to_mergeable_bpe_ranks(*map(str, gpt2_files))
     pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     gpt2 = tiktoken.Encoding("referee", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    sections, ids = (cache / "tinyshakespeare/input.txt").read_text().split("\n\n"), []
+    sections, ids = SHAKESPEARE.read_text().split("\n\n"), []
     for i, section in enumerate(sections):
         ids += [50256, *gpt2.encode_ordinary(section if i == len(sections) - 1 else section + "\n\n")]
     for split, expected in (("val", ids[:32768]), ("train", ids[32768:])):
@@ -555,6 +514,24 @@ def test_start_up_imports_no_heavy_packages():
     code += "print([name for name in ('numpy', 'torch', 'tiktoken', 'requests') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert result.stdout.endswith("[]\n")
+
+
+def test_version():
+    """That of the package, and of pyproject.toml where none is installed."""
+
+    def shown():
+        command = [sys.executable, "-S", "-m", "llm_mojo", "--version"]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment(PYTHONPATH="pysrc"))
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    shutil.copytree(ROOT / "pysrc/llm_mojo", "pysrc/llm_mojo")
+    project = (ROOT / "pyproject.toml").read_text()
+    Path("pyproject.toml").write_text(re.sub('(?m)^version = ".*"$', 'version = "12.3.4"', project))
+    assert shown() == "llm.mojo 12.3.4\n"
+    Path("pysrc/llm_mojo-7.8.9.dist-info").mkdir()
+    Path("pysrc/llm_mojo-7.8.9.dist-info/METADATA").write_text("Name: llm-mojo\nVersion: 7.8.9\n")
+    assert shown() == "llm.mojo 7.8.9\n"
 
 
 @pytest.mark.parametrize("package, extra", [("pyarrow", "data"), ("torch", "test")])

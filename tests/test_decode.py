@@ -1,4 +1,4 @@
-"""llm/decode.mojo: cached logits against PyTorch and against our own forward pass, alone and side by side."""
+"""llm/model/decoder.mojo: cached logits against PyTorch and against our own forward pass, alone and side by side."""
 
 import numpy as np
 import pytest

@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from conftest import TIMEOUT, wait_for
-from llm_mojo import Error, download
+from llm_mojo import Error, download, tokenize
+from mojo_programs import TIMEOUT, wait_for
 
 CONTENT = bytes(range(256)) * 1600  # 409,600 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -238,6 +238,45 @@ def test_it_gives_up_without_progress(server):
     assert len(server.requests) == download.ATTEMPTS_WITHOUT_PROGRESS
 
 
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package that has the file, and fails when it is imported."""
+    folder = tmp_path / "packages/has_the_file/data"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "file.bin").write_bytes(CONTENT)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    return download.Package("has_the_file", "data", extra="files")
+
+
+def test_a_package_is_looked_in_before_the_network(server, package, tmp_path):
+    def found():
+        return download.fetch("set", "file.bin", server.url, SHA256, package)
+
+    assert found() == tmp_path / "packages/has_the_file/data/file.bin"
+    assert server.requests == [] and files() == []
+    found().write_bytes(b"another version's")
+    assert found() == download.CACHE / "set/file.bin" and found().read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    (tmp_path / "packages/has_the_file/data/file.bin").write_bytes(CONTENT)
+    assert found() == download.CACHE / "set/file.bin"
+
+
+def test_a_package_that_is_not_installed_is_named():
+    package = download.Package("no_such_package", "data", extra="files")
+    with pytest.raises(
+        Error, match=re.escape("Without a network, install a package that has it: pip install -e '.[files]'; or")
+    ):
+        download.fetch("set", "file.bin", "http://127.0.0.1:1/file.bin", SHA256, package)
+
+
+def test_the_package_of_gpt2s_vocabulary():
+    """`make test` installs it: all that is published has its published hash there."""
+    for name, sha256 in tokenize.GPT2_SHA256.items():
+        assert tokenize.GPT2_PACKAGE.find(name, sha256).name == name
+        assert tokenize.GPT2_PACKAGE.find(name, "0" * 64) is None
+
+
 def test_not_found(server):
     server.status = [404]
     with pytest.raises(Error) as error:
@@ -270,10 +309,10 @@ def test_lengths_that_are_none(server, length):
 def test_more_than_there_should_be(server):
     """What the server says, and what it sends, both have an end."""
     with pytest.raises(Error, match="expected at most 1,000 bytes, the server has 409,600"):
-        download.fetch("set", "file.bin", server.url, SHA256, 1000)
+        download.fetch("set", "file.bin", server.url, SHA256, at_most=1000)
     server.endless, server.headers = True, {"Content-Length": ""}
     with pytest.raises(Error, match="expected at most 1,000,000 bytes, the server sends more"):
-        download.fetch("set", "file.bin", server.url, SHA256, 1_000_000)
+        download.fetch("set", "file.bin", server.url, SHA256, at_most=1_000_000)
     assert part().stat().st_size < 2_000_000 and len(server.requests) == 2
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from llm_mojo import formats, reference
 from llm_mojo.reference import embedding, gelu, layernorm, linear
-from test_basic import SMALL, make_files, shuffled_batches
+from small_model import SMALL, make_files, shuffled_batches
 from tiny_run import copy_back_to, final, flags, log, settings
 
 LONG = formats.ModelConfig(max_seq_len=140, vocab_size=131, num_layers=2, num_heads=2, channels=20)
@@ -22,7 +22,7 @@ def program(mojo_program):
     return mojo_program("train_gpt2.mojo")
 
 
-# The masks, after llm/random.mojo and llm/cpu/dropout.mojo.
+# The masks, after llm/base/random.mojo and llm/cpu/dropout.mojo.
 
 
 def scramble(x):
@@ -120,12 +120,17 @@ def test_equals_pytorch_with_the_same_masks(config, B, T, passes, rate, program,
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9])
-def test_masks_are_random(rate):
+def test_masks_are_random(rate, mojo_program, tmp_path):
     """Right in number, and independent of neighbours, of other keys, and along and across rows: within 5 sigma."""
-    n = 1 << 20
+    n = (1 << 20) + 37
     key = pass_key(7, 0)
     keys = [key, draw_at(key, 1), draw_at(key, 2), pass_key(8, 0), pass_key(7, 1)]
-    masks = [factors(rate, one, (n,)) > 0 for one in keys]
+    signed = [key - (key >> 63 << 64) for key in keys]
+    mojo_program("tests/programs/masks.mojo").output(rate, n, tmp_path / "masks.bin", *signed)
+    found = np.fromfile(tmp_path / "masks.bin", dtype="<f4").reshape(len(keys), n)
+    masks = found > 0
+    np.testing.assert_allclose(found[masks], 1 / (1 - rate), rtol=1e-6)
+    assert (found[~masks] == 0).all()
     sigma = math.sqrt(rate * (1 - rate) / n)
     for mask in masks:
         assert abs(mask.mean() - (1 - rate)) < 5 * sigma

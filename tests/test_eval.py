@@ -206,7 +206,7 @@ def test_the_same_bits_on_any_number_of_threads(program, folder):
     "flags, message",
     [
         ("", "expected --val-data or --hellaswag: there is nothing to evaluate"),
-        ("-j s_0.bin --stride 0", "--stride: expected an integer from 1 to 64, got '0'"),
+        ("-j s_0.bin --stride 0", "--stride: expected an integer of at least 1, got '0'"),
         ("-j s_0.bin -t 16 --stride 17", "--stride: expected an integer from 1 to 16, got '17'"),
         ("-j s_0.bin -t 65", "--seq-len: expected an integer from 0 to 64, got '65'"),
         ("-h hellaswag.bin --limit -1", "--limit: expected an integer of at least 0, got '-1'"),

@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llm_mojo import export, formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, read_bpe, token_bytes
-from test_tokenize import needs_cache
 
 # The pattern of the GPT-2 release.
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -127,18 +126,17 @@ def test_tokenizer(kind):
         assert expected(f"a{END_OF_TEXT}b")[1] == eot
 
 
-@needs_cache
-def test_gpt2s_own_vocabulary():
-    folder = Path(os.environ["LLM_MOJO_CACHE"]) / "gpt2"
-    ranks = read_bpe(folder / "vocab.bpe", folder / "encoder.json")
+def test_gpt2s_own_vocabulary(gpt2_files):
+    merges, vocabulary = gpt2_files
+    ranks = read_bpe(merges, vocabulary)
     tokens = sorted(ranks, key=ranks.get) + [END_OF_TEXT.encode()]
     config = formats.ModelConfig(max_seq_len=8, vocab_size=50257, num_layers=1, num_heads=1, channels=2)
     formats.write_checkpoint("m.bin", config, reference.init_tensors(config))
     formats.write_tokenizer("gpt2_tokenizer.bin", tokens, 50256)
     run("export", "m.bin", "--to", "folder")
     # As published: the same merges and the same ids.
-    assert json.loads(Path("folder/vocab.json").read_text()) == json.loads((folder / "encoder.json").read_text())
-    assert Path("folder/merges.txt").read_text().split("\n")[1:] == (folder / "vocab.bpe").read_text().split("\n")[1:]
+    assert json.loads(Path("folder/vocab.json").read_text()) == json.loads(vocabulary.read_text())
+    assert Path("folder/merges.txt").read_text().split("\n")[1:] == merges.read_text().split("\n")[1:]
     tokenizer = AutoTokenizer.from_pretrained("folder")
     expected = tiktokens_encoder(tokens)
     for text in [TEXT, *random_texts(300)]:

@@ -4,11 +4,11 @@ from std.os.path import exists
 from std.tempfile import mkdtemp
 from std.testing import TestSuite, assert_equal, assert_false, assert_raises, assert_true
 
-from llm.checkpoint import read_config, read_parameters, write_checkpoint
-from llm.config import GPT2Config
-from llm.files import AppendedFile, AtomicFile, InputFile, MappedFile, glob_files, make_folder
-from llm.memory import Arena
-from llm.tensors import WTE, ParameterTensors
+from llm.base.files import AppendedFile, AtomicFile, InputFile, MappedFile, glob_files, make_folder
+from llm.base.memory import Arena
+from llm.model.checkpoints import read_config, read_parameters, write_checkpoint
+from llm.model.config import GPT2Config
+from llm.model.tensors import WTE, ParameterTensors
 
 comptime U8 = DType.uint8
 comptime F32 = DType.float32

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from llm_mojo import formats, reference, tokenize, weights
 from llm_mojo.__main__ import main
 from llm_mojo.tokenize import BpeTokenizer, byte_alphabet, read_tokenizer_file
-from test_datasets import shards
+from prepared import shards
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("Ġ", "w"), ("r", "i"), ("z", "z"), ("ri", "zz")]

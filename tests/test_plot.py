@@ -12,19 +12,7 @@ import pytest
 from llm_mojo.__main__ import main
 from llm_mojo.charts import LIGHT
 from llm_mojo.plot import names_of, read_curves, smoothed
-
-
-def write_log(folder, losses, validations=(), tokens=100, ms=30_000):
-    """The log of a run: losses of steps from 1 on, and validation losses {step: loss}."""
-    folder.mkdir(parents=True)
-    validations = dict(validations)
-    lines = [{"step": 0, "val_loss": validations[0]}] if 0 in validations else []
-    for step, loss in enumerate(losses, 1):
-        lines.append({"step": step, "loss": loss, "norm": 1.0, "lr": 0.1, "ms": ms, "tokens": tokens})
-        if step in validations:
-            lines.append({"step": step, "val_loss": validations[step]})
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+from run_logs import write_log
 
 
 def plot(*arguments):

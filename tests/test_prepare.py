@@ -17,10 +17,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from conftest import wait_for
 from llm_mojo import formats, job, own_text, pipeline, prepare, readers
-from test_datasets import EOT, ROOT, error_of, run, shards
-from test_tokenize import toy  # noqa: F401, a fixture
+from mojo_programs import ROOT, wait_for
+from prepared import EOT, error_of, outputs, run, shards
 
 WORDS = "the a of one Thing other stone Water under 7 , .".split()
 
@@ -39,18 +38,6 @@ def texts(count, seed=0):
 
 def write_json_lines(path, documents):
     Path(path).write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-
-
-def outputs(folder):
-    """All that a prepared folder has but the manifest, and what the manifest says of it."""
-    manifest = json.loads(Path(folder, "manifest.json").read_text())
-    files = {
-        path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name not in (".lock", "manifest.json")
-    }
-    assert {name: (each["bytes"], each["sha256"]) for name, each in manifest["outputs"].items()} == {
-        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
-    }
-    return files, manifest
 
 
 def tokens_of(folder, pattern):
@@ -417,7 +404,7 @@ def test_two_gigabytes(tmp_path, capfd):
         while file.tell() < 2_000_000_000:
             rng.shuffle(lines)
             file.writelines(lines)
-    flags = ["corpus.jsonl", "--tokenizer", "gpt2" if os.environ.get("LLM_MOJO_CACHE") else "byte", "--out"]
+    flags = ["corpus.jsonl", "--tokenizer", "gpt2", "--out"]
     peak, seconds, kills = 0, 0.0, 0
     for out in ("whole", "killed"):
         while not Path(out, "manifest.json").exists():

@@ -11,8 +11,8 @@ import pytest
 
 from llm_mojo import Error, files, formats, job, prepare
 from llm_mojo.__main__ import main
-from test_datasets import ROOT, error_of, run
-from test_prepare import outputs
+from mojo_programs import ROOT
+from prepared import error_of, outputs, run
 
 TEXT = "some words, and more of them\n" * 700  # 20 KB
 

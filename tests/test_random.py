@@ -1,4 +1,4 @@
-"""llm/random.mojo and llm/sampler.mojo against numpy, PyTorch and a xorshift64* written from Vigna's paper."""
+"""llm/base/random.mojo and llm/infer/sampler.mojo against numpy, PyTorch and a xorshift64* written from Vigna's paper."""
 
 import numpy as np
 import pytest

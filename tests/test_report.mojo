@@ -1,17 +1,19 @@
-"""What llm/report.mojo writes, to the letter."""
+"""What llm/cli/report.mojo writes, to the letter."""
 
 from std.os.path import exists
 from std.tempfile import mkdtemp
 from std.testing import TestSuite, assert_equal, assert_false, assert_raises
 from std.utils.numerics import inf, nan
 
-from llm.logs import LogEnd, lines_to_keep
-from llm.report import Report, Step, Validation, aligned, duration, fixed, grouped, scientific
-from llm.screen import Screen
+from llm.base.formatting import aligned, duration, fixed, grouped, scientific
+from llm.cli.logs import LogEnd, lines_to_keep
+from llm.cli.report import Report, Validation, step_json, step_line
+from llm.cli.screen import Screen
+from llm.train.step_record import StepRecord
 
 
-def a_step(loss: Float32, norm: Float32, z: Optional[Float64] = None) -> Step:
-    return Step(
+def a_step(loss: Float32, norm: Float32, z: Optional[Float64] = None) -> StepRecord:
+    return StepRecord(
         step=12,
         steps=40,
         loss=loss,
@@ -56,11 +58,11 @@ def test_durations() raises:
 def test_step_line() raises:
     var screen = Screen()
     assert_equal(
-        a_step(4.123456, 1.25).line(screen),
+        step_line(a_step(4.123456, 1.25), screen),
         "step   12/40 | loss 4.123456 | norm 1.2500 | lr 1.00e-04 | 523.4 ms | 489 tok/s",
     )
     assert_equal(
-        a_step(4.123456, 1.25, Float64(2.5)).line(screen),
+        step_line(a_step(4.123456, 1.25, Float64(2.5)), screen),
         (
             "step   12/40 | loss 4.123456 (+2.50z) | norm 1.2500 (+2.50z) | lr 1.00e-04 | 523.4 ms | 489 tok/s |"
             " outlier, update skipped"
@@ -70,17 +72,17 @@ def test_step_line() raises:
 
 def test_step_json() raises:
     assert_equal(
-        a_step(4.21, 1.3).json(),
+        step_json(a_step(4.21, 1.3)),
         (
-            '{"step": 12, "loss": 4.21, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second": 489, "shard": 0,'
-            ' "sample": 11, "epoch": 3}'
+            '{"step": 12, "loss": 4.21, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second":'
+            ' 489, "shard": 0, "sample": 11, "epoch": 3}'
         ),
     )
     assert_equal(
-        a_step(nan[DType.float32](), 1.3, Float64(-1.5)).json(),
+        step_json(a_step(nan[DType.float32](), 1.3, Float64(-1.5))),
         (
-            '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second": 489, "shard": 0,'
-            ' "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
+            '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second":'
+            ' 489, "shard": 0, "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
         ),
     )
 

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from conftest import ENVIRONMENT
 from llm_mojo import formats
+from mojo_programs import ENVIRONMENT
 from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, log, settings
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from conftest import ENVIRONMENT, Program
 from llm_mojo import formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.formats import ModelConfig
 from llm_mojo.weights import SOURCES
+from mojo_programs import ENVIRONMENT, Program
 
 EOT = 256
 BYTES = [bytes([i]) for i in range(256)] + [b"<|endoftext|>"]

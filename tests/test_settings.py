@@ -3,13 +3,18 @@
 import os
 import re
 import subprocess
+import sys
 
 import pytest
-import tomllib
 
-from conftest import ENVIRONMENT, ROOT
 from llm_mojo import formats
+from mojo_programs import ENVIRONMENT, ROOT
 from tiny_run import V, log, make_data, settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PRESETS = sorted((ROOT / "presets").glob("*.toml"))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ENVIRONMENT, TIMEOUT, wait_for
 from llm_mojo import formats
+from mojo_programs import ENVIRONMENT, TIMEOUT, wait_for
 from tiny_run import STEPS, checkpoints, copy_back_to, final, flags, settings
 
 NOBODY = 65534
@@ -96,6 +96,28 @@ def test_the_second_ctrl_c_stops_at_once(program, data, whole, tmp_path):
     assert process.returncode == 130
     assert checkpoints(out) == [3, 6]
     good(out, 6)
+
+
+@pytest.mark.parametrize(("saved", "step"), [(6, 8), (21, STEPS)], ids=["on the way", "at the end"])
+def test_a_validation_that_is_stopped_is_made_by_the_resumed_run(saved, step, program, data, whole, tmp_path):
+    """A validation without an end: had the signal to wait for it, this test would too."""
+    out = copy_back_to(whole, saved, tmp_path / "run")
+    command = [program.path, *flags(data, out, "-y", 1, "-m", 2_000_000_000)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "env": ENVIRONMENT}
+    process = subprocess.Popen([str(word) for word in command], **pipes)
+    while not process.stdout.readline().startswith(f"step {step:4}/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, errors) == (130, "")
+    assert "val loss" not in output
+    assert f"stopped by Ctrl-C after step {step} of {STEPS}; go on with: " in output
+    assert checkpoints(out)[-1] == step
+    program.output("-o", out, "-y", 1, "-m", 2)
+    assert final(out) == final(whole)
+    # Now all is done, and stays done.
+    assert f"all {STEPS} steps are done" in program.output("-o", out, "-y", 1)
+    assert final(out) == final(whole)
 
 
 def test_a_run_without_a_terminal_outlives_it(program, data, tmp_path):

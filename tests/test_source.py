@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from conftest import ENVIRONMENT, ROOT, TIMEOUT
+from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT
 
 PROGRAMS = ["train_gpt2.mojo", "test_gpt2.mojo"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ENVIRONMENT, ROOT, TIMEOUT
 from llm_mojo.__main__ import main
 from llm_mojo.terminal import line, plain
+from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202egnp.\x00"
 

@@ -19,12 +19,12 @@ import pyarrow.parquet
 import pytest
 import tiktoken
 
-from conftest import TIMEOUT
 from llm_mojo import Error, job, readers
 from llm_mojo.__main__ import main
 from llm_mojo.readers import CsvReader, JsonLinesReader, ParquetReader, TextReader, reader_for
-from test_datasets import EOT, ROOT, error_of, run, shards
-from test_readers import documents, joined, starts_and_rests
+from mojo_programs import ROOT, TIMEOUT
+from prepared import EOT, error_of, run, shards
+from read_documents import documents, joined, starts_and_rests
 
 TEXTS = ["one, two", 'a "quoted"\nline', "東 é 🙂", "last"]
 

@@ -1,11 +1,7 @@
-"""Tokenizers: GPT-2's BPE on a toy vocabulary and on the published one (where it is at hand), characters, bytes."""
+"""Tokenizers: GPT-2's BPE on a toy vocabulary and on the published one, characters, bytes."""
 
-import hashlib
-import json
-import os
 import pickle
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,32 +9,7 @@ import regex
 
 from llm_mojo import Error, formats, tokenize
 from llm_mojo.tokenize import BpeTokenizer, ByteTokenizer, CharTokenizer, UnknownCharacter, gpt2_tokenizer
-
-EOT_TEXT = "<|endoftext|>"
-TRICKY = [
-    *("", " ", "\n", "\n\n ", "a", "don't", "\x1c!\x1f ?"),
-    "I'll  go\tto\r\n the 3rd\u00a0floor\u3000!!  ",
-    "naïve café — 東京 🙂",
-]
-
-
-def write_toy(folder, merges=(("h", "e"), ("l", "l"), ("he", "ll"), ("Ġ", "w"))):
-    """vocab.bpe and encoder.json with the 256 bytes and a few merges. Ġ stands for the space."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokens = [*tokenize.byte_alphabet(), *("".join(merge) for merge in merges), EOT_TEXT]
-    (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    (folder / "encoder.json").write_text(json.dumps({token: id for id, token in enumerate(tokens)}))
-    return folder
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch):
-    folder = write_toy(tmp_path / "cache/gpt2")
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("vocab.bpe", "encoder.json")}
-    monkeypatch.setattr(tokenize, "GPT2_SHA256", hashes)
-    monkeypatch.setenv("LLM_MOJO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return gpt2_tokenizer()
+from vocabularies import EOT_TEXT, TRICKY, write_toy
 
 
 def decode(tokenizer, ids):
@@ -115,13 +86,6 @@ def test_byte():
     assert decode(tokenizer, tokenizer.encode([(everything, False)])) == everything
 
 
-needs_cache = pytest.mark.skipif(
-    not (Path(os.environ.get("LLM_MOJO_CACHE", "none")) / "gpt2/vocab.bpe").is_file(),
-    reason="LLM_MOJO_CACHE has no gpt2/vocab.bpe",
-)
-
-
-@needs_cache
 def test_published_gpt2(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tokenizer = gpt2_tokenizer()
@@ -132,16 +96,13 @@ def test_published_gpt2(tmp_path, monkeypatch):
         assert decode(tokenizer, tokenizer.encode([(text, False)])) == text.encode()
 
 
-@needs_cache
-def test_published_gpt2_is_tiktokens(tmp_path, monkeypatch):
+def test_published_gpt2_is_tiktokens(gpt2_files, monkeypatch):
     """The same ranks as tiktoken's own reader makes from the two files."""
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
-    folder = Path(os.environ["LLM_MOJO_CACHE"]) / "gpt2"
-    ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
-    assert tokenize.read_bpe(folder / "vocab.bpe", folder / "encoder.json") == ranks
+    ranks = data_gym_to_mergeable_bpe_ranks(*map(str, gpt2_files))
+    assert tokenize.read_bpe(*gpt2_files) == ranks
     assert np.array_equal(sorted(ranks.values()), np.arange(50256))
 
 

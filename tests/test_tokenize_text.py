@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 from llm_mojo import formats
+from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 
 TEXTS = {
     "a.txt": "First.\n\nSecond <|endoftext|> one.",

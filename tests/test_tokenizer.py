@@ -1,4 +1,4 @@
-"""llm/tokenizer.mojo: tokenizer files that Python wrote, text from bytes as Python decodes it, and wrong files."""
+"""llm/text/tokenizer.mojo: tokenizer files that Python wrote, text from bytes as Python decodes it, and wrong files."""
 
 import struct
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from conftest import ENVIRONMENT, ROOT, Program
+from mojo_programs import ENVIRONMENT, ROOT, Program
 from tiny_run import make_data, settings
 
 TRACE = ["--threads", 2, "-v", 0, "--trace", "trace.json"]

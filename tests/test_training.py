@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm_mojo import formats, reference
-from test_basic import ONE_HEAD, SMALL, losses, make_files, shuffled_batches
+from small_model import ONE_HEAD, SMALL, losses, make_files, shuffled_batches
 
 FILES = ["-i", "train_*.bin", "-j", "val_0.bin", "--tokenizer", "tokenizer.bin"]
 QUIET = ["-v", 0, "-s", 0]

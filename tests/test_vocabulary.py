@@ -12,10 +12,14 @@ import transformers
 from llm_mojo import formats
 from llm_mojo.__main__ import main
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, read_tokenizer_file
-from test_bpe import assert_equal, encode, program  # noqa: F401, fixtures
-from test_tokenize import TRICKY
+from vocabularies import TRICKY, assert_equal
 
 V = 4096
+
+
+@pytest.fixture(scope="session")
+def program(mojo_program):
+    return mojo_program("tests/programs/encode.mojo")
 
 
 @pytest.fixture(scope="module")

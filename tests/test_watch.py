@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from conftest import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 from llm_mojo.__main__ import main
 from llm_mojo.run_log import Follower
 from llm_mojo.watch import follow, settings_of, values_of
-from test_plot import write_log
+from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT, wait_for
+from run_logs import write_log
 from tiny_run import make_data, settings
 
 

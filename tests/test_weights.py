@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_mojo import formats, reference, weights
 from llm_mojo.__main__ import main
-from test_tokenize import toy, write_toy  # noqa: F401, a fixture
+from vocabularies import write_toy
 
 SIZES = dict(vocab_size=261, n_positions=16, n_embd=24, n_layer=3, n_head=2)
 

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 
-from conftest import ENVIRONMENT
 from llm_mojo import formats
+from mojo_programs import ENVIRONMENT
 
 V = 60
 STEPS = 24

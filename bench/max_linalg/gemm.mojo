@@ -11,8 +11,8 @@ from std.sys import simd_width_of
 from layout import TileTensor, row_major as row_major_layout
 from linalg.matmul.cpu.impl import matmul
 
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 from .epilogue import Epilogue
 from .matrix import Matrix

@@ -3,16 +3,15 @@
 from std.math import sqrt
 from std.sys import simd_width_of, size_of
 
+from llm.base.memory import Tensor
 from llm.cpu.global_norm import NORM_BLOCK, num_norm_blocks
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()
 
 
-@fieldwise_init
-struct AdamW(Copyable, ImplicitlyCopyable, Movable):
+struct AdamWSettings(Copyable, ImplicitlyCopyable, Movable):
     """Settings of the optimizer (Loshchilov and Hutter, 2019)."""
 
     var learning_rate: Float32
@@ -20,6 +19,21 @@ struct AdamW(Copyable, ImplicitlyCopyable, Movable):
     var beta2: Float32
     var eps: Float32
     var weight_decay: Float32
+
+    def __init__(
+        out self,
+        learning_rate: Float32 = 0,
+        beta1: Float32 = 0.9,
+        beta2: Float32 = 0.999,
+        eps: Float32 = 1e-8,
+        weight_decay: Float32 = 0,
+    ):
+        """Takes the values; the defaults are llm.c's, and the learning rate that of a step."""
+        self.learning_rate = learning_rate
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+        self.weight_decay = weight_decay
 
 
 def adamw_update[
@@ -32,7 +46,7 @@ def adamw_update[
     m: Tensor[F32],
     v: Tensor[F32],
     block_sums: Tensor[F32],
-    settings: AdamW,
+    settings: AdamWSettings,
     step: Int,
     grad_scale: Float32 = 1,
 ):

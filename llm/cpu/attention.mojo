@@ -8,22 +8,22 @@ from std.math import iota, log, sqrt
 from std.sys import simd_width_of
 from std.utils.numerics import neg_inf
 
+from llm.base.memory import Tensor
 from llm.cpu.dropout import Dropout
-from llm.cpu.parallel import Team
-from llm.cpu.tile import (
+from llm.cpu.simd.tile import (
     BLOCK,
     STRIP,
     W,
-    ask_for_tile,
     load_tile,
     load_tile_transposed,
     padded,
+    prefetch_tile,
     store_tile,
     strip_product,
 )
-from llm.cpu.transpose import transpose_block
-from llm.cpu.vector_math import exp2
-from llm.memory import Tensor
+from llm.cpu.simd.transpose import transpose_block
+from llm.cpu.simd.vector_math import exp, exp2
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime LOG2_E = Float32(1.4426950408889634)
@@ -48,7 +48,7 @@ def _member_workspace_size(T: Int, HS: Int) -> Int:
     return max(forward, backward)
 
 
-struct _Scratch:
+struct _TileScratch:
     """Hands out one thread's scratch from front to back."""
 
     var rest: Tensor[F32]
@@ -92,8 +92,8 @@ def attention_forward[
         for item in range(member, items, team.size):
             var q_begin = item // (B * NH) * queries
             var b, h = divmod(item % (B * NH), NH)
-            _ask_for_start(qkv, min(item + team.size, items - 1), queries, B, T, C, NH)
-            var scratch = _Scratch(workspace, member, T, HS)
+            _prefetch_start(qkv, min(item + team.size, items - 1), queries, B, T, C, NH)
+            var scratch = _TileScratch(workspace, member, T, HS)
             _forward_tile(
                 scratch,
                 output.slice((b * T + q_begin) * C + h * HS, 0),
@@ -111,21 +111,21 @@ def attention_forward[
     team.run(body, "attention_forward", flops=2 * B * T * T * C)
 
 
-def _ask_for_start[dtype: DType](qkv: Tensor[dtype], item: Int, queries: Int, B: Int, T: Int, C: Int, NH: Int):
-    """Asks for the first keys, values and queries of a tile of queries."""
+def _prefetch_start[dtype: DType](qkv: Tensor[dtype], item: Int, queries: Int, B: Int, T: Int, C: Int, NH: Int):
+    """Prefetches the first keys, values and queries of a tile of queries."""
     var HS = C // NH
     var b, h = divmod(item % (B * NH), NH)
     var q_begin = item // (B * NH) * queries
     var head = qkv.slice(b * T * 3 * C + h * HS, 0)
-    ask_for_tile(head.slice(q_begin * 3 * C, 0), 3 * C, min(BLOCK, T - q_begin), HS)
-    ask_for_tile(head.slice(C, 0), 3 * C, min(BLOCK, T), HS)
-    ask_for_tile(head.slice(2 * C, 0), 3 * C, min(BLOCK, T), HS)
+    prefetch_tile(head.slice(q_begin * 3 * C, 0), 3 * C, min(BLOCK, T - q_begin), HS)
+    prefetch_tile(head.slice(C, 0), 3 * C, min(BLOCK, T), HS)
+    prefetch_tile(head.slice(2 * C, 0), 3 * C, min(BLOCK, T), HS)
 
 
 def _forward_tile[
     dtype: DType
 ](
-    mut scratch: _Scratch,
+    mut scratch: _TileScratch,
     output: Tensor[dtype],
     logsumexp: Tensor[F32],
     qkv: Tensor[dtype],
@@ -171,8 +171,8 @@ def _forward_tile[
         for g in range(0, rows, GROUP):
             var first = g // GROUP * rows_at_once
             var ahead_now = min(rows_at_once, ahead_rows - first)
-            ask_for_tile(ahead.slice(first * 3 * C + C, 0), 3 * C, ahead_now, HS)
-            ask_for_tile(ahead.slice(first * 3 * C + 2 * C, 0), 3 * C, ahead_now, HS)
+            prefetch_tile(ahead.slice(first * 3 * C + C, 0), 3 * C, ahead_now, HS)
+            prefetch_tile(ahead.slice(first * 3 * C + 2 * C, 0), 3 * C, ahead_now, HS)
             # The query of the first lane sees the keys up to this one of the tile, and each further lane one more.
             var last_key = q_begin + g - k_begin
             var visible = min(last_key + min(GROUP, rows - g), keys)
@@ -231,25 +231,25 @@ def _softmax_columns[
     scores (visible,GROUP) with `visible` a multiple of STRIP, acc (HSp,GROUP). With `masked`, lane i does not see the
     keys after last_key + i; its scores become 0.
     """
-    comptime V = SIMD[F32, GROUP]
+    comptime Vec = SIMD[F32, GROUP]
     comptime CHAINS = 4
     var lane = iota[DType.int32, GROUP](Int32(last_key))
     # Side by side, for one maximum has to wait for the last.
-    var largest = Array[V, CHAINS](fill=V(neg_inf[F32]()))
+    var largest = Array[Vec, CHAINS](fill=Vec(neg_inf[F32]()))
     for j in range(0, visible, CHAINS):
         comptime for i in range(CHAINS):
             var s = scores.load[GROUP]((j + i) * GROUP)
             comptime if masked:
-                s = lane.ge(Int32(j + i)).select(s, V(neg_inf[F32]()))
+                s = lane.ge(Int32(j + i)).select(s, Vec(neg_inf[F32]()))
             largest[i] = max(largest[i], s)
     var old_max = row_max.load[GROUP](0)
     var new_max = max(max(largest[0], largest[1]), max(largest[2], largest[3]))
     new_max = max(old_max, new_max * scale)
-    var sum = V(0)
+    var sum = Vec(0)
     for j in range(visible):
         var p = exp2(scores.load[GROUP](j * GROUP) * scale - new_max)
         comptime if masked:
-            p = lane.ge(Int32(j)).select(p, V(0))
+            p = lane.ge(Int32(j)).select(p, Vec(0))
         scores.store(j * GROUP, p)
         sum += p
     if new_max.ne(old_max).reduce_or():
@@ -292,7 +292,7 @@ def attention_backward[
     def body(member: Int) {imm}:
         for item in range(member, B * NH, team.size):
             var b, h = divmod(item, NH)
-            var scratch = _Scratch(workspace, member, T, HS)
+            var scratch = _TileScratch(workspace, member, T, HS)
             _backward_head(
                 scratch,
                 dqkv.slice(b * T * 3 * C + h * HS, 0),
@@ -313,7 +313,7 @@ def attention_backward[
 def _backward_head[
     dtype: DType
 ](
-    mut scratch: _Scratch,
+    mut scratch: _TileScratch,
     dqkv: Tensor[dtype],
     doutput: Tensor[F32],
     qkv: Tensor[dtype],
@@ -363,8 +363,8 @@ def _backward_head[
             for r in range(0, rows, STRIP):
                 var visible = min(r + STRIP, BLOCK) if on_diagonal else BLOCK
                 var ahead = min(STRIP, T - next_q - r)
-                ask_for_tile(qkv.slice((next_q + r) * 3 * C, 0), 3 * C, ahead, HS)
-                ask_for_tile(doutput.slice((next_q + r) * C, 0), C, ahead, HS)
+                prefetch_tile(qkv.slice((next_q + r) * 3 * C, 0), 3 * C, ahead, HS)
+                prefetch_tile(doutput.slice((next_q + r) * C, 0), C, ahead, HS)
                 var p_r = p.ptr.unsafe_offset(r * BLOCK)
                 var ds_r = ds.ptr.unsafe_offset(r * BLOCK)
                 var q_r = q.ptr.unsafe_offset(r * HSp)
@@ -411,14 +411,14 @@ def _softmax_backward_row[
     masked: Bool
 ](p: Tensor[F32], ds: Tensor[F32], logsumexp: Float32, delta: Float32, visible: Int, scale: Float32):
     """Turns scores into probabilities p and their gradients into ds; with `masked`, both are 0 from `visible` on."""
-    comptime V = SIMD[F32, W]
+    comptime Vec = SIMD[F32, W]
     comptime for j in range(0, BLOCK, W):
         var probability = exp2(p.load[W](j) * (LOG2_E * scale) - LOG2_E * logsumexp)
         var grad = probability * (ds.load[W](j) - delta) * scale
         comptime if masked:
             var mask = iota[DType.int32, W](Int32(j)).lt(Int32(visible))
-            probability = mask.select(probability, V(0))
-            grad = mask.select(grad, V(0))
+            probability = mask.select(probability, Vec(0))
+            grad = mask.select(grad, Vec(0))
         p.store(j, probability)
         ds.store(j, grad)
 
@@ -433,3 +433,31 @@ def _dot[dtype: DType](x: Tensor[F32], y: Tensor[dtype]) -> Float32:
     for i in range(full, x.size):
         sum += x[i].cast[F32]() * y[i].cast[F32]()
     return sum
+
+
+def attention_probabilities[
+    dtype: DType
+](team: Team, output: Tensor[F32], qkv: Tensor[dtype], logsumexp: Tensor[F32], T: Int, C: Int, NH: Int):
+    """Computes softmax(Q K^T / sqrt(HS), causal) of one text, what `attention_forward` never stores: for looking inside.
+
+    qkv (T,3C) and logsumexp (NH,T) as `attention_forward` read and wrote them, output (NH,T,T), zero above the diagonal.
+    """
+    var HS = C // NH
+    var scale = 1 / sqrt(Float32(HS))
+
+    def body(member: Int) {imm}:
+        var lo, hi = share(NH * T, team.size, member)
+        for item in range(lo, hi):
+            var h, i = divmod(item, T)
+            var query = qkv.slice(i * 3 * C + h * HS, HS)
+            for j in range(T):
+                var probability = Float32(0)
+                if j <= i:
+                    var key = qkv.slice(j * 3 * C + C + h * HS, HS)
+                    var score = Float32(0)
+                    for c in range(HS):
+                        score = query[c].cast[F32]().fma(key[c].cast[F32](), score)
+                    probability = exp(score * scale - logsumexp[item])
+                output[item * T + j] = probability
+
+    team.run(body, "attention_probabilities")

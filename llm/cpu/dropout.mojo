@@ -7,8 +7,8 @@ the result does not depend on the threads.
 from std.math import iota
 from std.sys import simd_width_of, size_of
 
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime U32 = DType.uint32

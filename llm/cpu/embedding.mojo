@@ -2,8 +2,8 @@
 
 from std.sys import simd_width_of, size_of
 
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()
@@ -13,33 +13,32 @@ def embedding_forward[
     dtype: DType
 ](
     team: Team,
-    output: Tensor[dtype],
+    output: Tensor[F32],
     tokens: Tensor[DType.int32],
+    positions: Tensor[DType.int32],
     wte: Tensor[dtype],
     wpe: Tensor[dtype],
-    B: Int,
-    T: Int,
+    rows: Int,
     C: Int,
-    first_position: Int = 0,
 ):
-    """Computes out[b,t] = wte[tokens[b,t]] + wpe[first_position + t].
+    """Computes output[row] = wte[tokens[row]] + wpe[positions[row % P]], P being the number of positions.
 
-    tokens (B,T) within the vocabulary, wte (Vp,C), wpe (maxT,C), output (B,T,C).
+    tokens (rows) within the vocabulary, positions (P) below maxT, wte (Vp,C), wpe (maxT,C), output (rows,C).
     """
 
     def body(member: Int) {imm}:
-        var lo, hi = share(B * T, team.size, member)
+        var lo, hi = share(rows, team.size, member)
         for row in range(lo, hi):
             var token = wte.slice(Int(tokens[row]) * C, C)
-            var position = wpe.slice((first_position + row % T) * C, C)
-            var out_bt = output.slice(row * C, C)
+            var position = wpe.slice(Int(positions[row % positions.size]) * C, C)
+            var out_row = output.slice(row * C, C)
             var full = C - C % W
             for c in range(0, full, W):
-                out_bt.store(c, token.load[W](c) + position.load[W](c))
+                out_row.store(c, token.load[W](c).cast[F32]() + position.load[W](c).cast[F32]())
             for c in range(full, C):
-                out_bt[c] = token[c] + position[c]
+                out_row[c] = token[c].cast[F32]() + position[c].cast[F32]()
 
-    team.run(body, "embedding_forward", bytes=3 * size_of[Scalar[dtype]]() * B * T * C)
+    team.run(body, "embedding_forward", bytes=(4 + 2 * size_of[Scalar[dtype]]()) * rows * C)
 
 
 def embedding_backward[

@@ -8,8 +8,8 @@ before the update pays for a pass of its own.
 from std.math import sqrt
 from std.sys import simd_width_of
 
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()

@@ -3,8 +3,8 @@
 from std.math import sqrt
 from std.sys import simd_width_of, size_of
 
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()

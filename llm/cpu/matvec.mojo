@@ -6,9 +6,9 @@ processor fetches ahead by itself, and multiplies every line with all vectors wh
 
 from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
 
+from llm.base.memory import Tensor
 from llm.cpu.gemm import Epilogue
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()

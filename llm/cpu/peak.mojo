@@ -4,7 +4,7 @@ from std.sys import simd_width_of
 from std.time import perf_counter_ns
 
 from llm.cpu.gemm import add_product, per_unit
-from llm.cpu.parallel import Crew, Team
+from llm.cpu.threads.crew import Crew, Team
 
 comptime F32 = DType.float32
 comptime W = simd_width_of[F32]()
@@ -29,20 +29,29 @@ def measured_peak[dtype: DType = F32](threads: Int) raises -> Float64:
     return best
 
 
-def peak_of_one_try[dtype: DType = F32](crew: Crew) -> Float64:
-    """Returns operations per second of a crew on numbers of this type during about a millisecond."""
+def peak_of_one_try[dtype: DType = F32](crew: Crew) raises -> Float64:
+    """Returns operations per second of a crew on numbers of this type during about a millisecond.
+
+    Raises:
+        If the crew is at work already.
+    """
     var start = perf_counter_ns()
-    # A factor from the clock, so that the compiler cannot know it.
-    crew.run(_multiply_adds[dtype], Int(start % 3))
+    # A factor from the clock, so that the compiler cannot know it; and a place for the result, so that it is needed.
+    var numbers = Array[Float32, 2](fill=Float32(start % 3) * 1e-3)
+
+    def body(team: Team) {mut numbers}:
+        _multiply_adds[dtype](team, numbers)
+
+    crew.run(body)
     return Float64(2 * per_unit[dtype]() * W * _CHAINS * _ROUNDS * crew.size) / (
         Float64(perf_counter_ns() - start) / 1e9
     )
 
 
-def _multiply_adds[dtype: DType](context: Int, team: Team):
-    def body(member: Int) {imm}:
+def _multiply_adds[dtype: DType](team: Team, mut numbers: Array[Float32, 2]):
+    def body(member: Int) {mut numbers, imm}:
         var sums = Array[SIMD[F32, W], _CHAINS](fill=SIMD[F32, W](Float32(member)))
-        var factor = SIMD[F32, W](Float32(context) * 1e-3)
+        var factor = SIMD[F32, W](numbers[0])
         for _ in range(_ROUNDS):
             comptime for i in range(_CHAINS):
                 sums[i] = add_product[dtype](sums[i], factor, factor)
@@ -50,6 +59,6 @@ def _multiply_adds[dtype: DType](context: Int, team: Team):
         comptime for i in range(_CHAINS):
             total += sums[i]
         if total.reduce_add() == -1:
-            print("never")
+            numbers[1] = -1
 
     team.run(body)

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from llm_mojo import Error
+from llm_mojo import Error, version
 from llm_mojo.terminal import open_standard_files, plain_output
 
 COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it does
@@ -80,6 +80,7 @@ def _of_the_system(error):
 def _parse_commands(argv):
     """The parser, and the module of the command in use: only that one is imported, so that start-up is quick."""
     parser = argparse.ArgumentParser(prog="python -m llm_mojo", description=__doc__)
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     modules = {}
     for name, (module, description) in COMMANDS.items():
@@ -88,6 +89,14 @@ def _parse_commands(argv):
             modules[name] = importlib.import_module(module)
             modules[name].add_arguments(subparser)
     return parser, modules
+
+
+class _ShowVersion(argparse.Action):
+    """argparse's own action needs the version, which takes time to find, before it is asked for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(f"llm.mojo {version()}")
+        parser.exit()
 
 
 def _complain(message):

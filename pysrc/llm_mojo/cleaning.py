@@ -93,6 +93,7 @@ def _function(name):
     if not start.endswith(".py"):
         raise Error(f"--clean: expected names from {NAMES}, got {name}")
     spec = importlib.util.spec_from_file_location(Path(start).stem, start)
+    assert spec and spec.loader  # every name that ends in .py has them
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -3,6 +3,7 @@
 A new data set is an entry in DATASETS: where its files are, which reader takes them apart, and which part is for validation.
 """
 
+import argparse
 import functools
 import json
 import os
@@ -75,21 +76,28 @@ class File:
     sha256: str | None = None  # as published
 
 
-def remote(set_name, name, reader, url, sha256=None, size=None, at_most=None):
+def remote(
+    set_name: str,
+    name: str,
+    reader: Any,
+    url: str,
+    sha256: str | None = None,
+    size: int | None = None,
+    at_most: int = download.LARGEST_DOWNLOAD,
+) -> File:
     """A file that is downloaded at first use; see llm_mojo.download for the places where it may lie.
 
     No more than `size` bytes come, or `at_most` where the size is not known beforehand.
     """
-    limits = [size or at_most] if size or at_most else []
-    return File(name, reader, lambda: fetch(set_name, name, url, sha256, *limits), size, url, sha256)
+    return File(name, reader, lambda: fetch(set_name, name, url, sha256, at_most=size or at_most), size, url, sha256)
 
 
-def hub():
+def hub() -> str:
     """The address of the Hugging Face Hub, or of the mirror that HF_ENDPOINT names."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def hub_folder(set_name, repository, folder, reader):
+def hub_folder(set_name: str, repository: str, folder: str, reader: Any) -> list[File]:
     """The parquet files in a folder of a data set on the Hugging Face Hub, with the hashes that the Hub publishes."""
     url = f"{hub()}/api/datasets/{repository}/tree/main/{folder}"
     listing = fetch(set_name, "listing.json", url, at_most=LARGEST_LISTING)
@@ -109,7 +117,7 @@ def hub_folder(set_name, repository, folder, reader):
     ]
 
 
-def pydocs_file():
+def pydocs_file() -> File:
     """Python's documentation as JSON lines: made, not downloaded, once for each version of Python and of the rules."""
     identity = pydocs.identity()
     name = f"python-{identity['python']}-{identity['rules'][:8]}.jsonl"
@@ -148,7 +156,7 @@ class Dataset:
     is_evaluation: bool = False  # questions rather than text: see llm_mojo.evaluation
 
 
-def hub_dataset(name, title, repository, folder, licence, size, stem):
+def hub_dataset(name: str, title: str, repository: str, folder: str, licence: str, size: str, stem: str) -> Dataset:
     files = functools.partial(hub_folder, name, repository, folder, ParquetReader("text"))
     return Dataset(name, title, files, licence, size, stem)
 
@@ -259,11 +267,11 @@ DATASETS = {
 # the command `python -m llm_mojo datasets`
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo datasets`: there are none."""
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Lists the data sets: name, size of the download, licence, what is here, title."""
     rows = [("name", "download", "licence", "here", "what it is")]
     rows += [(each.name, each.size, each.licence, what_is_here(each.name), each.title) for each in DATASETS.values()]
@@ -273,7 +281,7 @@ def run(args):
     print("\nprepare one with: python -m llm_mojo prepare NAME; or a file or folder of your own by its path")
 
 
-def what_is_here(name):
+def what_is_here(name: str) -> str:
     """`prepared`, or how much of the download is in the cache."""
     manifest = read_json(DATA / name / MANIFEST)
     outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
@@ -282,13 +290,13 @@ def what_is_here(name):
         tokens = sum(count for count in counts if type(count) is int)
         return f"prepared: {tokens:,} tokens" if tokens else "prepared"
     given = os.environ.get("LLM_MOJO_CACHE")
-    files = {}
+    files: dict[str, int] = {}
     for folder in [download.CACHE / name, *([Path(given) / name] if given else [])]:
         if folder.is_dir():
             files |= {file.name: file.stat().st_size for file in folder.iterdir() if is_data(file)}
     return f"{sum(files.values()) / 1e6:,.1f} MB downloaded" if files else "-"
 
 
-def is_data(path):
+def is_data(path: Path) -> bool:
     """Whether a file of the cache is a whole file of a data set, rather than a note about one."""
     return path.suffix in (".txt", ".gz", ".parquet", ".jsonl")

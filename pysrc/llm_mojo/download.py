@@ -1,4 +1,5 @@
-"""Finds the files that others publish: in the folder named by LLM_MOJO_CACHE, in data/.cache, or on the network.
+"""Finds the files that others publish: in the folder named by LLM_MOJO_CACHE, in data/.cache, in a Python package that
+carries them, or on the network; in this order.
 
 Every file has a place `<set>/<file>` under both folders (`gpt2/vocab.bpe`). A download grows as `<file>.part`, next to
 `<file>.part.json` which says what it is a part of, and continues there when it was cut off. A SHA-256 is checked where
@@ -7,15 +8,18 @@ the source publishes one; where not, it is recorded in data/.cache at first use 
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_mojo import Error
-from llm_mojo.files import LOCK, atomic_file, naming, open_own
+from llm_mojo.files import LOCK, AnyPath, atomic_file, naming, open_own
 from llm_mojo.progress import Progress
 
 CACHE = Path("data/.cache")
@@ -28,12 +32,28 @@ BACKOFF_SECONDS = 1.0
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
 
 
-def fetch(set_name, file_name, url, sha256=None, at_most=LARGEST_DOWNLOAD):
+class Package(NamedTuple):
+    """A Python package that has files of a set: its module, the folder in it, and the extra that installs it."""
+
+    module: str
+    folder: str
+    extra: str
+
+    def find(self, file_name, sha256):
+        """The path of a file with this SHA-256, or None. Nothing is imported."""
+        spec = importlib.util.find_spec(self.module)
+        folders = spec.submodule_search_locations or () if spec else ()
+        paths = (Path(folder) / self.folder / file_name for folder in folders)
+        return next((path for path in paths if path.is_file() and sha256_of(path) == sha256), None)
+
+
+def fetch(set_name, file_name, url, sha256=None, package=None, at_most=LARGEST_DOWNLOAD):
     """Returns the path of a whole and checked file, after downloading it if it is nowhere on this machine.
 
-    A download of more than `at_most` bytes is given up.
+    A `package` is only asked for files whose SHA-256 is published; where it has another file of that name, it counts as
+    not installed. A download of more than `at_most` bytes is given up.
     """
-    where_to_put = _where_to_put(set_name, file_name, url)
+    where_to_put = _where_to_put(set_name, file_name, url, package)
     path = CACHE / set_name / file_name
     given = os.environ.get("LLM_MOJO_CACHE")
     if given and (Path(given) / set_name / file_name).is_file():
@@ -44,6 +64,8 @@ def fetch(set_name, file_name, url, sha256=None, at_most=LARGEST_DOWNLOAD):
             if wrong := _wrong_hash(path, url, lock, sha256):
                 raise Error(f"{path}: {wrong}; move the file away to fetch it again. {where_to_put}")
             return path
+        if package and (found := package.find(file_name, sha256)):
+            return found
         part = _download(url, path, where_to_put, at_most)
         if wrong := _wrong_hash(part, url, lock, sha256):
             os.replace(part, f"{path}.wrong")
@@ -53,7 +75,7 @@ def fetch(set_name, file_name, url, sha256=None, at_most=LARGEST_DOWNLOAD):
 
 
 @contextmanager
-def locked(folder):
+def locked(folder: AnyPath) -> Iterator[None]:
     """Creates `folder` and lets one process at a time work in it; the others wait."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +88,7 @@ def locked(folder):
         yield
 
 
-def write_json(path, value):
+def write_json(path: AnyPath, value: object) -> None:
     """Writes a JSON file atomically."""
     with atomic_file(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
@@ -80,7 +102,7 @@ def read_json(path):
         return None
 
 
-def sha256_of(path):
+def sha256_of(path: AnyPath) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -99,7 +121,7 @@ def _wrong_hash(path, url, lock, sha256):
     Returns None if they agree, else what was expected and found.
     """
     found = sha256_of(path)
-    recorded = None if sha256 else read_json(lock)
+    recorded = {} if sha256 else read_json(lock)
     if not sha256 and not (isinstance(recorded, dict) and recorded.get("sha256")):
         write_json(lock, {"url": url, "sha256": found, "bytes": path.stat().st_size})
         return None
@@ -110,11 +132,13 @@ def _wrong_hash(path, url, lock, sha256):
     return f"expected SHA-256 {expected} ({origin}), found {found}"
 
 
-def _where_to_put(set_name, file_name, url):
+def _where_to_put(set_name, file_name, url, package):
     given, file = os.environ.get("LLM_MOJO_CACHE"), f"{set_name}/{file_name}"
     place = f"{given}/{file}" if given else f"<folder>/{file} with LLM_MOJO_CACHE=<folder>"
+    install = f"install a package that has it: pip install -e '.[{package.extra}]'; or " if package else ""
     return (
-        f"Without a network, get {file_name} from {url} on another machine and put it at {CACHE}/{file} or at {place}"
+        f"Without a network, {install}get {file_name} from {url} on another machine and put it at {CACHE}/{file} or at"
+        f" {place}"
     )
 
 

@@ -6,6 +6,7 @@ The tensors are those of `weights`, the other way round: without the padding of 
 out), the output layer tied to wte. `weights FOLDER` gives the checkpoint back, byte for byte.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ PRODUCER = {"format": "pt", "producer": "llm.mojo"}
 GPT2_VOCABULARY = 50257
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo export`."""
     parser.add_argument(
         "model", type=Path, metavar="RUN|CHECKPOINT", help="folder of a run (its newest checkpoint), or FILE.bin"
@@ -41,7 +42,7 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo export`."""
     checkpoint = newest_checkpoint(args.model) if args.model.is_dir() else args.model
     config, dtype, tensors = map_checkpoint(checkpoint)
@@ -71,7 +72,7 @@ def run(args):
 # what is exported
 
 
-def newest_checkpoint(folder):
+def newest_checkpoint(folder: Path) -> Path:
     """The model of the newest complete checkpoint in the folder of a run."""
     steps = [match[1] for path in folder.iterdir() if (match := re.fullmatch(r"DONE_(\d{8})", path.name))]
     if not steps:
@@ -82,7 +83,7 @@ def newest_checkpoint(folder):
     return folder / f"model_{max(steps)}.bin"
 
 
-def find_tokenizer(checkpoint, vocab_size):
+def find_tokenizer(checkpoint: Path, vocab_size: int) -> Path:
     """The tokenizer file of a checkpoint: the one beside it or that its run was given, else GPT-2's."""
     settings = read_settings(checkpoint.parent / "run.toml")
     settings = {name: value for name, value in settings.items() if isinstance(value, str) and "\0" not in value}

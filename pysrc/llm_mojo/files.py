@@ -12,11 +12,14 @@ import re
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from llm_mojo import Error
 
+AnyPath = str | os.PathLike[str]
 LOCK = ".lock"
 
 
@@ -24,18 +27,18 @@ LOCK = ".lock"
 # names and links
 
 
-def is_plain_name(name):
+def is_plain_name(name: Any) -> bool:
     """Whether this is the name of a file in a folder, rather than a path that leads elsewhere."""
     return isinstance(name, str) and bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
 
 
-def fingerprint(path):
+def fingerprint(path: AnyPath) -> tuple[int, int, int]:
     """What changes when a file is written to or replaced."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def open_own(path, mode):
+def open_own(path: AnyPath, mode: str) -> IO:
     """Opens a file that is ours to write; raises Error if a symbolic link or no ordinary file has its name."""
 
     def opener(name, flags):
@@ -61,7 +64,7 @@ def _not_ours(path):
 
 
 @contextmanager
-def naming(path):
+def naming(path: AnyPath) -> Iterator[None]:
     """Gives errors of the system that name no file, as a full disk does when one writes, this file's name."""
     try:
         yield
@@ -76,7 +79,7 @@ def naming(path):
 
 
 @contextmanager
-def atomic_file(path, replace=True):
+def atomic_file(path: AnyPath, replace: bool = True) -> Iterator[IO[bytes]]:
     """Opens a binary file for writing that appears under `path` only when the block ends without an exception.
 
     Without `replace` a file that is there already stays, and unless it has the same bytes that is an Error.
@@ -104,7 +107,7 @@ def atomic_file(path, replace=True):
 
 
 @contextmanager
-def atomic_folder(path):
+def atomic_folder(path: AnyPath) -> Iterator[Path]:
     """Makes a folder beside `path`, for files that are to move there; it is gone when the block ends."""
     path = os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)

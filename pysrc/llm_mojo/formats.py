@@ -6,13 +6,15 @@ write beside the file under a temporary name, flush it to the disk and rename, s
 """
 
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from llm_mojo import Error
-from llm_mojo.files import atomic_file
+from llm_mojo.files import AnyPath, atomic_file
 
 HEADER_INTS = 256
 HEADER_BYTES = HEADER_INTS * 4
@@ -57,7 +59,7 @@ class FormatError(Error):
 # model sizes and the one list of tensors
 
 
-def pad_vocab(vocab_size):
+def pad_vocab(vocab_size: int) -> int:
     """The vocabulary padded up to a multiple of 128, as llm.c stores it."""
     return -(-vocab_size // 128) * 128
 
@@ -71,7 +73,7 @@ class ModelConfig:
     num_layers: int
     num_heads: int
     channels: int
-    padded_vocab_size: int | None = None
+    padded_vocab_size: int = None  # type: ignore[assignment]  # replaced when it is made
 
     def __post_init__(self):
         if self.padded_vocab_size is None:
@@ -98,13 +100,13 @@ TENSORS = (
 )
 
 
-def parameter_shapes(config):
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The 16 tensors of a model in file order: name -> shape. Linear weights are (L, out, in); wte has Vp rows."""
     sizes = config.padded_vocab_size, config.max_seq_len, config.num_layers, config.channels
     return {name: shape(*sizes) for name, shape in TENSORS}
 
 
-def num_parameters(config):
+def num_parameters(config: ModelConfig) -> int:
     """How many values the 16 tensors hold, the padding rows of wte included."""
     return sum(_count(shape) for shape in parameter_shapes(config).values())
 
@@ -120,7 +122,7 @@ def _count(shape):
 # bfloat16, which numpy does not have: kept as uint16 bit patterns, the upper half of a float32
 
 
-def float32_to_bfloat16(values):
+def float32_to_bfloat16(values: ArrayLike) -> np.ndarray:
     """float32 -> uint16 bit patterns, rounded to nearest even. NaN stays NaN."""
     values = np.ascontiguousarray(values, dtype="<f4")
     bits = values.view("<u4")
@@ -128,7 +130,7 @@ def float32_to_bfloat16(values):
     return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype("<u2")
 
 
-def bfloat16_to_float32(bits):
+def bfloat16_to_float32(bits: ArrayLike) -> np.ndarray:
     """uint16 bit patterns -> float32, exactly."""
     return (np.asarray(bits).astype("<u4") << 16).view("<f4")
 
@@ -203,7 +205,9 @@ def _check_shape(who, name, array, shape):
 # model checkpoint
 
 
-def write_checkpoint(path, config, tensors, dtype="float32"):
+def write_checkpoint(
+    path: AnyPath, config: ModelConfig, tensors: Mapping[str, np.ndarray], dtype: str = "float32"
+) -> None:
     """Writes a model. `tensors`: name -> array of the shape that parameter_shapes gives; dtype "float32" or "bfloat16"."""
     for name, shape in parameter_shapes(config).items():
         if name not in tensors:
@@ -214,7 +218,13 @@ def write_checkpoint(path, config, tensors, dtype="float32"):
     write_checkpoint_blocks(path, config, lambda name: [tensors[name]], dtype)
 
 
-def write_checkpoint_blocks(path, config, blocks, dtype="float32", replace=True):
+def write_checkpoint_blocks(
+    path: AnyPath,
+    config: ModelConfig,
+    blocks: Callable[[str], Iterable[np.ndarray]],
+    dtype: str = "float32",
+    replace: bool = True,
+) -> None:
     """Writes a model without holding it. `blocks(name)`: arrays which, one after the other, make up that tensor.
 
     Without `replace` a file that is there stays; it is an error if it is not the same.
@@ -257,7 +267,7 @@ def _rows(block):
         yield block[start : start + step]
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: AnyPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Returns (ModelConfig, name -> float32 array). fp32 tensors are read-only memory maps; bf16 are widened copies."""
     config, dtype, tensors = map_checkpoint(path)
     if dtype == "bfloat16":
@@ -265,7 +275,7 @@ def read_checkpoint(path):
     return config, tensors
 
 
-def map_checkpoint(path):
+def map_checkpoint(path: AnyPath) -> tuple[ModelConfig, str, dict[str, np.ndarray]]:
     """Returns (ModelConfig, "float32" or "bfloat16", name -> read-only memory map; bf16 as uint16 bit patterns)."""
     who = "read_checkpoint"
     with _open(who, path) as file:
@@ -317,7 +327,7 @@ class TrainingState:
     rank: int = 0
 
 
-def write_state(path, state):
+def write_state(path: AnyPath, state: TrainingState) -> None:
     """Writes a training state."""
     shuffled = state.shard_order is not None
     fields = {0: STATE_MAGIC, 1: min(STATE_VERSIONS), 2: state.processes, 3: state.rank, 10: state.step}
@@ -329,22 +339,23 @@ def write_state(path, state):
                 file.write(np.ascontiguousarray(values, dtype="<f4").data)
         if shuffled:
             for order in (state.shard_order, state.sample_order):
+                assert order is not None  # there are both or none
                 file.write(np.array([len(order)], dtype="<u8").tobytes())
                 file.write(np.ascontiguousarray(order, dtype="<i4").tobytes())
             file.write(np.asarray(state.rng, dtype=STATE_RNG).tobytes())
 
 
-def read_state(path, config):
+def read_state(path: AnyPath, config: ModelConfig) -> TrainingState:
     """Reads the training state of a model of these sizes."""
     who = "read_state"
     count = num_parameters(config)
     with _open(who, path) as file:
         header, _ = _read_header(who, path, file, {STATE_MAGIC: STATE_VERSIONS})
-        state = TrainingState(step=int(header[10]), shard=int(header[30]), sample=int(header[32]), m=None, v=None)
-        state.processes, state.rank = int(header[2]), int(header[3])
         _check_state_size(who, path, file, count * (3 if header[4] else 2), shuffled=bool(header[5]))
-        for name in ("m", "v", "master")[: 3 if header[4] else 2]:
-            setattr(state, name, _read_array(who, path, file, "<f4", count))
+        m, v = (_read_array(who, path, file, "<f4", count) for _ in range(2))
+        master = _read_array(who, path, file, "<f4", count) if header[4] else None
+        state = TrainingState(int(header[10]), int(header[30]), int(header[32]), m, v, master)
+        state.processes, state.rank = int(header[2]), int(header[3])
         if header[5]:
             for name in ("shard_order", "sample_order"):
                 length = int(_read_array(who, path, file, "<u8", 1)[0])
@@ -389,10 +400,18 @@ class DebugState(NamedTuple):
     y: np.ndarray
     logits: np.ndarray
     loss: float
-    grads: dict
+    grads: dict[str, np.ndarray]
 
 
-def write_debug_state(path, x, y, logits, loss, grads, config):
+def write_debug_state(
+    path: AnyPath,
+    x: ArrayLike,
+    y: ArrayLike,
+    logits: np.ndarray,
+    loss: float,
+    grads: Mapping[str, np.ndarray],
+    config: ModelConfig,
+) -> None:
     """Writes one step. x, y int (B,T); logits (B,T,V), not padded; loss a number; grads as parameter_shapes(config)."""
     who = "write_debug_state"
     x, y = np.asarray(x), np.asarray(y)
@@ -409,7 +428,7 @@ def write_debug_state(path, x, y, logits, loss, grads, config):
             file.write(np.ascontiguousarray(values, dtype="<f4").data)
 
 
-def read_debug_state(path, config):
+def read_debug_state(path: AnyPath, config: ModelConfig) -> DebugState:
     """Returns a DebugState of memory maps. The file holds no sizes but B and T: `config` must be its model's."""
     who = "read_debug_state"
     with _open(who, path) as file:
@@ -434,12 +453,12 @@ def read_debug_state(path, config):
 # token shards
 
 
-def token_dtype(vocab_size):
+def token_dtype(vocab_size: int) -> np.dtype:
     """The type of the ids in a shard: uint16, or uint32 (llm.c's Llama-3 variant) for more than 65,536 tokens."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def tokens_header(count, dtype):
+def tokens_header(count: int, dtype: DTypeLike) -> bytes:
     """The 1024 bytes before the ids of a shard."""
     if count > INT32_MAX:
         raise FormatError(
@@ -453,7 +472,7 @@ def tokens_header(count, dtype):
     raise FormatError(f"write_tokens: expected ids of type uint16 or uint32, got {dtype}")
 
 
-def write_tokens(path, tokens, dtype="<u2"):
+def write_tokens(path: AnyPath, tokens: ArrayLike, dtype: DTypeLike = "<u2") -> None:
     """Writes a token shard of uint16 or uint32 ids."""
     ids, largest = np.asarray(tokens), np.iinfo(dtype).max
     if ids.size and (ids.min() < 0 or ids.max() > largest):
@@ -463,7 +482,7 @@ def write_tokens(path, tokens, dtype="<u2"):
         file.write(np.ascontiguousarray(ids, dtype=dtype).data)
 
 
-def read_tokens(path):
+def read_tokens(path: AnyPath) -> np.ndarray:
     """Returns a memory map of the ids of a shard: llm.c's, build-nanogpt's (.npy), or nanoGPT's uint16 without a header."""
     who = "read_tokens"
     with _open(who, path) as file:
@@ -516,12 +535,12 @@ NUM_ENDINGS = 4
 class Choice(NamedTuple):
     """An example: the ids of the context, those of four endings, and which of the endings is right."""
 
-    context: list
-    endings: list
+    context: Sequence[int]
+    endings: Sequence[Sequence[int]]
     label: int
 
 
-def write_hellaswag(path, examples):
+def write_hellaswag(path: AnyPath, examples: Iterable[Choice]) -> int:
     """Writes examples (an iterable of Choice); the context and each ending have at least one token. Returns how many.
 
     A stream of uint16, for each example: 65535, its size in bytes, its index, the label, the number of endings, and
@@ -558,7 +577,7 @@ def write_hellaswag(path, examples):
     return count
 
 
-def read_hellaswag(path):
+def read_hellaswag(path: AnyPath) -> list[Choice]:
     """Returns the examples, a list of Choice."""
     who = "read_hellaswag"
     with _open(who, path) as file:
@@ -599,7 +618,9 @@ ADDED_AT = 4  # in the header: how many ranges of added tokens there are, and th
 ADDED_RANGES = (HEADER_INTS - ADDED_AT - 1) // 2
 
 
-def write_tokenizer(path, tokens, eot, added=(), replace=True):
+def write_tokenizer(
+    path: AnyPath, tokens: Sequence[bytes], eot: int | None, added: Iterable[int] = (), replace: bool = True
+) -> None:
     """Writes the bytes of every token, in id order, and the end-of-text id (None is written as -1).
 
     `added`: the ids of tokens that no merge makes, and that a text has where it has all their bytes; end of text is not
@@ -610,7 +631,7 @@ def write_tokenizer(path, tokens, eot, added=(), replace=True):
             raise FormatError(f"write_tokenizer: {path}: token {id} has {len(token)} bytes, the file can hold 1 to 255")
     if eot is not None and not 0 <= eot < len(tokens):
         raise FormatError(f"write_tokenizer: {path}: end of text is {eot}, but there are {len(tokens)} tokens")
-    ranges = []
+    ranges: list[list[int]] = []
     for id in sorted(added):
         if ranges and ranges[-1][1] == id - 1:
             ranges[-1][1] = id
@@ -621,19 +642,20 @@ def write_tokenizer(path, tokens, eot, added=(), replace=True):
             f"write_tokenizer: {path}: expected added tokens in at most {ADDED_RANGES} stretches, got {len(ranges)}"
         )
     with atomic_file(path, replace) as file:
-        fields = (TOKENIZER_MAGIC, min(TOKENIZER_VERSIONS), len(tokens), -1 if eot is None else eot)
-        fields += (len(ranges), *(id for ends in ranges for id in ends))
+        fields = [TOKENIZER_MAGIC, min(TOKENIZER_VERSIONS), len(tokens), -1 if eot is None else eot]
+        fields += [len(ranges), *(id for ends in ranges for id in ends)]
         file.write(_pack_header(dict(enumerate(fields))))
         file.write(b"".join(bytes([len(token)]) + token for token in tokens))
 
 
-def read_tokenizer(path):
+def read_tokenizer(path: AnyPath) -> tuple[list[bytes], int | None]:
     """Returns (list of bytes, end-of-text id or None)."""
     who = "read_tokenizer"
     with _open(who, path) as file:
         header, count, eot = _read_tokenizer_header(who, path, file)
         raw = file.read(count * (1 + LONGEST_TOKEN) + 1)
-    tokens, position = [], 0
+    tokens: list[bytes] = []
+    position = 0
     while len(tokens) < count and position < len(raw):
         length = raw[position]
         tokens.append(raw[position + 1 : position + 1 + length])
@@ -648,13 +670,14 @@ def read_tokenizer(path):
     return tokens, None if eot == -1 else eot
 
 
-def read_added_tokens(path):
+def read_added_tokens(path: AnyPath) -> list[int]:
     """Returns the ids of the added tokens in a tokenizer file, in order."""
     who = "read_added_tokens"
     with _open(who, path) as file:
         header, count, eot = _read_tokenizer_header(who, path, file)
     found = header[ADDED_AT + 1 : ADDED_AT + 1 + 2 * min(max(int(header[ADDED_AT]), 0), ADDED_RANGES)].tolist()
-    ids, last = [], -1
+    ids: list[int] = []
+    last = -1
     for begin, end in zip(found[::2], found[1::2]):
         if not last < begin <= end < count or begin <= eot <= end:
             raise FormatError(

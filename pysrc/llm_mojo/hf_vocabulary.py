@@ -7,9 +7,10 @@ transformers numbers them: a known one keeps its id, a new one gets the next.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_mojo import Error
+from llm_mojo.files import AnyPath
 from llm_mojo.formats import FormatError
 from llm_mojo.hf_tokenizer import BYTES, find_merges
 from llm_mojo.tokenize import END_OF_TEXT, token_bytes, unused_token
@@ -32,7 +33,7 @@ class Unusable(Exception):
     """Why the vocabulary of a folder cannot be written as llm.c's tokenizer file."""
 
 
-def read_vocabulary(folder, vocab_size):
+def read_vocabulary(folder: AnyPath, vocab_size: int) -> Vocabulary:
     """Returns the Vocabulary of a folder for a model of `vocab_size` tokens, or raises Unusable.
 
     Ids without a token, as padded models have them, get one that no text has.
@@ -47,7 +48,7 @@ def read_vocabulary(folder, vocab_size):
         _check_tokenizer(tokenizer)
         spelled, merges = model.get("vocab"), model.get("merges")
         added = [entry for entry in _list(tokenizer.get("added_tokens")) if isinstance(entry, dict)]
-        added.sort(key=lambda entry: entry.get("id") if type(entry.get("id")) is int else 0)
+        added.sort(key=lambda entry: _number_or_0(entry.get("id")))
     else:
         spelled, merges, added = _optional(folder / "vocab.json"), _merges(folder / "merges.txt"), []
     if not _is_numbered(spelled):
@@ -58,7 +59,8 @@ def read_vocabulary(folder, vocab_size):
     special = _special(folder, config)
     if END_OF_TEXT in spelled:
         ids.setdefault(END_OF_TEXT, spelled[END_OF_TEXT])
-    tokens, base = [None] * vocab_size, []
+    tokens: list[Any] = [None] * vocab_size
+    base: list[tuple[int, bytes]] = []
     for text, id in spelled.items():
         if text not in ids:
             base.append((id, _spelled_bytes(text)))
@@ -81,8 +83,8 @@ def read_vocabulary(folder, vocab_size):
         print(f"{folder}: {len(holes)} of the model's {vocab_size:,} ids have no token; they are kept, unused")
     if beyond := [text for text, id in ids.items() if id >= vocab_size]:
         print(f"{folder}: the added token {beyond[0]!r} has no place in a model of {vocab_size:,}; it is left out")
-    added = {id for id in ids.values() if id < vocab_size} | {*holes}
-    return Vocabulary(tokens, eot, sorted(added - {eot}))
+    others = {id for id in ids.values() if id < vocab_size} | {*holes}
+    return Vocabulary(tokens, eot, sorted(others - {eot}))
 
 
 def _words(model, vocab_size):
@@ -135,7 +137,7 @@ def _more_added(folder, config):
     decoder = decoder if isinstance(decoder, dict) else {}
     entries = [decoder[id] for id in sorted(decoder, key=lambda id: int(id) if id.isdecimal() else 0)]
     older = _optional(folder / "added_tokens.json")
-    entries += sorted(older, key=lambda text: older[text] if type(older[text]) is int else 0)
+    entries += sorted(older, key=lambda text: _number_or_0(older[text]))
     return entries + [text for text in _special(folder, config).values() if isinstance(text, str)]
 
 
@@ -150,6 +152,10 @@ def _special(folder, config):
             for number, token in enumerate(_list(source.get(name))):
                 found[f"{name}{number}"] = _content(token)
     return found
+
+
+def _number_or_0(value):
+    return value if type(value) is int else 0
 
 
 def _content(token):
@@ -213,7 +219,7 @@ def _optional(path):
     return read_json_object(path) if path.is_file() else {}
 
 
-def read_json_object(path):
+def read_json_object(path: Path) -> dict:
     """The object in a JSON file of Hugging Face; FormatError if there is none."""
     size = path.stat().st_size
     if size > LARGEST_JSON:

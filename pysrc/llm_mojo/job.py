@@ -1,6 +1,7 @@
 """The making of token shards: it can be killed at any time, and goes on where its journal says."""
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Job:
 
     `journal` is that of the job that was unfinished in the folder, or None.
     """
+
+    state: dict[str, Any]
 
     def __init__(self, out, recipe, dataset, tokenizer, cleaning, inputs, journal=None):
         self.out, self.recipe, self.dataset, self.inputs = out, recipe, dataset, inputs
@@ -111,6 +114,7 @@ class Job:
 
     def _without_duplicates(self, encoded):
         """The ids of the documents that have not come before, and how many have."""
+        assert self.seen
         number, at, parts = self.state["documents"], 0, []
         for length, key in zip(encoded.lengths, encoded.keys):
             if self.seen.add(key, number):

@@ -1,10 +1,13 @@
 """The user's own text as a data set: files, and folders of them."""
 
+import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.datasets import DATASETS, SHARD_TOKENS, Dataset, File, First, Last
+from llm_mojo.files import AnyPath
 from llm_mojo.readers import PACKERS, TEXT_SUFFIXES, TextReader, is_text, reader_for
 
 LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first of which is for validation
@@ -12,13 +15,13 @@ BYTES_PER_VALIDATION_TOKEN = 40  # then: about a tenth, but no more than a whole
 KINDS_OF_FILES = f"plain text, JSON lines, .csv, .tsv, .parquet; also packed: {', '.join(PACKERS)}"
 
 
-def add_text_arguments(parser):
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options that say where documents are in files of one's own."""
     parser.add_argument("--separator", help=r"what stands between documents in plain text (\n: a new line)")
     parser.add_argument("--field", help="field or column with the text (default text)")
 
 
-def own_text(name, paths, separator=None, field=None):
+def own_text(name: str, paths: Iterable[AnyPath], separator: str | None = None, field: str | None = None) -> Dataset:
     """A Dataset of the user's files, and of those in the user's folders that have a known suffix."""
     files = text_files(paths)
     readers = [reader_for(file, (separator or "").replace("\\n", "\n"), field or "text") for file in files]
@@ -33,7 +36,8 @@ def own_text(name, paths, separator=None, field=None):
         name=name,
         title=f"{len(files)} files" if len(files) > 1 else str(files[0]),
         files=lambda: [
-            File(str(file), reader, lambda file=file: file, file.stat().st_size) for file, reader in zip(files, readers)
+            File(str(file), reader, lambda file=file: file, file.stat().st_size)  # type: ignore[misc]
+            for file, reader in zip(files, readers)
         ],
         licence="",
         size="",
@@ -45,7 +49,7 @@ def own_text(name, paths, separator=None, field=None):
     )
 
 
-def text_files(paths):
+def text_files(paths: Iterable[AnyPath]) -> list[Path]:
     """The files given, and those with a known suffix in the folders given: in order of name, none hidden."""
     files = []
     for path in map(Path, paths):

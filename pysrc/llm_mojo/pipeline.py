@@ -51,7 +51,9 @@ def encode(work, reader, block, is_first):
     tokenizer, cleaning, separator = work
     as_bytes = tokenizer.takes_bytes and not cleaning
     separator = separator if tokenizer.eot is None else ""
-    pieces, keys, documents, dropped, replaced = [], [], 0, 0, 0
+    pieces: list[tuple] = []
+    keys: list[bytes] = []
+    documents = dropped = replaced = 0
     for text, starts in reader.documents(block, as_bytes):
         documents += starts
         if cleaning:
@@ -72,9 +74,9 @@ def encode(work, reader, block, is_first):
         # Each by itself: a duplicate will be cut out.
         parts = [tokenizer.encode([piece]) for piece in pieces]
         lengths = [len(part) for part in parts]
-        ids = np.concatenate(parts) if parts else []
+        ids = np.concatenate(parts) if parts else np.zeros(0)
     else:
-        ids, lengths, keys = tokenizer.encode(pieces) if pieces else [], [], []
+        ids, lengths, keys = tokenizer.encode(pieces) if pieces else np.zeros(0), [], []
     return Encoded(np.asarray(ids).astype(dtype, copy=False), lengths, keys, documents, dropped, replaced)
 
 
@@ -93,7 +95,7 @@ def results(files, readers, work, workers, start=(0, None)):
             place = None
 
     with _pool(work, workers) as submit:
-        pending = collections.deque()
+        pending: collections.deque[tuple] = collections.deque()
         try:
             for file, block, is_first in blocks():
                 pending.append((file, block._replace(data=None), submit(readers[file], block, is_first)))
@@ -142,7 +144,9 @@ def _start_worker(work):
 
 
 def _end_with_parent():
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent  # workers are children
+    parent.join()
     os._exit(1)
 
 

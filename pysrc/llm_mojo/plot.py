@@ -6,13 +6,14 @@ losses are points.
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from llm_mojo import Error
-from llm_mojo.files import atomic_file
+from llm_mojo.files import AnyPath, atomic_file
 from llm_mojo.run_log import Follower, find_log
 from llm_mojo.terminal import line
 
@@ -37,13 +38,13 @@ class Curves:
     """Steps done before each validation."""
     val_loss: np.ndarray
 
-    def x_of_validations(self, axis):
+    def x_of_validations(self, axis: str) -> np.ndarray:
         """Where on an axis the validations are: after their step, or at the start."""
         after = np.searchsorted(self.axes["steps"], self.val_at, side="right")
         return self.val_at if axis == "steps" else np.concatenate([[0], self.axes[axis]])[after]
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo plot`."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run (what --out named), or its log.jsonl")
     parser.add_argument("--out", type=Path, default=Path("loss.png"), metavar="FILE", help="default: %(default)s")
@@ -60,7 +61,7 @@ def _steps(text):
     return int(text)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo plot`."""
     if os.path.lexists(args.out) and not args.force and not _is_chart(args.out):
         raise Error(
@@ -79,7 +80,7 @@ def _is_chart(path):
     return path.is_file() and not path.is_symlink() and PRODUCER.encode() in path.read_bytes()
 
 
-def names_of(runs):
+def names_of(runs: Sequence[AnyPath]) -> list[str]:
     """What the runs are called in the legend: their folders without what all paths begin with."""
     folders = [Path(os.path.abspath(run)) for run in runs]
     folders = [folder.parent if folder.is_file() else folder for folder in folders]
@@ -89,7 +90,7 @@ def names_of(runs):
     return [str(folder.relative_to(above)) if folder != above else folder.name for folder in folders]
 
 
-def read_curves(path, name):
+def read_curves(path: AnyPath, name: str) -> Curves:
     """Reads a log into `Curves`. A loss that was not a number is NaN."""
     records = Follower(path).read()
     steps = [record for record in records if "loss" in record]
@@ -112,7 +113,7 @@ def _values(records, name, path):
         raise Error(f"{path}: expected a number {name} in every record; the log is damaged") from None
 
 
-def smoothed(values, window):
+def smoothed(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the `window` values around each, of fewer at the ends; NaN counts for nothing."""
     good = np.isfinite(values)
     sums = np.concatenate([[0], np.cumsum(np.where(good, values, 0))])
@@ -124,7 +125,7 @@ def smoothed(values, window):
         return (sums[end] - sums[start]) / (counts[end] - counts[start])
 
 
-def draw(curves, out, axis="steps", window=None):
+def draw(curves: Sequence[Curves], out: Path, axis: str = "steps", window: int | None = None) -> None:
     """Draws the chart to a file; the end of its name says which format (PNG, SVG, PDF)."""
     import matplotlib
     from matplotlib.figure import Figure

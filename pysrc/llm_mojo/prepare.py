@@ -8,14 +8,16 @@ journal.json; the same command goes on from there and makes the same bytes.
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from llm_mojo import Error, evaluation
 from llm_mojo.cleaning import NAMES as CLEANING_NAMES
 from llm_mojo.cleaning import Cleaning
-from llm_mojo.datasets import DATA, DATASETS, MANIFEST, First, Last, Named
+from llm_mojo.datasets import DATA, DATASETS, MANIFEST, Dataset, First, Last, Named
 from llm_mojo.download import locked, sha256_of, write_json
+from llm_mojo.files import AnyPath
 from llm_mojo.formats import write_tokenizer
 from llm_mojo.job import Job
 from llm_mojo.manifest import Inputs, describe, inputs_are
@@ -36,7 +38,7 @@ from llm_mojo.tokenize import NAMES, CharTokenizer, open_tokenizer, tokenizer_id
 LONGEST_NAME = 200  # bytes: file systems have 255, and names get _train_000001.bin.part and more
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo prepare`."""
     parser.add_argument(
         "source",
@@ -86,7 +88,7 @@ def _positive(text):
     return int(text)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo prepare`."""
     dataset = _find_dataset(args)
     out = args.out or DATA / dataset.name
@@ -141,7 +143,14 @@ def _find_dataset(args):
 # a prepared folder
 
 
-def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
+def prepare(
+    dataset: Dataset,
+    tokenizer_name: str,
+    out: AnyPath,
+    workers: int | None = None,
+    force: bool = False,
+    argv: Sequence[str] = (),
+) -> None:
     """Writes shards, tokenizer and manifest of a data set to the folder `out`, unless they are there."""
     out = Path(out)
     with locked(out):
@@ -170,8 +179,8 @@ def prepare(dataset, tokenizer_name, out, workers=None, force=False, argv=()):
         if not force and _fits(manifest, recipe, out, files):
             if journal and journal["recipe"] == recipe:
                 start_over(out, journal)
-            counts = ", ".join(f"{name} {each['tokens']:,} tokens" for name, each in _shards_in(manifest))
-            print(f"{out} is up to date: {counts} ({tokenizer_name} tokenizer); --force makes it again")
+            tokens = ", ".join(f"{name} {each['tokens']:,} tokens" for name, each in _shards_in(manifest))
+            print(f"{out} is up to date: {tokens} ({tokenizer_name} tokenizer); --force makes it again")
             return
         print(f"preparing {dataset.name} ({dataset.title}) with the tokenizer {tokenizer_name}", flush=True)
         inputs = Inputs(files)

@@ -7,6 +7,8 @@ What another job has made there stays, unless --force says otherwise.
 import json
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 from llm_mojo import Error
 from llm_mojo.datasets import DATASETS
@@ -20,7 +22,7 @@ OUTPUT = re.compile(rf".+{SHARD}|tokenizer\.bin|meta\.pkl", re.DOTALL)
 LARGEST = 1 << 30  # bytes, of a manifest
 
 
-def read_manifest(path):
+def read_manifest(path: Path) -> dict[str, Any] | None:
     """Returns a manifest, or None where there is none; raises Error if the file is not a manifest of ours."""
     manifest = _read(path, "the manifest of prepared data")
     if manifest is None:
@@ -49,7 +51,7 @@ def _is_output(name, about):
     )
 
 
-def read_journal(out):
+def read_journal(out: Path) -> dict[str, Any] | None:
     """Returns the journal of an unfinished job, or None where there is none; raises Error if it is something else."""
     journal = _read(out / JOURNAL, "the journal of an unfinished prepare")
     if journal is None:

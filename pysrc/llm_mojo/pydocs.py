@@ -46,7 +46,8 @@ def documents():
     Raises Error if this Python has less than a megabyte of documentation.
     """
     library = Path(sysconfig.get_path("stdlib"))
-    seen, texts = set(), []
+    seen: set[str] = set()
+    texts = []
     for heading, body in [*_topics(), *_docstrings(library)]:
         paragraphs = [paragraph for paragraph in _paragraphs(body) if _is_new(paragraph, seen)]
         text = "\n\n".join(paragraphs)

@@ -17,7 +17,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class _Unpacked(io.RawIOBase):
         return len(data)
 
 
-def check_unfolding(path, count, size):
+def check_unfolding(path: Any, count: int, size: int) -> None:
     """Raises Error if so many bytes have come from a file, or a part of one, of this size."""
     if count > UNPACKED_BYTES and count > UNPACKED_RATIO * size:
         raise Error(
@@ -80,7 +80,7 @@ def _zstd(raw):
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd")
 
 
-PACKERS = {  # suffix: (what unpacks it, the errors of files that are damaged)
+PACKERS: dict[str, tuple[Callable, tuple]] = {  # suffix: (what unpacks it, the errors of files that are damaged)
     ".gz": (lambda raw: gzip.GzipFile(fileobj=raw), (OSError, EOFError, zlib.error)),
     ".bz2": (bz2.BZ2File, (OSError, EOFError)),
     ".xz": (lzma.LZMAFile, (lzma.LZMAError, EOFError)),
@@ -112,6 +112,8 @@ def opened(path):
     Raises Error if what comes out is no text, but packed in another way.
     """
     path = Path(path)
+    stream: Any
+    errors: tuple[type[Exception], ...]
     with open(path, "rb") as raw:
         unpack, errors = PACKERS.get(path.suffix.lower(), (None, ()))
         try:
@@ -138,7 +140,7 @@ def skip(stream, count):
         count -= len(stream.read(min(count, BLOCK_BYTES))) or count
 
 
-def well_formed(text):
+def well_formed(text: str) -> str:
     """The text with U+FFFD for halves of characters (lone surrogates, as JSON can spell them), which UTF-8 cannot have."""
     try:
         text.encode()
@@ -494,12 +496,13 @@ def _values(column):
 
 def _page_size(header):
     """The unpacked size of a page of parquet: the second field of its header, in Thrift's compact protocol."""
-    fields, at = [], 0
+    fields: list[int] = []
+    at = 0
     while len(fields) < 2:
         # Field after field, each an i32: a zigzag number in groups of seven bits.
         if header[at : at + 1] != b"\x15":
             raise ValueError("a page without its sizes")
-        number, shift, more = 0, 0, True
+        number, shift, more = 0, 0, 1
         while more:
             at += 1
             byte = int.from_bytes(header[at : at + 1], "little")

@@ -4,14 +4,16 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from llm_mojo import Error
+from llm_mojo.formats import AnyPath
 
 LOG = "log.jsonl"
 LARGEST = 1e300  # of numbers in a log; beyond, sums and floats end
 
 
-def find_log(run):
+def find_log(run: AnyPath) -> Path:
     """The log of a run, which is named by its folder or by the log itself."""
     run = Path(run)
     if run.is_file():
@@ -24,7 +26,7 @@ def find_log(run):
     raise Error(f"{run}: no such run; expected the folder that --out named, or its {LOG}")
 
 
-def read_settings(path):
+def read_settings(path: AnyPath) -> dict[str, Any]:
     """The settings that the trainer wrote to run.toml, flat TOML: name -> number, bool or text. Without a file, none.
 
     Paths may have bytes that are no UTF-8: they are as Python has them in names of files. Other lines are left out.
@@ -45,12 +47,12 @@ def read_settings(path):
 class Follower:
     """Reads a log that may be growing, piece by piece; each piece is whole lines."""
 
-    def __init__(self, path):
+    def __init__(self, path: AnyPath):
         self.path = Path(path)
         self._offset = 0
         self._lines = 0
 
-    def read(self):
+    def read(self) -> list[dict[str, Any]]:
         """The records that have been added since the last call, in order.
 
         A last line without its end is left for later. A resumed run cuts its log off where it goes on: when the log
@@ -85,7 +87,7 @@ class Follower:
                 )
         return record
 
-    def is_running(self):
+    def is_running(self) -> bool:
         """Whether a trainer holds the log; it does so from its start to its end."""
         with open(self.path, "rb") as file:
             try:

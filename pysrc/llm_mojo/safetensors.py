@@ -35,7 +35,8 @@ class Safetensors:
 
     def __init__(self, paths):
         self.paths = paths
-        self.places, self.metadata = {}, {}
+        self.places: dict[str, Place] = {}
+        self.metadata: dict[str, str] = {}
         self._marks = [fingerprint(path) for path in paths]
         for path in paths:
             places, metadata = _read_header(path)
@@ -45,7 +46,7 @@ class Safetensors:
     def __str__(self):
         return ", ".join(map(str, self.paths))
 
-    def check_unchanged(self):
+    def check_unchanged(self) -> None:
         """Raises FormatError if a file has been written to since it was opened: its tensors may be of two models."""
         for path, mark in zip(self.paths, self._marks):
             if fingerprint(path) != mark:

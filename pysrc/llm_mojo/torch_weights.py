@@ -4,6 +4,9 @@ They are pickles. PyTorch reads them with weights_only, which makes tensors and 
 """
 
 import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +17,9 @@ from llm_mojo.formats import FormatError
 class TorchWeights:
     """The tensors of some state dictionaries, as Safetensors gives them."""
 
-    def __init__(self, paths, states=None):
+    def __init__(self, paths: Sequence[Path], states: Sequence[dict] | None = None):
         self.paths = paths
-        self.places = {}
+        self.places: dict[str, Any] = {}
         for state in states or map(load, paths):
             self.places |= {
                 name: value for name, value in state.items() if isinstance(name, str) and hasattr(value, "shape")
@@ -25,7 +28,7 @@ class TorchWeights:
     def __str__(self):
         return ", ".join(map(str, self.paths))
 
-    def read(self, name, shape):
+    def read(self, name: str, shape: Sequence[int]) -> np.ndarray:
         """Returns a tensor as float32. It must have this shape."""
         import torch
 
@@ -39,11 +42,11 @@ class TorchWeights:
             raise FormatError(f"weights: {self}: expected {name} in 32 or 16 bits, found {tensor.dtype}; save it so")
         return np.asarray(tensor.detach().float().contiguous())
 
-    def check_unchanged(self):
+    def check_unchanged(self) -> None:
         """PyTorch keeps the files open: there is nothing to check."""
 
 
-def load(path):
+def load(path: Path) -> dict:
     """Returns the dictionary in a file that torch.save wrote."""
     try:
         import torch

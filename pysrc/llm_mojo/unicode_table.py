@@ -1,4 +1,4 @@
-"""Writes llm/unicode_table.mojo: which characters GPT-2's split pattern takes for letters, numbers and white space.
+"""Writes llm/text/unicode_table.mojo: which characters GPT-2's split pattern takes for letters, numbers and white space.
 
     python -m llm_mojo.unicode_table [FILE]
 
@@ -48,7 +48,7 @@ def unicode_version(letters):
 
 def ranges(codes):
     """`41-5A AA B5`: sorted code points as ranges."""
-    found = []
+    found: list[list[int]] = []
     for code in codes:
         if found and found[-1][1] == code - 1:
             found[-1][1] = code
@@ -58,7 +58,7 @@ def ranges(codes):
 
 
 def source():
-    """The text of llm/unicode_table.mojo."""
+    """The text of llm/text/unicode_table.mojo."""
     classes = {name: characters_that_match(pattern) for name, pattern in CLASSES.items()}
     text = HEAD.format(version=unicode_version(set(classes["LETTERS"])), tiktoken=tiktoken.__version__)
     for name, codes in classes.items():
@@ -75,7 +75,7 @@ def source():
 
 
 def main():
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "llm" / "unicode_table.mojo"
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "llm" / "text" / "unicode_table.mojo"
     path.write_text(source(), encoding="utf-8")
     print(f"wrote {path}")
 

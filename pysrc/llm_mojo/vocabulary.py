@@ -5,14 +5,16 @@ The folder gets tokenizer.bin (llm.c's, for the Mojo programs and `prepare`) and
 others); all give the same ids.
 """
 
+import argparse
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_mojo import Error
-from llm_mojo.datasets import DATASETS
+from llm_mojo.datasets import DATASETS, File
 from llm_mojo.download import locked
-from llm_mojo.files import atomic_file
+from llm_mojo.files import AnyPath, atomic_file
 from llm_mojo.formats import write_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, find_merges, tokenizer_files
 from llm_mojo.own_text import KINDS_OF_FILES, add_text_arguments, own_text
@@ -25,7 +27,7 @@ ANY_LENGTH = 10**30  # of a text: transformers' way to say that the tokenizer se
 SMALLEST = 257  # the bytes and end of text
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo tokenizer`."""
     parser.add_argument(
         "source",
@@ -41,7 +43,7 @@ def add_arguments(parser):
     parser.add_argument("--force", action="store_true", help="replace a vocabulary that is in the folder")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo tokenizer`."""
     if args.vocab_size < SMALLEST:
         raise Error(f"--vocab-size: expected {SMALLEST} or more (the bytes and end of text), got {args.vocab_size}")
@@ -55,7 +57,7 @@ def run(args):
     make(dataset.files(), args.vocab_size, args.out)
 
 
-def make(files, vocab_size, out):
+def make(files: Iterable[File], vocab_size: int, out: AnyPath) -> None:
     """Learns a vocabulary from files and writes it to the folder `out`."""
     tokens = learn(_texts(files), vocab_size - 1) + [END_OF_TEXT.encode()]
     out, eot = Path(out), len(tokens) - 1
@@ -69,7 +71,7 @@ def make(files, vocab_size, out):
     print(f"wrote {out / 'tokenizer.bin'} and {out / 'tokenizer.json'}: vocabulary of {len(tokens):,}")
 
 
-def learn(texts, vocab_size):
+def learn(texts: Iterable[str], vocab_size: int) -> list[bytes]:
     """The bytes of the tokens that Hugging Face's trainer finds in the texts: the 256 bytes, then what each merge makes.
 
     It merges the pairs that it has a rule for; other encoders whatever makes a known token, the lowest id first. Both give

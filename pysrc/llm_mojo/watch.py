@@ -4,10 +4,12 @@ It follows a running run until that ends, and sends what a finished one has logg
 last time ended. The trainer itself knows nothing of it.
 """
 
+import argparse
 import os
 import secrets
 import time
 from pathlib import Path
+from typing import Any, Protocol
 
 from llm_mojo import Error
 from llm_mojo.download import read_json, write_json
@@ -19,7 +21,18 @@ OUR_EVENTS = ".llm-mojo"  # ends the names of event files: others stay
 WANDB_NOTE = "wandb.json"
 
 
-def add_arguments(parser):
+class Sink(Protocol):
+    """Where records go."""
+
+    where: str
+    """What to tell the user."""
+
+    def send(self, step: int, values: dict[str, float], seconds: float) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo watch`."""
     parser.add_argument("run", metavar="RUN", help="folder of a run (what --out named), or its log.jsonl")
     parser.add_argument("--to", choices=["tensorboard", "wandb"], required=True, help="where to")
@@ -27,9 +40,10 @@ def add_arguments(parser):
     parser.add_argument("--offline", action="store_true", help="W&B: keep it on this disk for `wandb sync`")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo watch`."""
     log = find_log(args.run)
+    sink: Sink
     if args.to == "tensorboard":
         sink = TensorBoard(log.parent)
     else:
@@ -44,10 +58,10 @@ def run(args):
         sink.close()
 
 
-def follow(log, sink, wait=SECONDS_BETWEEN_LOOKS):
+def follow(log: Path, sink: Sink, wait: float = SECONDS_BETWEEN_LOOKS) -> int:
     """Sends every record once, in order, until no trainer holds the log. Returns the last step."""
     follower = Follower(log)
-    sent = {}  # the last step of each kind of record: "loss", "val_loss" ...
+    sent: dict[str, int] = {}  # the last step of each kind of record: "loss", "val_loss" ...
     last, seconds = 0, 0.0
     while True:
         # Whether it runs is asked before the reading: what is written in between is not missed.
@@ -71,7 +85,7 @@ def follow(log, sink, wait=SECONDS_BETWEEN_LOOKS):
         time.sleep(wait)
 
 
-def values_of(record):
+def values_of(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of a record under the names of their curves: train/loss, train/lr ..., val/loss."""
     numbers = {
         name: value
@@ -86,7 +100,7 @@ def values_of(record):
 class TensorBoard:
     """Event files in RUN/tensorboard, written anew each time: the log has everything."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path):
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._folder = folder / TENSORBOARD_FOLDER
@@ -135,7 +149,7 @@ class WandB:
     Runs are told apart by the time of their first step, which a resumed one keeps and a repeated one does not.
     """
 
-    def __init__(self, folder, project, offline, first):
+    def __init__(self, folder: Path, project: str, offline: bool, first: float | None):
         import wandb
 
         note = read_json(folder / WANDB_NOTE)
@@ -190,6 +204,6 @@ class WandB:
         self._run.finish()
 
 
-def settings_of(folder):
+def settings_of(folder: Path) -> dict[str, Any]:
     """The settings that a run wrote to its folder."""
     return read_settings(folder / "run.toml")

@@ -3,15 +3,17 @@
 PyTorch is needed only for its own files. Files are memory-mapped and written tensor by tensor, so that no more than one tensor is in memory.
 """
 
+import argparse
 import os
 import re
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from llm_mojo import Error
 from llm_mojo.download import fetch
-from llm_mojo.files import is_plain_name
+from llm_mojo.files import AnyPath, is_plain_name
 from llm_mojo.formats import (
     CHECKPOINT_BYTES,
     HEADER_BYTES,
@@ -79,7 +81,7 @@ CONFIG_SIZES = ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")  # i
 NANOGPT_SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo weights`."""
     parser.add_argument(
         "model",
@@ -99,7 +101,7 @@ def add_arguments(parser):
     parser.add_argument("--force", action="store_true", help="replace files that are there and have other content")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo weights`."""
     if args.model in PUBLISHED:
         *sizes, file_name = PUBLISHED[args.model]
@@ -139,12 +141,20 @@ def _write_tokenizer(path, vocabulary, replace):
 # tensors
 
 
-def convert(tensors, config, out, dtype, conv1d=True, replace=False):
+def convert(
+    tensors: Safetensors | TorchWeights,
+    config: ModelConfig,
+    out: AnyPath,
+    dtype: str,
+    conv1d: bool = True,
+    replace: bool = False,
+) -> None:
     """Writes the checkpoint `out` from a Safetensors; raises FormatError if it is not a GPT-2 of these sizes.
 
     `conv1d`: weights are stored (in, out), as Hugging Face does. Biases that a model does not have, as some of nanoGPT's,
     are zero. Without `replace` a file that is there must be the same.
     """
+    out = Path(out)
     names = _match_names(tensors, config, conv1d)
     shapes = parameter_shapes(config)
     size = HEADER_BYTES + num_parameters(config) * CHECKPOINT_BYTES[dtype]
@@ -186,7 +196,7 @@ def _match_names(tensors, config, needs_biases=True):
             f"weights: {tensors}: expected {config.num_layers:,} layers, found {len(tensors.places):,} tensors in all;"
             " does config.json belong to it?"
         )
-    places = {}
+    places: dict[str, str] = {}
     for name in tensors.places:
         bare = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if places.setdefault(bare, name) != name:
@@ -247,8 +257,8 @@ def _open_folder(folder):
 
 
 def _files_of_index(folder, index):
-    names = read_json_object(index).get("weight_map")
-    names = sorted(set(names.values())) if _is_weight_map(names) else []
+    places = read_json_object(index).get("weight_map")
+    names = sorted(set(places.values())) if _is_weight_map(places) else []
     if not names:
         raise FormatError(
             f"weights: {index}: expected a weight_map with names of files in the folder; get the file again"
@@ -258,11 +268,11 @@ def _files_of_index(folder, index):
     return [folder / name for name in names]
 
 
-def _is_weight_map(names):
+def _is_weight_map(names: Any) -> TypeGuard[dict[str, str]]:
     return isinstance(names, dict) and all(map(is_plain_name, names.values()))
 
 
-def read_config(path):
+def read_config(path: Path) -> ModelConfig:
     """Returns the ModelConfig of a Hugging Face config.json; refuses what this GPT-2 cannot do."""
     if not path.is_file():
         raise Error(f"weights: {path}: no such file; the folder needs the model's config.json")

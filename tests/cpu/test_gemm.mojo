@@ -3,27 +3,18 @@
 Everything runs on float32 and on bfloat16 operands, whose products are exact in the reference.
 """
 
-from std.memory import bitcast
 from std.testing import TestSuite, assert_equal, assert_true
 from std.utils.numerics import isnan, nan
 
+from framed import assert_same_bits
+from side_by_side import side_by_side
+
+from llm.base.memory import Arena, Tensor
 from llm.cpu.gelu import gelu
-from llm.cpu.gemm import (
-    Bias,
-    BiasGelu,
-    BiasResidual,
-    Epilogue,
-    GeluBackward,
-    Matrix,
-    Plain,
-    gemm,
-    gemm_workspace_size,
-    row_major,
-)
+from llm.cpu.gemm import Bias, BiasGelu, BiasResidual, Epilogue, GeluBackward, Matrix, Plain, gemm, gemm_workspace_size
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
 from llm.cpu.gemm.reference import gemm_reference
-from llm.cpu.parallel import Crew, Team
-from llm.memory import Arena, Tensor
+from llm.cpu.threads.crew import Team
 
 comptime F32 = DType.float32
 comptime BF16 = DType.bfloat16
@@ -64,17 +55,41 @@ struct Operands(Movable):
         dtype: DType = F32
     ](mut self, rows: Int, cols: Int, transposed: Bool = False, spread: Int = 1) raises -> Matrix[dtype]:
         """Makes a matrix stored by rows or by columns, of which neighbours lie `spread` apart."""
+        var matrix = self._empty[dtype](rows, cols, transposed, spread)
+        for i in range(rows):
+            for j in range(cols):
+                matrix.at(i, j).ptr[unsafe_offset=0] = self.random().cast[dtype]()
+        return matrix
+
+    def copy[
+        dtype: DType, //
+    ](mut self, source: Matrix[dtype], rows: Int, cols: Int, transposed: Bool) raises -> Matrix[dtype]:
+        """Makes a matrix of the same numbers, stored by rows or by columns."""
+        var matrix = self._empty[dtype](rows, cols, transposed, 1)
+        for i in range(rows):
+            for j in range(cols):
+                matrix.at(i, j).ptr[unsafe_offset=0] = source[i, j]
+        return matrix
+
+    def _empty[dtype: DType](mut self, rows: Int, cols: Int, transposed: Bool, spread: Int) raises -> Matrix[dtype]:
         var outer = cols if transposed else rows
         var inner = rows if transposed else cols
         var ld = inner * spread + GUARD
         var all = self.arena.carve[dtype]((outer + 2) * ld)
         all.fill(nan[dtype]())
-        var first = all.ptr.unsafe_offset(ld)
-        for o in range(outer):
-            for i in range(inner):
-                first[unsafe_offset=o * ld + i * spread] = self.random().cast[dtype]()
-        var matrix = Matrix[dtype](first, ld, spread)
+        var matrix = Matrix[dtype](all.ptr.unsafe_offset(ld), ld, spread)
         return matrix.transposed() if transposed else matrix
+
+    def output[dtype: DType](mut self, M: Int, N: Int, accumulate: Bool) raises -> Tensor[dtype]:
+        """Makes a C with its frame: numbers if something is to be added to it, otherwise NaN."""
+        var ldc = N + GUARD
+        var all = self.arena.carve[dtype]((M + 2) * ldc)
+        all.fill(nan[dtype]())
+        if accumulate:
+            for i in range(M):
+                for j in range(N):
+                    all[(i + 1) * ldc + j] = self.random().cast[dtype]()
+        return all
 
 
 def check[
@@ -89,31 +104,68 @@ def check[
     epilogue: E,
     accumulate: Bool,
 ) raises:
-    """Compares `gemm` with the reference inside C, and C's frame with what it was."""
+    """Compares `gemm` with the reference."""
+    var before = operands.output[output](M, N, accumulate)
+    var expected = reference(operands, before, M, N, K, a, b, epilogue, accumulate)
+    check_against(expected, operands, before, M, N, K, a, b, epilogue, accumulate)
+
+
+def reference[
+    dtype: DType, output: DType, E: Epilogue, //
+](
+    mut operands: Operands,
+    before: Tensor[output],
+    M: Int,
+    N: Int,
+    K: Int,
+    a: Matrix[dtype],
+    b: Matrix[dtype],
+    epilogue: E,
+    accumulate: Bool,
+) raises -> Tensor[output]:
+    """Computes what a C and its frame should be."""
     var ldc = N + GUARD
-    var fast = operands.arena.carve[output]((M + 2) * ldc)
-    var slow = operands.arena.carve[output]((M + 2) * ldc)
-    fast.fill(nan[output]())
-    slow.fill(nan[output]())
-    if accumulate:
-        for i in range(M):
-            for j in range(N):
-                fast[(i + 1) * ldc + j] = operands.random().cast[output]()
-                slow[(i + 1) * ldc + j] = fast[(i + 1) * ldc + j]
-    var size = M * ldc
-    gemm(Team(2), operands.workspace, M, N, K, a, b, fast.slice(ldc, size), ldc, epilogue, accumulate)
-    gemm_reference(M, N, K, a, b, slow.slice(ldc, size), ldc, epilogue, accumulate)
-    for i in range(fast.size):
-        if isnan(slow[i]):
-            assert_true(isnan(fast[i]), String(t"({M},{N},{K}): wrote outside C, at {i // ldc - 1}, {i % ldc}"))
+    var c = copy_of(operands, before)
+    gemm_reference(M, N, K, a, b, c.slice(ldc, M * ldc), ldc, epilogue, accumulate)
+    return c
+
+
+def copy_of[dtype: DType, //](mut operands: Operands, source: Tensor[dtype]) raises -> Tensor[dtype]:
+    var copy = operands.arena.carve[dtype](source.size)
+    for i in range(source.size):
+        copy[i] = source[i]
+    return copy
+
+
+def check_against[
+    dtype: DType, output: DType, E: Epilogue, //
+](
+    expected: Tensor[output],
+    mut operands: Operands,
+    before: Tensor[output],
+    M: Int,
+    N: Int,
+    K: Int,
+    a: Matrix[dtype],
+    b: Matrix[dtype],
+    epilogue: E,
+    accumulate: Bool,
+) raises:
+    """Compares `gemm` with the expected inside C, and C's frame with what it was."""
+    var ldc = N + GUARD
+    var c = copy_of(operands, before)
+    gemm(Team(2), operands.workspace, M, N, K, a, b, c.slice(ldc, M * ldc), ldc, epilogue, accumulate)
+    for i in range(c.size):
+        if isnan(expected[i]):
+            assert_true(isnan(c[i]), String(t"({M},{N},{K}): wrote outside C, at {i // ldc - 1}, {i % ldc}"))
         else:
-            var expected = slow[i].cast[F32]()
-            var error = abs(fast[i].cast[F32]() - expected)
+            var number = expected[i].cast[F32]()
+            var error = abs(c[i].cast[F32]() - number)
             # Two numbers that are nearly the same may be rounded to bfloat16 in two ways.
-            var allowed = tolerance(K) + (0 if output == F32 else abs(expected) / 128)
+            var allowed = tolerance(K) + (0 if output == F32 else abs(number) / 128)
             assert_true(
                 error <= allowed,
-                String(t"({M},{N},{K}) at {i // ldc - 1}, {i % ldc}: {fast[i]}, expected {slow[i]}"),
+                String(t"({M},{N},{K}) at {i // ldc - 1}, {i % ldc}: {c[i]}, expected {expected[i]}"),
             )
 
 
@@ -124,12 +176,16 @@ def check_all_layouts(M: Int, N: Int, K: Int) raises:
 
 
 def check_layouts_of[dtype: DType, output: DType](M: Int, N: Int, K: Int) raises:
+    """The same product of operands by rows and by columns: most of a test's time goes to the reference."""
     var operands = Operands()
-    for layout in range(4):
-        var a = operands.matrix[dtype](M, K, transposed=layout % 2 == 1)
-        var b = operands.matrix[dtype](K, N, transposed=layout // 2 == 1)
-        check[output](operands, M, N, K, a, b, Plain(), accumulate=False)
-        check[output](operands, M, N, K, a, b, Plain(), accumulate=True)
+    var a, b = operands.matrix[dtype](M, K), operands.matrix[dtype](K, N, transposed=True)
+    for accumulate in [False, True]:
+        var before = operands.output[output](M, N, accumulate)
+        var expected = reference(operands, before, M, N, K, a, b, Plain(), accumulate)
+        for layout in range(4):
+            var a_stored = operands.copy(a, M, K, transposed=layout % 2 == 1)
+            var b_stored = operands.copy(b, K, N, transposed=layout // 2 == 1)
+            check_against(expected, operands, before, M, N, K, a_stored, b_stored, Plain(), accumulate)
 
 
 def test_ragged_sizes() raises:
@@ -186,8 +242,10 @@ def test_bfloat16_epilogues() raises:
     check(operands, M, N, K, a, b, BiasResidual(bias, operands.vector(M * N), N), accumulate=False)
     check[BF16](operands, M, N, K, a, b, Bias(bias), accumulate=False)
     var pre, c, biased = operands.arena.carve[BF16](M * N), operands.arena.carve[BF16](M * N), operands.vector(M * N)
-    gemm(Team(2), operands.workspace, M, N, K, a, b, c, N, BiasGelu(bias, pre, N))
-    gemm(Team(2), operands.workspace, M, N, K, a, b, biased, N, Bias(bias))
+    # Where all of K is one block, sums have the same order for either type of C.
+    comptime ONE_BLOCK = KC - 1
+    gemm(Team(2), operands.workspace, M, N, ONE_BLOCK, a, b, c, N, BiasGelu(bias, pre, N))
+    gemm(Team(2), operands.workspace, M, N, ONE_BLOCK, a, b, biased, N, Bias(bias))
     for i in range(M * N):
         assert_equal(pre[i], biased[i].cast[BF16]())
         assert_equal(c[i], gelu(pre[i].cast[F32]()).cast[BF16]())
@@ -222,29 +280,6 @@ def test_epilogues() raises:
         assert_same_bits(again, c)
 
 
-def assert_same_bits(got: Tensor[F32], expected: Tensor[F32]) raises:
-    for i in range(expected.size):
-        assert_equal(bitcast[DType.uint32](got[i]), bitcast[DType.uint32](expected[i]), String(t"element {i}"))
-
-
-@fieldwise_init
-struct Job(Movable):
-    """A product for a crew."""
-
-    var M: Int
-    var N: Int
-    var K: Int
-    var a: Matrix[F32]
-    var b: Matrix[F32]
-    var c: Tensor[F32]
-    var workspace: Tensor[F32]
-
-
-def run_job(context: Int, team: Team):
-    ref job = Pointer[Job, MutUntrackedOrigin](unsafe_from_address=context)[]
-    gemm(team, job.workspace, job.M, job.N, job.K, job.a, job.b, job.c, job.N, Plain())
-
-
 def test_same_bits_for_any_number_of_threads() raises:
     var operands = Operands()
     for sizes in [(3 * MR + 1, 4 * NR + W + 2, 2 * KC + 9), (MC + 5, NR - 1, W), (1, 5 * NR, KC + 1), (1, 1, 3)]:
@@ -259,10 +294,13 @@ def test_same_bits_for_any_number_of_threads() raises:
             var c = operands.vector(M * N)
             gemm(Team(threads), operands.workspace, M, N, K, a, b, c, N, Plain())
             assert_same_bits(c, expected)
-            var crew = Crew(threads)
-            var job = Job(M, N, K, a, b, operands.vector(M * N), operands.workspace)
-            crew.run(run_job, Int(Pointer(to=job)))
-            assert_same_bits(job.c, expected)
+            var together = operands.vector(M * N)
+
+            def body(team: Team) {imm}:
+                gemm(team, operands.workspace, M, N, K, a, b, together, N, Plain())
+
+            side_by_side(threads, body)
+            assert_same_bits(together, expected)
 
 
 def test_same_bits_in_any_tile() raises:

@@ -11,20 +11,20 @@ changed weight is a weight.
 
 from std.sys import argv
 
-from llm.arguments import Arguments
-from llm.checkpoint import read_config, read_parameters
-from llm.dataloader import SHUFFLED, DataLoader
-from llm.files import read_text
-from llm.hellaswag import HellaSwag
-from llm.logs import lines_to_keep
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.options import options
-from llm.progress import read_progress
-from llm.random import draw_at, scramble
-from llm.settings import read_settings
-from llm.state import read_state
-from llm.tensors import ParameterTensors
-from llm.tokenizer import Tokenizer
+from llm.base.files import read_text
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.base.random import Mt19937, draw_at, scramble
+from llm.cli.arguments import Arguments
+from llm.cli.logs import lines_to_keep
+from llm.cli.options import options
+from llm.cli.settings import read_settings
+from llm.data.loader import DataLoader
+from llm.eval.choices import Choices
+from llm.formats.training_state import SHUFFLED, DataPosition, read_state
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.tensors import ParameterTensors
+from llm.text.tokenizer import Tokenizer
+from llm.train.run_state import RunState, read_sidecar
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
@@ -154,15 +154,21 @@ struct Readers(Movable):
         if kind == 0:
             read_parameters(path, self.params)
         elif kind == 1:
-            var position = read_state(path, argument(2), self.params, self.m, self.v)
+            var position = DataPosition()
+            var states = self.m.tensors()
+            states.extend(self.v.tensors())
+            read_state(path, argument(2), states, self.params.tensors(), position)
             var loader = self.loader(self.folder + "/train_*.bin")
             try:
-                loader.resume(position^)
+                loader.resume(position)
             except error:
                 raise Error(t"{path}: {error}")
             self.read_batches(loader)
         elif kind == 2:
-            _ = read_progress(path, argument(2)).json()
+            var state = RunState(DataPosition(order=SHUFFLED), seed=1337)
+            state.step = argument(2)
+            read_sidecar(path, state)
+            _ = state.json()
         elif kind == 3:
             var tokenizer = Tokenizer(path)
             for token in range(tokenizer.vocab_size):
@@ -175,7 +181,7 @@ struct Readers(Movable):
             var loader = self.loader(path)
             self.read_batches(loader)
         elif kind == 5:
-            _ = HellaSwag(path, vocab_size=argument(3), context=1024)
+            _ = Choices(path, vocab_size=argument(3), context=1024)
         elif kind == 6:
             var args = Arguments("damaged", "", options())
             read_settings(args, path)

@@ -10,13 +10,13 @@ TOKENS is a file of int32.
 
 from std.sys import argv, size_of
 
-from llm.checkpoint import read_config, read_parameters
-from llm.decode import Decoder
-from llm.files import AtomicFile, InputFile
-from llm.generate import Generator
-from llm.memory import Arena
-from llm.sampler import Sampler
-from llm.tensors import ParameterTensors
+from llm.base.files import AtomicFile, InputFile
+from llm.base.memory import Arena
+from llm.infer.generator import Generator
+from llm.infer.sampler import Sampler
+from llm.model.checkpoints import read_config, read_parameters
+from llm.model.decoder import Decoder
+from llm.model.tensors import ParameterTensors
 
 comptime F32 = DType.float32
 comptime BF16 = DType.bfloat16
@@ -50,7 +50,9 @@ def write_logits[dtype: DType]() raises:
     var tokens = read_tokens(text(3))
     var count, texts = number(7), number(8)
     var decoder = Decoder[dtype](config, params, number(5), texts=texts, context=number(6))
-    decoder.read(List(tokens[:count]))
+    decoder.begin(0, List(tokens[:count]))
+    for i in range(1, texts):
+        decoder.share(i, 0)
     var file = AtomicFile("decode", text(9))
     var all = List[Int]()
     for i in range(texts):

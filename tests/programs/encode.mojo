@@ -8,9 +8,9 @@ gets the places and int32 tokens in the same way. Decoding the tokens must give 
 
 from std.sys import argv, size_of
 
-from llm.files import AtomicFile, InputFile, MappedFile
-from llm.memory import Tensor
-from llm.tokenizer import Tokenizer
+from llm.base.files import AtomicFile, InputFile, MappedFile
+from llm.base.memory import Tensor
+from llm.text.tokenizer import Tokenizer
 
 comptime I32 = DType.int32
 comptime I64 = DType.int64

@@ -18,16 +18,16 @@
 
 from std.sys import argv, size_of
 
-from llm.checkpoint import read_config, read_parameters, write_checkpoint
-from llm.dataloader import DataLoader
-from llm.files import InputFile
-from llm.manifest import check_manifests
-from llm.memory import Arena, Tensor
-from llm.random import Mt19937, Xorshift
-from llm.sampler import Sampler
-from llm.sha256 import sha256_of_file
-from llm.tensors import ParameterTensors
-from llm.tokenizer import TextStream, Tokenizer
+from llm.base.files import InputFile
+from llm.base.memory import Arena, Tensor
+from llm.base.random import Mt19937, Xorshift
+from llm.base.sha256 import sha256_of_file
+from llm.data.loader import DataLoader
+from llm.data.manifest import check_manifests
+from llm.infer.sampler import Sampler
+from llm.model.checkpoints import read_config, read_parameters, write_checkpoint
+from llm.model.tensors import ParameterTensors
+from llm.text.tokenizer import TextStream, Tokenizer
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32

@@ -9,12 +9,13 @@ gradients are accumulated. GRADIENTS is a file for the gradients of the first ba
 from std.memory import bitcast
 from std.sys import argv
 
-from llm.checkpoint import read_config, read_parameters, write_checkpoint
-from llm.cpu.adamw import AdamW
-from llm.dataloader import DataLoader
-from llm.gpt2 import GPT2
-from llm.memory import Arena, Tensor, aligned_bytes
-from llm.tensors import NUM_TENSORS, ParameterTensors
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.cpu.adamw import AdamWSettings
+from llm.data.loader import DataLoader
+from llm.model.checkpoints import load_parameters, read_config, write_checkpoint
+from llm.model.gpt2 import GPT2
+from llm.model.tensors import NUM_TENSORS, ParameterTensors
+from llm.optim.adamw import AdamW
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
@@ -33,7 +34,9 @@ def run[dtype: DType]() raises:
     var V = config.vocab_size
     var B, T, pieces = number(4), number(5), number(6)
     var model = GPT2[dtype](config.copy(), number(3), B // pieces, T)
-    read_parameters(path, model.params)
+    load_parameters(path, model)
+    var settings = AdamWSettings(learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1)
+    var optimizer = AdamW(config, settings)
     var data = DataLoader(String(argv()[2]), B, T, vocab_size=V)
     var rows = B // pieces * T
     var arena = Arena(2 * aligned_bytes[I32](B * T) + aligned_bytes[F32](rows * V))
@@ -53,12 +56,13 @@ def run[dtype: DType]() raises:
             print(t"step {step} d{model.params.specs[i].name} {hash(model.grads[i])}")
         if step == 1 and len(argv()) > 8:
             write_checkpoint(String(argv()[8]), config, model.grads)
-        var norm = model.update(AdamW(learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1), step)
+        optimizer.prepare(step=step, learning_rate=settings.learning_rate)
+        var norm = model.update(optimizer)
         print(t"step {step} norm {bitcast[DType.uint32](norm)}")
         for i in range(NUM_TENSORS):
             print(
                 t"step"
-                t" {step} {model.params.specs[i].name} {hash(model.params[i])} {hash(model.m[i])} {hash(model.v[i])}"
+                t" {step} {model.params.specs[i].name} {hash(model.params[i])} {hash(optimizer.m[i])} {hash(optimizer.v[i])}"
             )
     _ = arena^
 

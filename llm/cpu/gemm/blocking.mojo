@@ -58,7 +58,7 @@ comptime LDA = KC + LINE
 """Units from one row of a packed block of A to the next. Not a multiple of 4,096 bytes: rows would share a cache set."""
 
 comptime CHUNK = 8
-"""Units of K between two requests of the micro-kernel for lines that are needed later."""
+"""Units of K between two prefetches of the micro-kernel of lines that are needed later."""
 
 
 def per_unit[dtype: DType]() -> Int:

@@ -1,40 +1,11 @@
 """What happens to a tile of the product while it is still in registers."""
 
-from std.sys import PrefetchOptions, prefetch, size_of
-
+from llm.base.memory import Tensor
 from llm.cpu.gelu import gelu, gelu_and_grad
-from llm.memory import Tensor
+
+from .prefetch import CacheLines
 
 comptime F32 = DType.float32
-
-
-struct Lines(TrivialRegisterPassable):
-    """Where a matrix of C's shape lies: as much as one must know to ask for its cache lines."""
-
-    var _address: Int
-    """0 for no matrix."""
-    var _row_bytes: Int
-    var _bytes: Int
-    """Of an element."""
-
-    def __init__(out self):
-        """No matrix."""
-        self._address = 0
-        self._row_bytes = 0
-        self._bytes = 0
-
-    def __init__[dtype: DType, //](out self, ptr: Tensor[dtype].Ptr, row_stride: Int):
-        """The matrix at `ptr` whose rows lie `row_stride` scalars apart."""
-        self._address = Int(ptr)
-        self._bytes = size_of[dtype]()
-        self._row_bytes = row_stride * self._bytes
-
-    @always_inline
-    def ask[options: PrefetchOptions](self, row: Int, col: Int):
-        """Asks for the line of element (row, col)."""
-        if self._address != 0:
-            var address = self._address + row * self._row_bytes + col * self._bytes
-            prefetch[options](Pointer[UInt8, MutUntrackedOrigin](unsafe_from_address=address))
 
 
 trait Epilogue(TrivialRegisterPassable):
@@ -52,13 +23,13 @@ trait Epilogue(TrivialRegisterPassable):
         """Returns the values to store."""
         ...
 
-    def reads(self) -> Lines:
+    def reads(self) -> CacheLines:
         """Returns what `apply` reads that is as large as C."""
-        return Lines()
+        return CacheLines()
 
-    def writes(self) -> Lines:
+    def writes(self) -> CacheLines:
         """Returns what `apply` writes besides C."""
-        return Lines()
+        return CacheLines()
 
 
 @fieldwise_init
@@ -107,9 +78,9 @@ struct BiasResidual(Epilogue):
         var biased = sum + self.bias.load[width](col)
         return self.residual.load[width](row * self.N + col) + biased
 
-    def reads(self) -> Lines:
+    def reads(self) -> CacheLines:
         """Returns the residual stream."""
-        return Lines(self.residual.ptr, self.N)
+        return CacheLines(self.residual.ptr, self.N)
 
 
 @fieldwise_init
@@ -131,9 +102,9 @@ struct BiasGelu[dtype: DType](Epilogue):
         self.pre.store(row * self.N + col, x)
         return gelu(x.cast[F32]())
 
-    def writes(self) -> Lines:
+    def writes(self) -> CacheLines:
         """Returns where the input of GELU goes."""
-        return Lines(self.pre.ptr, self.N)
+        return CacheLines(self.pre.ptr, self.N)
 
 
 @fieldwise_init
@@ -155,10 +126,10 @@ struct GeluBackward[dtype: DType](Epilogue):
         self.output.store(row * self.N + col, output.cast[Self.dtype]())
         return sum * grad
 
-    def reads(self) -> Lines:
+    def reads(self) -> CacheLines:
         """Returns the input of GELU."""
-        return Lines(self.pre.ptr, self.N)
+        return CacheLines(self.pre.ptr, self.N)
 
-    def writes(self) -> Lines:
+    def writes(self) -> CacheLines:
         """Returns where GELU's output goes."""
-        return Lines(self.output.ptr, self.N)
+        return CacheLines(self.output.ptr, self.N)

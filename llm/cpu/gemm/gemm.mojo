@@ -4,14 +4,15 @@ Each member of the team computes its own rectangle of C with the five loops of G
 High-Performance Matrix Multiplication", 2008) as BLIS arranges them: nothing is shared, so nothing waits.
 """
 
-from llm.cpu.parallel import Team, share
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.threads.crew import Team, share
 
 from .blocking import CHUNK, F32, KC, LDA, LINE, MC, MR, NC, NR, NR_VECTORS, W, per_unit
 from .epilogue import Epilogue
-from .kernel import Destination, Outlet, Step, update_tile
+from .kernel import Destination, Outlet, KBlock, update_tile
 from .matrix import Matrix
-from .pack import Ahead, Ptr, pack
+from .pack import Ptr, pack
+from .prefetch import PrefetchPlan
 
 comptime _PACKED_A = MC * LDA
 comptime _PACKED_B = KC * NC
@@ -125,7 +126,7 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
             for p0 in range(0, self.K, kc):
                 var p1 = min(p0 + kc, self.K)
                 var depth = (p1 - p0 + PER - 1) // PER
-                var step = Step(depth, mc * LDA, self.accumulate or p0 > 0, p1 == self.K)
+                var k_block = KBlock(depth, mc * LDA, self.accumulate or p0 > 0, p1 == self.K)
                 # Where the next block of B starts.
                 var next_p = p1 if p1 < self.K else 0
                 var next_j = j0 if p1 < self.K else j1
@@ -134,14 +135,14 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
                 for i0 in range(row0, row1, mc):
                     var i1 = min(i0 + mc, row1)
                     var tiles = (i1 - i0 + MR - 1) // MR
-                    var fetches = tiles * (depth // CHUNK)
+                    var prefetches = tiles * (depth // CHUNK)
                     for k in range(p0, p1, KC * PER):
-                        var slab = packed_a.unsafe_offset((k - p0) // (KC * PER) * step.slab)
+                        var slab = packed_a.unsafe_offset((k - p0) // (KC * PER) * k_block.slab)
                         pack[False](slab, LDA, self.a.at(i0, k), i1 - i0, min(KC * PER, p1 - k), tiles * MR)
-                    var next_a = Ahead(self.a.at(i1, p0), min(mc, row1 - i1), p1 - p0, fetches * panels)
+                    var next_a = PrefetchPlan(self.a.at(i1, p0), min(mc, row1 - i1), p1 - p0, prefetches * panels)
                     if i1 == row1:
                         var rows = min(mc, row1 - row0) if next_j < col1 else 0
-                        next_a = Ahead(self.a.at(row0, next_p), rows, next_k, fetches * panels)
+                        next_a = PrefetchPlan(self.a.at(row0, next_p), rows, next_k, prefetches * panels)
                     # Loop 2: panels of NR columns.
                     for j in range(j0, j1, NR):
                         var cols = min(NR, j1 - j)
@@ -153,25 +154,27 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
                         first_packs = first_packs and (p1 - p0) % PER == 0
                         if i0 == row0 and not first_packs:
                             pack[True](panel, NR, columns, cols, p1 - p0, (cols + W - 1) // W * W)
-                        var next_b = Ahead(self.b, 0, 0, fetches)
+                        var next_b = PrefetchPlan(self.b, 0, 0, prefetches)
                         if j + NR >= j1:
                             if i1 == row1:
                                 var next_cols = max(min(NR, col1 - next_j), 0)
-                                next_b = Ahead(self.b.at(next_p, next_j), next_k, next_cols, fetches)
+                                next_b = PrefetchPlan(self.b.at(next_p, next_j), next_k, next_cols, prefetches)
                         elif i0 == row0:
-                            next_b = Ahead(self.b.at(p0, j + NR), p1 - p0, min(NR, j1 - j - NR), fetches)
+                            next_b = PrefetchPlan(self.b.at(p0, j + NR), p1 - p0, min(NR, j1 - j - NR), prefetches)
                         else:
                             # Packed already, but all panels together may not stay in L2.
-                            next_b = Ahead(Matrix[F32](panel.unsafe_offset(depth * NR), NR, 1), depth, NR, fetches)
+                            next_b = PrefetchPlan(
+                                Matrix[F32](panel.unsafe_offset(depth * NR), NR, 1), depth, NR, prefetches
+                            )
                         # Loop 1: tiles of MR rows.
                         for i in range(i0, i1, MR):
                             var tile_a = packed_a.unsafe_offset((i - i0) * LDA)
                             if i == row0 and first_packs:
                                 update_tile[Self.dtype, NR_VECTORS, packs=True](
-                                    tile_a, panel, columns, self.outlet, i, j, MR, NR, step, next_a, next_b
+                                    tile_a, panel, columns, self.outlet, i, j, MR, NR, k_block, next_a, next_b
                                 )
                             else:
-                                self._tile(tile_a, panel, columns, i, j, min(MR, i1 - i), cols, step, next_a, next_b)
+                                self._tile(tile_a, panel, columns, i, j, min(MR, i1 - i), cols, k_block, next_a, next_b)
 
     @always_inline
     def _tile(
@@ -183,10 +186,10 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
         j: Int,
         rows: Int,
         cols: Int,
-        step: Step,
-        mut next_a: Ahead,
-        mut next_b: Ahead,
+        k_block: KBlock,
+        mut next_a: PrefetchPlan,
+        mut next_b: PrefetchPlan,
     ):
         comptime for vectors in range(1, NR_VECTORS + 1):
             if (cols + W - 1) // W == vectors:
-                update_tile[Self.dtype, vectors](a, b, columns, self.outlet, i, j, rows, cols, step, next_a, next_b)
+                update_tile[Self.dtype, vectors](a, b, columns, self.outlet, i, j, rows, cols, k_block, next_a, next_b)

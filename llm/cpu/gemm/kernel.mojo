@@ -4,15 +4,16 @@ from std.memory import bitcast
 from std.sys import CompilationTarget, PrefetchOptions, prefetch
 from std.sys.intrinsics import llvm_intrinsic
 
-from llm.memory import Tensor
+from llm.base.memory import Tensor
 
 from .blocking import CHUNK, F32, KC, LDA, MR, NR, W
-from .epilogue import Epilogue, Lines
+from .epilogue import Epilogue
 from .matrix import Matrix
-from .pack import Ahead, units_across
+from .pack import units_across
+from .prefetch import CacheLines, PrefetchPlan
 
 comptime Ptr = Tensor[F32].Ptr
-comptime V = SIMD[F32, W]
+comptime Vec = SIMD[F32, W]
 comptime _BF16 = DType.bfloat16
 
 comptime HAS_BF16_DOT = CompilationTarget._has_feature["avx512bf16"]() and W == 16
@@ -22,12 +23,12 @@ comptime _TO_READ = PrefetchOptions().for_read().high_locality().to_data_cache()
 comptime _TO_WRITE = PrefetchOptions().for_write().high_locality().to_data_cache()
 
 
-comptime Finish = def(Int, Ptr, Int, Int, Int, Int, Int, Step) thin -> None
-"""A `finish_tile`: destination, sums, ld, row, col, rows, cols, step."""
+comptime Finish = def(Int, Ptr, Int, Int, Int, Int, Int, KBlock) thin -> None
+"""A `finish_tile`: destination, sums, ld, row, col, rows, cols, k_block."""
 
 
 @fieldwise_init
-struct Step(TrivialRegisterPassable):
+struct KBlock(TrivialRegisterPassable):
     """Which block of K a tile is at."""
 
     var depth: Int
@@ -56,9 +57,9 @@ struct Outlet(TrivialRegisterPassable):
     call, which is nothing beside the tile's thousands of cycles.
     """
 
-    var c: Lines
-    var reads: Lines
-    var writes: Lines
+    var c: CacheLines
+    var reads: CacheLines
+    var writes: CacheLines
     var sums_c: Ptr
     """C, if it is float32."""
     var ldc: Int
@@ -71,7 +72,7 @@ struct Outlet(TrivialRegisterPassable):
 
     def __init__[output: DType, E: Epilogue, //](out self, ref destination: Destination[output, E]):
         """Forgets the types; the destination must outlive this."""
-        self.c = Lines(destination.c, destination.ldc)
+        self.c = CacheLines(destination.c, destination.ldc)
         self.reads = destination.epilogue.reads()
         self.writes = destination.epilogue.writes()
         self.sums_c = Ptr(unsafe_from_address=Int(destination.c))
@@ -94,38 +95,38 @@ def update_tile[
     col: Int,
     rows: Int,
     cols: Int,
-    step: Step,
-    mut next_a: Ahead,
-    mut next_b: Ahead,
+    k_block: KBlock,
+    mut next_a: PrefetchPlan,
+    mut next_b: PrefetchPlan,
 ):
-    """Computes C = A @ B or C += A @ B for the tile at (row,col) of C, and the epilogue after the last step.
+    """Computes C = A @ B or C += A @ B for the tile at (row,col) of C, and the epilogue after the last block of K.
 
     a (MR,depth) in slabs and rows LDA apart, b (depth,vectors * W) in rows NR apart, both units of `dtype` padded with
     zeros; the tile of C is (rows,cols) with rows <= MR and cols <= vectors * W, and nothing outside is touched. Each
     element is one chain of fused multiply-adds in the order of K, then added to C: the same bits in whichever tile it
-    falls. Meanwhile it calls for C, and depth // CHUNK times for what is packed next.
+    falls. Meanwhile it prefetches C, and depth // CHUNK times what is packed next.
 
     With `packs`, b is taken from `columns`, the transpose of B, whose rows' index must be contiguous, and written: the
     multiply-adds hide that.
     """
-    var sums = Array[V, MR * vectors](fill=V(0))
+    var sums = Array[Vec, MR * vectors](fill=Vec(0))
     var a_unit = a
     # One plain loop, which the compiler does not unroll: more would not leave the sums in registers.
-    for k in range(step.depth):
+    for k in range(k_block.depth):
         if k % CHUNK == 0:
             if k % KC == 0 and k > 0:
-                a_unit = a_unit.unsafe_offset(step.slab - KC)
-            if k + CHUNK <= step.depth:
-                next_a.fetch()
-                next_b.fetch()
+                a_unit = a_unit.unsafe_offset(k_block.slab - KC)
+            if k + CHUNK <= k_block.depth:
+                next_a.advance()
+                next_b.advance()
             var r = k // CHUNK
             if r < MR:
                 comptime for v in range(vectors):
-                    outlet.c.ask[_TO_WRITE](row + r, col + v * W)
-                    if step.is_last:
-                        outlet.reads.ask[_TO_READ](row + r, col + v * W)
-                        outlet.writes.ask[_TO_WRITE](row + r, col + v * W)
-        var b_row = Array[V, vectors](fill=V(0))
+                    outlet.c.prefetch[_TO_WRITE](row + r, col + v * W)
+                    if k_block.is_last:
+                        outlet.reads.prefetch[_TO_READ](row + r, col + v * W)
+                        outlet.writes.prefetch[_TO_WRITE](row + r, col + v * W)
+        var b_row = Array[Vec, vectors](fill=Vec(0))
         comptime for v in range(vectors):
             var place = b.unsafe_offset(k * NR + v * W)
             comptime if packs:
@@ -135,52 +136,54 @@ def update_tile[
                 b_row[v] = place.unsafe_load[width=W]()
         _add_products[dtype](sums, a_unit, b_row)
         a_unit = a_unit.unsafe_offset(1)
-    var as_they_are = outlet.in_float32 and (outlet.stores_sums or not step.is_last)
+    var as_they_are = outlet.in_float32 and (outlet.stores_sums or not k_block.is_last)
     if as_they_are and rows == MR and cols == vectors * W:
-        _store_whole(sums, outlet.sums_c.unsafe_offset(row * outlet.ldc + col), outlet.ldc, step.adds_to_c)
+        _store_whole(sums, outlet.sums_c.unsafe_offset(row * outlet.ldc + col), outlet.ldc, k_block.adds_to_c)
     else:
         # A copy, so that `sums` itself can stay in registers.
         var spilled = sums.copy()
         var address = Ptr(unsafe_from_address=Int(spilled.unsafe_ptr()))
-        outlet.finish(outlet.destination, address, vectors * W, row, col, rows, cols, step)
+        outlet.finish(outlet.destination, address, vectors * W, row, col, rows, cols, k_block)
         _ = spilled^
 
 
 @always_inline
-def _add_products[vectors: Int, //, dtype: DType](mut sums: Array[V, MR * vectors], a: Ptr, b_row: Array[V, vectors]):
+def _add_products[
+    vectors: Int, //, dtype: DType
+](mut sums: Array[Vec, MR * vectors], a: Ptr, b_row: Array[Vec, vectors]):
     # sums[r, :] += a[r] * b_row[:], for one unit of K
     comptime for r in range(MR):
-        var a_unit = V(a[unsafe_offset=r * LDA])
+        var a_unit = Vec(a[unsafe_offset=r * LDA])
         comptime for v in range(vectors):
             sums[r * vectors + v] = add_product[dtype](sums[r * vectors + v], a_unit, b_row[v])
 
 
 @always_inline
-def add_product[dtype: DType](sum: V, a: V, b: V) -> V:
+def add_product[dtype: DType](sum: Vec, a: Vec, b: Vec) -> Vec:
     """Computes sum + a * b in each lane of units of `dtype`: one product, or two."""
     comptime if dtype == F32:
         return a.fma(b, sum)
     elif HAS_BF16_DOT:
         comptime DOT = "llvm.x86.avx512bf16.dpbf16ps.512"
-        return llvm_intrinsic[DOT, V](sum, bitcast[_BF16, 2 * W](a), bitcast[_BF16, 2 * W](b))
+        return llvm_intrinsic[DOT, Vec](sum, bitcast[_BF16, 2 * W](a), bitcast[_BF16, 2 * W](b))
     else:
         var high = _second_of_pair(a).fma(_second_of_pair(b), sum)
         return _first_of_pair(a).fma(_first_of_pair(b), high)
 
 
 @always_inline
-def _first_of_pair(units: V) -> V:
+def _first_of_pair(units: Vec) -> Vec:
     # A bfloat16 is the upper half of the float32 with the same value; the pair's first one lies in the lower half.
     return bitcast[F32, W](bitcast[DType.uint32, W](units) << 16)
 
 
 @always_inline
-def _second_of_pair(units: V) -> V:
+def _second_of_pair(units: Vec) -> Vec:
     return bitcast[F32, W](bitcast[DType.uint32, W](units) & 0xFFFF0000)
 
 
 @always_inline
-def _store_whole[vectors: Int, //](sums: Array[V, MR * vectors], c: Ptr, ldc: Int, adds_to_c: Bool):
+def _store_whole[vectors: Int, //](sums: Array[Vec, MR * vectors], c: Ptr, ldc: Int, adds_to_c: Bool):
     comptime for r in range(MR):
         comptime for v in range(vectors):
             var sum = sums[r * vectors + v]
@@ -192,7 +195,7 @@ def _store_whole[vectors: Int, //](sums: Array[V, MR * vectors], c: Ptr, ldc: In
 
 def finish_tile[
     output: DType, E: Epilogue
-](destination: Int, sums: Ptr, ld: Int, row: Int, col: Int, rows: Int, cols: Int, step: Step):
+](destination: Int, sums: Ptr, ld: Int, row: Int, col: Int, rows: Int, cols: Int, k_block: KBlock):
     """Brings sums (rows,cols), rows `ld` apart, to the tile at (row,col) of the `Destination` at this address."""
     ref target = Pointer[Destination[output, E], MutUntrackedOrigin](unsafe_from_address=destination)[]
     var full = cols - cols % W
@@ -200,18 +203,18 @@ def finish_tile[
         var c = target.c.unsafe_offset((row + r) * target.ldc + col)
         for j in range(0, full, W):
             var sum = sums.unsafe_offset(r * ld + j).unsafe_load[width=W]()
-            _finish[W](sum, c.unsafe_offset(j), row + r, col + j, step, target.epilogue)
+            _finish[W](sum, c.unsafe_offset(j), row + r, col + j, k_block, target.epilogue)
         for j in range(full, cols):
-            _finish[1](sums[unsafe_offset=r * ld + j], c.unsafe_offset(j), row + r, col + j, step, target.epilogue)
+            _finish[1](sums[unsafe_offset=r * ld + j], c.unsafe_offset(j), row + r, col + j, k_block, target.epilogue)
 
 
 @always_inline
 def _finish[
     E: Epilogue, output: DType, //, width: Int
-](sum: SIMD[F32, width], c: Tensor[output].Ptr, row: Int, col: Int, step: Step, epilogue: E):
+](sum: SIMD[F32, width], c: Tensor[output].Ptr, row: Int, col: Int, k_block: KBlock, epilogue: E):
     var value = sum
-    if step.adds_to_c:
+    if k_block.adds_to_c:
         value += c.unsafe_load[width=width]().cast[F32]()
-    if step.is_last:
+    if k_block.is_last:
         value = epilogue.apply[width](row, col, value)
     c.unsafe_store(value.cast[output]())

@@ -1,6 +1,6 @@
 """A strided view of a matrix: what lets one product serve forward, input gradient and weight gradient."""
 
-from llm.memory import Tensor
+from llm.base.memory import Tensor
 
 
 @fieldwise_init

@@ -5,17 +5,15 @@ which for bfloat16 means nothing but 32 bits.
 """
 
 from std.memory import bitcast
-from std.sys import PrefetchOptions, prefetch, size_of
 
-from llm.cpu.transpose import transpose
-from llm.memory import Tensor
+from llm.base.memory import Tensor
+from llm.cpu.simd.transpose import transpose
 
 from .blocking import F32, W, per_unit
 from .matrix import Matrix
 
 comptime Ptr = Tensor[F32].Ptr
-comptime V = SIMD[F32, W]
-comptime _INTO_L2 = PrefetchOptions().for_read().medium_locality().to_data_cache()
+comptime Vec = SIMD[F32, W]
 
 
 def pack[
@@ -70,7 +68,7 @@ def _turn[
     # Blocks of W x W units are loaded the way they lie in memory and turned in registers.
     for u in range(0, full_units, W):
         for r in range(0, full_rows, W):
-            var block = Array[V, W](fill=V(0))
+            var block = Array[Vec, W](fill=Vec(0))
             comptime for i in range(W):
                 comptime if along_k:
                     block[i] = _units_along_k(source, r + i, u)
@@ -83,17 +81,17 @@ def _turn[
 
 
 @always_inline
-def _units_along_k[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> V:
+def _units_along_k[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> Vec:
     """Loads units u .. u + W - 1 of row r, where K is contiguous."""
     comptime PER = per_unit[dtype]()
     return bitcast[F32, W](source.at(r, u * PER).ptr.unsafe_load[width=W * PER]())
 
 
 @always_inline
-def units_across[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> V:
+def units_across[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> Vec:
     """Loads unit u of rows r .. r + W - 1, where the rows' index is contiguous."""
     comptime if dtype == F32:
-        return rebind[V](source.at(r, u).ptr.unsafe_load[width=W]())
+        return rebind[Vec](source.at(r, u).ptr.unsafe_load[width=W]())
     else:
         var first = source.at(r, 2 * u).ptr.unsafe_load[width=W]()
         var second = source.at(r, 2 * u + 1).ptr.unsafe_load[width=W]()
@@ -111,48 +109,3 @@ def _pack_units[
                 if u * PER + i < K:
                     unit[i] = source[r, u * PER + i]
             target[unsafe_offset=u * ld + r if units_down else r * ld + u] = bitcast[F32, 1](unit)
-
-
-struct Ahead(TrivialRegisterPassable):
-    """Asks for the cache lines of a block that will be needed soon, evenly over the calls of `fetch` until then.
-
-    A core can wait for only some two dozen lines at once. Asked for in one burst, lines from memory would hold up all
-    others that the micro-kernel wants from L2.
-    """
-
-    comptime _LINE = 64
-
-    var _line: Pointer[UInt8, MutUntrackedOrigin]
-    var _row_stride: Int
-    """Bytes."""
-    var _lines_in_row: Int
-    var _lines_left_in_row: Int
-    var _lines: Int
-    var _fetches: Int
-    var _credit: Int
-
-    def __init__[dtype: DType, //](out self, block: Matrix[dtype], rows: Int, cols: Int, fetches: Int):
-        """Plans to have asked for block (rows,cols) after so many fetches; with rows or cols 0, for nothing."""
-        comptime BYTES = size_of[dtype]()
-        var by_rows = block.col_stride == 1
-        var length = BYTES * (cols if by_rows else rows)
-        self._line = Pointer[UInt8, MutUntrackedOrigin](unsafe_from_address=Int(block.ptr))
-        self._row_stride = BYTES * (block.row_stride if by_rows else block.col_stride)
-        self._lines_in_row = (length + Self._LINE - 1) // Self._LINE
-        self._lines_left_in_row = self._lines_in_row
-        self._lines = self._lines_in_row * (rows if by_rows else cols)
-        self._fetches = fetches
-        self._credit = 0
-
-    @always_inline
-    def fetch(mut self):
-        """Asks for the next lines."""
-        self._credit += self._lines
-        while self._credit >= self._fetches:
-            self._credit -= self._fetches
-            prefetch[_INTO_L2](self._line)
-            self._line = self._line.unsafe_offset(Self._LINE)
-            self._lines_left_in_row -= 1
-            if self._lines_left_in_row == 0:
-                self._line = self._line.unsafe_offset(self._row_stride - self._lines_in_row * Self._LINE)
-                self._lines_left_in_row = self._lines_in_row

@@ -1,6 +1,6 @@
 """The product as its definition says it: slow, plain, and what the fast one is tested against."""
 
-from llm.memory import Tensor
+from llm.base.memory import Tensor
 
 from .epilogue import Epilogue
 from .matrix import Matrix

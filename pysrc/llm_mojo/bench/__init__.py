@@ -54,7 +54,8 @@ def run(args):
             raise Error("bench compare: expected two files of results, the older first")
         from llm_mojo.bench.compare import compare
 
-        compare(*args.files, args.threshold)
+        old, new = args.files
+        compare(old, new, args.threshold)
     elif args.action == "report":
         if len(args.files) != 1:
             raise Error("bench report: expected one file of results")

@@ -127,7 +127,7 @@ def scaling(results):
 
 def generation(results):
     """Tokens a second of each contestant and task."""
-    panels = {}
+    panels: dict[str, list] = {}
     for entry in results["generation"]:
         bar = {"label": entry["label"], "ours": entry["ours"], "value": median(entry["tokens_per_second"])}
         panels.setdefault(entry["title"], []).append(bar)

@@ -66,6 +66,8 @@ def train_gpt2_bf16(workshop, size):
 
 
 def with_max_linalg(workshop, size):
+    if not importlib.util.find_spec("max"):
+        raise Missing("MAX is not installed: pip install -e '.[bench]'")
     return Command([workshop.mojo("train_gpt2.mojo", MAX_LINALG), *_data_flags(workshop, size), "-s", 0])
 
 

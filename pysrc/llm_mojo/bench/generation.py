@@ -24,7 +24,7 @@ PATIENCE_S = 120
 def time_generation(bench):
     """Times all generators, a turn of each in every round, each time in a fresh process."""
     bench.progress.begin("generation", "generation, GPT-2 124M")
-    taking_part, seen = [], {generator.name: [] for generator in GENERATORS}
+    taking_part, seen = [], {generator.name: list[dict]() for generator in GENERATORS}
     for generator in GENERATORS:
         try:
             taking_part.append((generator, generator.command(bench.workshop, SIZES[0])))
@@ -55,7 +55,7 @@ def _turn(bench, generator, command):
     """Starts a program, lets it warm up for a round, and returns what it prints for the next ones."""
     bench.wait_for_quiet()
     process = Process(command, bench.prefix)
-    runs = []
+    runs: list[dict] = []
     try:
         while len(runs) < 1 + TIMED:
             line = process.line(PATIENCE_S)

@@ -1,10 +1,12 @@
 """The kernels beside their limits, and where the time of a training step goes, operation by operation."""
 
+from typing import Any
+
 from llm_mojo.bench import results
 from llm_mojo.bench.workshop import Missing
 
-GEMM = [{"rows": rows, "dtype": dtype} for rows in (256, 4096) for dtype in ("fp32", "bf16")]
-OPERATIONS = [{"T": T, "dtype": dtype} for T in (64, 1024) for dtype in ("fp32", "bf16")]
+GEMM: list[dict[str, Any]] = [{"rows": rows, "dtype": dtype} for rows in (256, 4096) for dtype in ("fp32", "bf16")]
+OPERATIONS: list[dict[str, Any]] = [{"T": T, "dtype": dtype} for T in (64, 1024) for dtype in ("fp32", "bf16")]
 
 
 def time_kernels(bench):

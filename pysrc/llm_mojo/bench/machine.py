@@ -15,7 +15,7 @@ from llm_mojo.bench.workshop import ROOT
 
 def machine():
     """The processor, the cores that may be used, the memory."""
-    fields = {}
+    fields: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())

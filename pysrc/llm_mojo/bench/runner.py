@@ -35,7 +35,10 @@ class Process:
             env=os.environ | command.environment,
             preexec_fn=_die_with_parent,
         )
-        self.pid = self.started_ns = None
+        assert self._process.stdout
+        self._output = self._process.stdout
+        self.pid: int | None = None
+        self.started_ns = 0
         self._unread = b""
 
     def line(self, patience):
@@ -44,28 +47,28 @@ class Process:
         while b"\n" not in self._unread:
             if not self._read(deadline - time.monotonic()):
                 return None
-        line, _, self._unread = self._unread.partition(b"\n")
-        line = line.decode(errors="replace")
+        start, _, self._unread = self._unread.partition(b"\n")
+        line = start.decode(errors="replace")
         if self.pid is None and line.startswith("start "):
             self.pid, self.started_ns = (int(word) for word in line.split()[1:])
             return self.line(deadline - time.monotonic())
         return line
 
     def _read(self, patience):
-        if not select.select([self._process.stdout], [], [], max(0, patience))[0]:
+        if not select.select([self._output], [], [], max(0, patience))[0]:
             raise Missing(f"it printed nothing for {max(1, patience):.0f} s")
-        read = os.read(self._process.stdout.fileno(), 1 << 16)
+        read = os.read(self._output.fileno(), 1 << 16)
         self._unread += read
         return bool(read)
 
     def end(self):
         """Kills it."""
-        for pid in {self.pid, self._process.pid} - {None}:
+        for pid in {self.pid or self._process.pid, self._process.pid}:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        self._process.stdout.close()
+        self._output.close()
         self._process.wait()
 
     def complaint(self):
@@ -138,7 +141,7 @@ def run_steps(command, pace, prefix=()):
     run = Run(warm_up=pace.warm_up)
     process = Process(command, prefix)
     try:
-        load = own = None
+        load, own = Load(), 0.0
         while not _is_enough(run.timed, pace):
             line = process.line(pace.patience)
             if line is None:

@@ -1,0 +1,1 @@
+"""What everything stands on: memory, files, numbers and text, JSON, SHA-256, random numbers."""

@@ -1,0 +1,45 @@
+"""Numbers and times as people read them."""
+
+from llm.base.json import formatted
+
+
+def fixed(value: Float64, decimals: Int) -> String:
+    """Writes a number with this many decimals, as C's %.*f does."""
+    return formatted(value, String(t"%.{decimals}f"))
+
+
+def scientific(value: Float64, decimals: Int) -> String:
+    """Writes a number with an exponent and this many decimals, as C's %.*e does."""
+    return formatted(value, String(t"%.{decimals}e"))
+
+
+def grouped(value: Int) -> String:
+    """Writes an integer with a comma before every three digits."""
+    var digits = String(abs(value))
+    var text = String("-") if value < 0 else String()
+    var length = digits.byte_length()
+    for i in range(length):
+        if i > 0 and (length - i) % 3 == 0:
+            text += ","
+        text += digits[byte=i]
+    return text^
+
+
+def aligned(rows: List[Tuple[String, String]]) -> String:
+    """Writes rows of a name and a value, the values under each other."""
+    var width = 0
+    for ref row in rows:
+        width = max(width, row[0].byte_length())
+    var text = String()
+    for ref row in rows:
+        text += String(t"{row[0].ascii_ljust(width)}  {row[1]}\n")
+    return text^
+
+
+def duration(seconds: Float64) -> String:
+    """Writes a time as minutes and seconds, with hours if there are any: 4:07, 1:30:00."""
+    var whole = Int(max(seconds, 0) + 0.5)
+    var rest = String(t"{String(whole % 60).ascii_rjust(2, '0')}")
+    if whole < 3600:
+        return String(t"{whole // 60}:{rest}")
+    return String(t"{whole // 3600}:{String(whole // 60 % 60).ascii_rjust(2, '0')}:{rest}")

@@ -1,0 +1,1 @@
+"""What a person types and sees. Only this room and the programs print, exit or catch signals."""

@@ -1,0 +1,76 @@
+"""What a run does between its steps to see how good its model is: HellaSwag, validation, a sample; and it keeps the best."""
+
+from llm.cli.arguments import Arguments
+from llm.cli.report import Report, Validation
+from llm.cli.signals import stop_signal
+from llm.cli.text_writer import generate
+from llm.cli.ticker import Ticker
+from llm.eval.choices import Choices, judge_all
+from llm.eval.judgement import Accuracy, Judgement
+from llm.model.checkpoints import write_checkpoint
+from llm.optim.optimizer import Optimizer
+from llm.text.tokenizer import Tokenizer
+from llm.train.trainer import Trainer
+
+
+def is_due(step: Int, every: Int, last: Bool) -> Bool:
+    """Tells whether something happens now that happens every so many steps and after the last; never if every is 0."""
+    return every > 0 and (step % every == 0 or last)
+
+
+def evaluate[
+    dtype: DType, O: Optimizer, //
+](
+    mut run: Trainer[dtype, O],
+    mut questions: Optional[Choices],
+    tokenizer: Optional[Tokenizer],
+    mut report: Report,
+    args: Arguments,
+) raises -> Bool:
+    """Makes the validation and the sample that are due after this step.
+
+    Returns:
+        False if a signal to stop came during the validation: then all of it is left to the resumed run.
+    """
+    var step = run.state.step
+    var last = step >= run.config.steps
+    if is_due(step, args.int("val-every"), last) and not _validate(run, questions, report, args):
+        return False
+    if tokenizer and step > 0 and is_due(step, args.int("sample-every"), last):
+        report.screen.line("--- sample")
+        generate(run.model, run.state.sampler, tokenizer.value(), args.int("gen-len"))
+        report.screen.line("---")
+    return True
+
+
+def _validate[
+    dtype: DType, O: Optimizer, //
+](mut run: Trainer[dtype, O], mut questions: Optional[Choices], mut report: Report, args: Arguments) raises -> Bool:
+    """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps checkpoints.
+
+    Nothing is reported or kept of a validation that a signal ends: it is made again from its beginning.
+    """
+    var judgements = List[Judgement]()
+    if questions:
+        var limit = args.int("hellaswag-limit")
+        judgements = judge_all(questions.value(), run.model, limit, Ticker("hellaswag", report.screen))
+        if stop_signal() != 0:
+            return False
+    var loss = run.validate(Ticker("validation", report.screen))
+    if not loss:
+        return False
+    var step = run.state.step
+    var best = run.state.validated(loss.value())
+    report.validation(Validation(step, loss.value(), best))
+    if questions:
+        var accuracy = Accuracy(judgements)
+        report.hellaswag(step, accuracy.acc(), accuracy.acc_norm())
+    var wanted = args.int("checkpoint-every") > 0 or args.int("patience") > 0
+    if best and wanted and step > 0 and args.given("out"):
+        write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params, saves_bfloat16(args))
+    return True
+
+
+def saves_bfloat16(args: Arguments) -> Bool:
+    """Tells whether models are written in bfloat16."""
+    return args.choice("save-dtype") == "bf16"

@@ -1,0 +1,128 @@
+"""The flags of the trainer: one table, from which parsing, help, presets and `run.toml` come."""
+
+from std.os.path import exists
+from std.sys import argv
+
+from llm.cli.arguments import Arguments, Option, command_line, parse_arguments
+from llm.cli.settings import find_preset, read_settings, write_settings
+
+comptime RUN_SETTINGS = "run.toml"
+
+
+def trainer_arguments() raises -> Arguments:
+    """Returns the settings of a run: defaults, then the preset's, then on resuming the run's own, then the flags'.
+
+    A mistake ends the program with status 2.
+    """
+    var args = parse_arguments("train_gpt2", "Trains a GPT-2 on the CPU.", options())
+    try:
+        var changed = False
+        if args.given("preset"):
+            read_settings(args, find_preset(args.string("preset")))
+            changed = True
+        var own = args.string("out") + "/" + RUN_SETTINGS
+        if args.given("out") and args.given("resume") and args.bool("resume") and exists(own):
+            read_settings(args, own)
+            changed = True
+        if changed:
+            args.parse(command_line())
+    except error:
+        args.fail(String(error))
+    args.check()
+    return args^
+
+
+def save_settings(args: Arguments) raises:
+    """Writes `OUT/run.toml`: what the run was called with, and all that follows from it.
+
+    Raises:
+        If the file cannot be written.
+    """
+    var command = String()
+    for word in argv():
+        command += " " + _shell_word(String(word))
+    var path = args.string("out") + "/" + RUN_SETTINGS
+    var heading = String(
+        t"# {command.strip()}\n# To repeat the run: --preset {_shell_word(path)} --out ANOTHER_FOLDER\n"
+    )
+    var without: List[String] = ["out", "preset", "resume", "dry-run", "trace"]
+    # Sizes and a default --init would contradict each other when they are read again.
+    if not args.given("init") and args.int("n-layer") + args.int("n-head") + args.int("n-embd") > 0:
+        without.append("init")
+    write_settings(args, path, heading, without)
+
+
+def _shell_word(word: String) -> String:
+    for c in word.as_bytes():
+        var letter = UInt8(ord("a")) <= (c | 32) <= UInt8(ord("z"))
+        var digit = UInt8(ord("0")) <= c <= UInt8(ord("9"))
+        if not (letter or digit or c > 127 or chr(Int(c)) in "-_./=:,+@%"):
+            return "'" + word.replace("'", "'\\''").replace("\n", " ") + "'"
+    return word if word.byte_length() > 0 else String("''")
+
+
+def options() -> List[Option]:
+    """Lists the flags, with the letters of llm.c's train_gpt2.cu and the defaults of its CPU program."""
+    return [
+        Option("preset", "", "NAME|FILE", "", "settings from presets/NAME.toml or FILE; flags count more"),
+        # files
+        Option(
+            "train-data", "i", "GLOB", "data/tinyshakespeare/tiny_shakespeare_train.bin", "token shards to train on"
+        ),
+        Option("val-data", "j", "GLOB", "data/tinyshakespeare/tiny_shakespeare_val.bin", "token shards to validate on"),
+        Option(
+            "tokenizer",
+            "",
+            "FILE",
+            "",
+            "for samples (default: tokenizer.bin beside the data, or gpt2_tokenizer.bin; '': none)",
+        ),
+        Option("out", "o", "DIR", "", "folder for logs, settings and checkpoints (default: keep nothing)"),
+        Option("checkpoint-every", "n", "N", "0", "steps between checkpoints (0: only at the end)"),
+        Option("save-dtype", "", "fp32|bf16", "fp32", "of model_*.bin (llm.c's version 3 or 5); the state keeps fp32"),
+        Option("keep", "nk", "N", "0", "newest checkpoints to keep (0: all)"),
+        Option("resume", "y", "0|1", "", "1: go on from the newest checkpoint in --out; 0: replace what is there"),
+        # model
+        Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, gpt2..gpt2-xl, or d6..d60 at random"),
+        Option("n-layer", "", "N", "0", "layers of a model that starts at random (0: as --init dN, or d12)"),
+        Option("n-head", "", "N", "0", "its attention heads (0: likewise)"),
+        Option("n-embd", "", "N", "0", "its width (0: likewise)"),
+        Option("block-size", "", "N", "0", "its longest context (0: as --seq-len)"),
+        Option("vocab-size", "", "N", "0", "its vocabulary (0: the tokenizer's, or GPT-2's)"),
+        # batches and steps
+        Option("batch-size", "b", "N", "4", "sequences per pass (B)", minimum=1),
+        Option("seq-len", "t", "N", "64", "tokens per sequence (T)", minimum=1),
+        Option("total-batch-size", "d", "N", "0", "tokens per step, accumulated over passes (0: one pass, B*T)"),
+        Option("max-steps", "x", "N", "40", "steps to train (-1: one epoch)", minimum=-1),
+        Option("overfit", "a", "0|1", "0", "1: train on the first batch of the validation data over and over"),
+        Option(
+            "shuffle", "", "0|1|2", "1", "1: as llm.c shuffles; 2: random windows, as nanoGPT; 0: in order", maximum=2
+        ),
+        Option("seed", "", "N", "1337", "seed of initialisation, random windows, dropout and samples"),
+        Option("dropout", "", "X", "0", "probability of dropout in training, as in GPT-2 (0: none)", maximum=0.99),
+        # optimizer
+        Option("learning-rate", "l", "X", "1e-4", "learning rate of AdamW"),
+        Option("schedule", "k", "cosine|linear|constant|wsd", "constant", "shape of the learning rate over the run"),
+        Option("warmup", "u", "N", "0", "steps over which the learning rate rises to its full value"),
+        Option("final-lr-fraction", "q", "X", "1.0", "part of the learning rate that is left at the end", maximum=1),
+        Option("beta1", "", "X", "0.9", "decay of AdamW's first moment", maximum=0.99999),
+        Option("beta2", "", "X", "0.999", "decay of AdamW's second moment", maximum=0.9999999),
+        Option("weight-decay", "c", "X", "0", "weight decay of AdamW, on matrices and embeddings"),
+        Option("decay-all", "", "", "", "weight decay on every tensor, as llm.c's CPU program has it"),
+        Option("grad-clip", "", "X", "0", "longest gradient; a longer one is scaled down to it (0: any)"),
+        Option("skip-loss-z", "sl", "X", "0", "skip the update if the loss is an outlier, by z-score (0: never)"),
+        Option("skip-norm-z", "sg", "X", "0", "skip the update if the gradient's norm is an outlier (0: never)"),
+        # evaluation
+        Option("val-every", "v", "N", "10", "steps between validations (0: never)"),
+        Option("val-batches", "m", "N", "5", "batches of a validation (-1: all)", minimum=-1),
+        Option("patience", "", "N", "0", "stop after so many validations without a lower loss (0: never)"),
+        Option("hellaswag", "h", "FILE", "", "HellaSwag file to evaluate at every validation (1: the prepared one)"),
+        Option("hellaswag-limit", "", "N", "0", "its examples to evaluate, from the first on (0: all)"),
+        Option("sample-every", "s", "N", "20", "steps between samples (0: never)"),
+        Option("gen-len", "g", "N", "64", "tokens of a sample"),
+        # machine
+        Option("dtype", "", "fp32|bf16", "fp32", "what matrix products read; sums, weights and AdamW stay fp32"),
+        Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+        Option("trace", "", "FILE", "", "what each thread did, for ui.perfetto.dev (in a build with -D TRACE)"),
+        Option("dry-run", "", "", "", "print sizes, memory and estimated time; train nothing"),
+    ]

@@ -1,0 +1,178 @@
+"""What a person sees of a training run, and the log that a program reads afterwards."""
+
+from std.math import exp
+from std.time import perf_counter_ns
+
+from llm.base.files import AppendedFile, make_folder
+from llm.base.formatting import duration, fixed, scientific
+from llm.base.json import json_number
+from llm.cli.logs import LogEnd, open_log
+from llm.cli.screen import BOLD, GREEN, RED, YELLOW, Screen
+from llm.train.step_record import StepRecord
+
+
+def step_line(step: StepRecord, screen: Screen) -> String:
+    """Writes a step's line for the screen."""
+    var steps = String(step.steps)
+    var number = String(step.step).ascii_rjust(max(4, steps.byte_length()))
+    var loss = screen.coloured(fixed(Float64(step.loss), 6), BOLD)
+    var skipped = screen.coloured(" | outlier, update skipped", RED) if step.skipped else String()
+    return String(
+        t"step {number}/{steps} | loss {loss}{_z(step.loss_z)} | norm {fixed(Float64(step.norm), 4)}{_z(step.norm_z)} |"
+        t" lr {scientific(step.learning_rate, 2)} | {fixed(step.milliseconds, 1)} ms | {step.tokens_per_second()}"
+        t" tok/s{skipped}"
+    )
+
+
+def step_json(step: StepRecord) -> String:
+    """Writes a step's object for the log."""
+    var extra = String()
+    if step.loss_z:
+        extra += String(t', "loss_z": {fixed(step.loss_z.value(), 3)}')
+    if step.norm_z:
+        extra += String(t', "norm_z": {fixed(step.norm_z.value(), 3)}')
+    if step.skipped:
+        extra += ', "skipped": true'
+    return String(
+        t'{{"step": {step.step}, "loss": {json_number(step.loss)}, "norm": {json_number(step.norm)}, "lr":'
+        t' {json_number(step.learning_rate)}, "ms": {fixed(step.milliseconds, 3)}, "tokens": {step.tokens},'
+        t' "tokens_per_second": {step.tokens_per_second()}, "shard": {step.shard}, "sample": {step.sample}, "epoch":'
+        t" {step.epoch}{extra}}}"
+    )
+
+
+@fieldwise_init
+struct Validation(Copyable, Movable):
+    """One estimate of the validation loss."""
+
+    var step: Int
+    """Steps done before it."""
+    var loss: Float32
+    var best: Bool
+    """Whether it is the lowest so far."""
+
+    def line(self, screen: Screen) -> String:
+        """Writes the line for the screen."""
+        var loss = screen.coloured(fixed(Float64(self.loss), 6), GREEN if self.best else YELLOW)
+        return String(t"val loss {loss} | perplexity {fixed(exp(Float64(self.loss)), 2)}")
+
+    def json(self) -> String:
+        """Writes the object for the log."""
+        return String(t'{{"step": {self.step}, "val_loss": {json_number(self.loss)}}}')
+
+
+struct Report(Movable):
+    """Prints the run line by line, at once, and keeps `log.jsonl` and llm.c's `main.log` in the output folder if any.
+    """
+
+    var screen: Screen
+    var _log: Optional[AppendedFile]
+    var _main_log: Optional[AppendedFile]
+    var _start: Int
+    var _first_step: Int
+
+    def __init__(out self, folder: String, resume: Optional[LogEnd] = None) raises:
+        """Starts the logs; with `resume` goes on with those that are there. No folder (empty): no logs.
+
+        Raises:
+            If the folder or a log cannot be made, or another run is writing to them.
+        """
+        self.screen = Screen()
+        self._log = None
+        self._main_log = None
+        self._start = Int(perf_counter_ns())
+        self._first_step = resume.value().step if resume else 0
+        if folder.byte_length() > 0:
+            make_folder("report", folder)
+            self._log = open_log(folder + "/log.jsonl", resume)
+            self._main_log = open_log(folder + "/main.log", resume)
+
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
+    def step(mut self, step: StepRecord, flops: Int, peak: Float64) raises:
+        """Reports a step of so many floating-point operations, on a machine with this peak per second (0: unknown).
+
+        Raises:
+            If a log cannot be written.
+        """
+        var line = step_line(step, self.screen)
+        if self.screen.is_terminal:
+            if peak > 0:
+                var share = Float64(flops) / (step.milliseconds / 1000) / peak
+                line += String(t" | {fixed(100 * share, 0)}% of peak")
+            line += String(t" | ETA {duration(self._seconds_left(step))}")
+        self.screen.line(line)
+        if self._log:
+            self._log.value().write(step_json(step) + "\n")
+            # llm.c counts the steps before this one.
+            self._main_log.value().write(
+                String(
+                    t"s:{step.step - 1} trl:{fixed(Float64(step.loss), 4)} lr:{fixed(step.learning_rate, 6)}"
+                    t" norm:{fixed(Float64(step.norm), 2)}\n"
+                )
+            )
+
+    def validation(mut self, validation: Validation) raises:
+        """Reports a validation loss.
+
+        Raises:
+            If a log cannot be written.
+        """
+        self.screen.line(validation.line(self.screen))
+        if self._log:
+            self._log.value().write(validation.json() + "\n")
+            self._main_log.value().write(String(t"s:{validation.step} tel:{fixed(Float64(validation.loss), 4)}\n"))
+
+    def hellaswag(mut self, step: Int, acc: Float64, acc_norm: Float64) raises:
+        """Reports the accuracy on HellaSwag after so many steps; llm.c logs the one by the probability per token.
+
+        Raises:
+            If a log cannot be written.
+        """
+        self.screen.line(String(t"hellaswag acc {fixed(acc, 4)} | acc_norm {fixed(acc_norm, 4)}"))
+        if self._log:
+            self._log.value().write(
+                String(
+                    t'{{"step": {step}, "hellaswag_acc": {json_number(acc)}, "hellaswag_acc_norm":'
+                    t" {json_number(acc_norm)}}}\n"
+                )
+            )
+            self._main_log.value().write(String(t"s:{step} eval:{fixed(acc_norm, 4)}\n"))
+
+    def waiting(mut self, step: Int, steps: Int, val_every: Int):
+        """Shows on a terminal how far the run is, until the next line."""
+        if not self.screen.is_terminal:
+            return
+        var width = 30
+        var done = width * step // max(steps, 1)
+        var text = String(t"[{String().ascii_ljust(done, '=')}{String().ascii_ljust(width - done)}]")
+        text += String(t" {100 * step // max(steps, 1)}%")
+        if val_every > 0 and step % val_every != 0 and step < steps:
+            text += String(t", validation in {min(val_every - step % val_every, steps - step)} steps")
+        self.screen.live(text)
+
+    def flush(mut self) raises:
+        """Brings the logs to the disk.
+
+        Raises:
+            If the disk is full or fails.
+        """
+        if self._log:
+            self._log.value().flush()
+            self._main_log.value().flush()
+
+    def _seconds_left(self, step: StepRecord) -> Float64:
+        """Expects the steps that are left to take as long as those so far, validations and checkpoints included."""
+        var elapsed = Float64(Int(perf_counter_ns()) - self._start) / 1e9
+        return elapsed / Float64(max(step.step - self._first_step, 1)) * Float64(step.steps - step.step)
+
+
+def _z(z: Optional[Float64]) -> String:
+    """Writes a z-score as llm.c does."""
+    if not z:
+        return ""
+    var sign = "+" if z.value() >= 0 else ""
+    return String(t" ({sign}{fixed(z.value(), 2)}z)")

@@ -1,0 +1,136 @@
+"""Settings in files: flat TOML of the long names of flags. Presets are such files, and every run writes one."""
+
+from std.os.path import dirname, exists
+from std.ffi import external_call
+
+from llm.base.files import AtomicFile, read_text
+from llm.base.numbers import parse_number
+from llm.base.strings import part, trimmed
+from llm.cli.arguments import Arguments
+
+
+def read_settings(mut args: Arguments, path: String) raises:
+    """Gives options the values that a file has for them. A flag that is parsed again afterwards counts more.
+
+    Raises:
+        If the file is not flat TOML or names an option that there is not.
+    """
+    var lines = read_text("settings", path).split("\n")
+    var seen = List[String]()
+    for i, whole in enumerate(lines):
+        var line = String(whole.strip())
+        if line.byte_length() == 0 or line.startswith("#"):
+            continue
+        try:
+            var equals = line.find("=")
+            if equals < 0:
+                raise Error(t"expected `name = value`, found '{line}'")
+            var name = trimmed(line, 0, equals)
+            if name in seen:
+                raise Error(t"{name} is there twice")
+            args.set(name, _value(trimmed(line, equals + 1, line.byte_length())), path)
+            seen.append(name)
+        except error:
+            raise Error(t"{path}, line {i + 1}: {error}")
+
+
+def find_preset(name: String) raises -> String:
+    """Returns the file of a preset: the one named, or presets/NAME.toml here or beside the program's folder.
+
+    Raises:
+        If there is none.
+    """
+    if exists(name):
+        return name
+    var here = String(t"presets/{name}.toml")
+    if exists(here):
+        return here
+    var beside = dirname(dirname(_own_path())) + "/" + here
+    if exists(beside):
+        return beside
+    raise Error(t"no preset {name}: neither the file {name} nor {here} is there; `ls presets` lists them")
+
+
+def write_settings(args: Arguments, path: String, heading: String, without: List[String]) raises:
+    """Writes every option that has a value, so that `--preset FILE` repeats them.
+
+    Raises:
+        If the file cannot be written.
+    """
+    var text = heading
+    for option in args.options:
+        var value = args.string(option.name)
+        if option.name in without or value.byte_length() == 0:
+            continue
+        if option.is_switch():
+            value = "true" if args.bool(option.name) else "false"
+        elif not _is_toml_number(value):
+            value = _quoted(value)
+        text += String(t"{option.name} = {value}\n")
+    var file = AtomicFile("settings", path)
+    file.write(text^)
+    file.commit()
+
+
+def _value(text: String) raises -> String:
+    """Reads a TOML string, number or boolean, which a comment may follow; booleans become 1 and 0."""
+    if text.startswith('"') or text.startswith("'"):
+        var bytes = text.as_bytes()
+        var quote = bytes[0]
+        var value = List[UInt8]()
+        var escaped = False
+        for i in range(1, len(bytes)):
+            var c = bytes[i]
+            if escaped and c != UInt8(ord('"')) and c != UInt8(ord("\\")):
+                break
+            if c == quote and not escaped:
+                _check_end(trimmed(text, i + 1, len(bytes)))
+                return String(StringSlice(unsafe_from_utf8=Span(value)))
+            escaped = c == UInt8(ord("\\")) and quote == UInt8(ord('"')) and not escaped
+            if not escaped:
+                value.append(c)
+        if escaped:
+            raise Error(t"expected only \\\\ and \\\" after a backslash in {text}")
+        raise Error(t"the text {text} does not end")
+    var comment = text.find("#")
+    var value = trimmed(text, 0, comment) if comment >= 0 else text
+    if value == "true":
+        return "1"
+    if value == "false":
+        return "0"
+    if not _is_toml_number(value):
+        raise Error(t"expected a number, true, false, or a text in quotes, found '{value}'")
+    return value.replace("_", "")
+
+
+def _check_end(left: String) raises:
+    if left.byte_length() > 0 and not left.startswith("#"):
+        raise Error(t"expected the end of the line, found '{left}'")
+
+
+def _is_toml_number(text: String) -> Bool:
+    """Tells whether a text is a number as TOML writes it: digits on both sides of a point, underscores inside."""
+    var previous_digit = False
+    var digits = False
+    for c in text.as_bytes():
+        var digit = UInt8(ord("0")) <= c <= UInt8(ord("9"))
+        var sign = c == UInt8(ord("-")) or c == UInt8(ord("+"))
+        var exponent = c == UInt8(ord("e")) or c == UInt8(ord("E"))
+        var inner = c == UInt8(ord(".")) or c == UInt8(ord("_")) or exponent
+        if not (digit or (sign and not previous_digit) or (inner and previous_digit)):
+            return False
+        digits = digits or digit
+        previous_digit = digit
+    return digits and previous_digit and Bool(parse_number(text.replace("_", "")))
+
+
+def _quoted(text: String) -> String:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _own_path() -> String:
+    """Returns where this program lies."""
+    var name = String("/proc/self/exe")
+    var buffer = List[UInt8](length=4096, fill=0)
+    var length = external_call["readlink", Int](name.as_c_string_span().ptr(), buffer.unsafe_ptr(), len(buffer))
+    return part(StringSlice(unsafe_from_utf8=Span(buffer)), 0, max(length, 0))

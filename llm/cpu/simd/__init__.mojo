@@ -1,0 +1,1 @@
+"""Vectors: elementary functions, transposes, tiles in registers' shape, conversion between types."""

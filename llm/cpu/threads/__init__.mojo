@@ -1,0 +1,1 @@
+"""Threads that work side by side, and how many there should be."""

@@ -1,0 +1,1 @@
+"""How good a model is: loss over a sliding window, questions with several answers."""

@@ -1,0 +1,171 @@
+"""Text files to tokens in several threads: documents are cut into blocks that can be encoded by themselves."""
+
+from std.atomic import Atomic
+
+from llm.base.files import InputFile, MappedFile, glob_files
+from llm.base.memory import Tensor
+from llm.base.sha256 import Sha256
+from llm.cpu.threads.crew import Crew, Team
+from llm.text.bpe import Workspace
+from llm.text.tokenizer import Tokenizer
+
+comptime U8 = DType.uint8
+comptime _BLOCK_BYTES = 1 << 16
+comptime _MOST_FILES = 1024
+"""Files that one group of blocks is from: a process can map only so many."""
+
+
+@fieldwise_init
+struct Block(Copyable, Movable):
+    """A stretch of a document; its tokens do not depend on the rest."""
+
+    var text: Tensor[U8]
+    var file: Int
+    """Number of the file that is the document."""
+    var starts: Bool
+    """Whether the document begins here."""
+    var ends: Bool
+
+
+struct Corpus(Movable):
+    """The files of a pattern, each one document, read once from the first to the last. Empty ones are left out."""
+
+    var paths: List[String]
+    var hashes: List[String]
+    """SHA-256 of the files that have been encoded so far, in hexadecimal."""
+    var sizes: List[Int]
+    """Bytes of each file."""
+    var num_bytes: Int
+    """Bytes of all files."""
+    var bytes_read: Int
+    """Bytes in the blocks so far."""
+    var _hash: Sha256
+    """Of the file that the last encoded block was from."""
+    var _open: List[MappedFile]
+    """Those that the last blocks were from."""
+    var _next: Int
+    """The file to open next."""
+    var _at: Int
+    """Where the next block begins in the file opened last; 0 if that is used up."""
+
+    def __init__(out self, pattern: String) raises:
+        """Finds the files.
+
+        Raises:
+            If there is none with text in it, or one cannot be read.
+        """
+        self.paths = List[String]()
+        self.hashes = List[String]()
+        self.sizes = List[Int]()
+        self._hash = Sha256()
+        self._open = List[MappedFile]()
+        self.num_bytes = 0
+        self.bytes_read = 0
+        self._next = 0
+        self._at = 0
+        var found = glob_files(pattern)
+        for path in found:
+            var size = InputFile("tokenize", path).size
+            if size > 0:
+                self.paths.append(path)
+                self.sizes.append(size)
+                self.num_bytes += size
+        if len(found) == 0:
+            raise Error(t"tokenize: no file matches {pattern}; check the name")
+        if len(self.paths) == 0:
+            raise Error(t"tokenize: {pattern}: expected text, found nothing but empty files; give files with text")
+
+    def next_blocks(mut self, tokenizer: Tokenizer, num_bytes: Int) raises -> List[Block]:
+        """Returns the next blocks, of about so many bytes together; none at the end. Earlier ones become invalid.
+
+        Raises:
+            If a file can no longer be read.
+        """
+        self._release()
+        var blocks = List[Block]()
+        var taken = 0
+        while taken < num_bytes and (self._at > 0 or (self._next < len(self.paths) and len(self._open) < _MOST_FILES)):
+            if self._at == 0:
+                self._open.append(MappedFile(InputFile("tokenize", self.paths[self._next])))
+                self._next += 1
+            ref file = self._open[len(self._open) - 1]
+            var text = file.view[U8](0, file.size)
+            var end = file.size
+            if self._at + _BLOCK_BYTES < file.size:
+                end = tokenizer.next_cut(text, self._at + _BLOCK_BYTES)
+            blocks.append(Block(text.slice(self._at, end - self._at), self._next - 1, self._at == 0, end == file.size))
+            taken += end - self._at
+            self._at = end if end < file.size else 0
+        self.bytes_read += taken
+        return blocks^
+
+    def _release(mut self):
+        """Closes the files that are used up, and gives back the memory of what has been read of the other."""
+        var files = List[MappedFile]()
+        if self._at > 0:
+            files.append(self._open.pop())
+            files[0].release(self._at)
+        self._open = files^
+
+    def encode(mut self, tokenizer: Tokenizer, blocks: List[Block], crew: Crew) raises -> List[List[Int32]]:
+        """Returns the tokens of each block; those of a document begin with end of text, if the vocabulary has that.
+
+        Raises:
+            If a character is not in the vocabulary, or the crew is at work already.
+        """
+        var results = List[List[Int32]](length=len(blocks), fill=List[Int32]())
+        var refused = List[Bool](length=len(blocks), fill=False)
+        var num_bytes = 0
+        for ref block in blocks:
+            num_bytes += block.text.size
+        # Work 0 is the hash, which goes through all blocks in order; then one for each block.
+        var next = Atomic[Int64](0)
+        ref hash = self._hash
+        ref hashes = self.hashes
+
+        def encode_blocks(
+            member: Int,
+        ) {mut results, mut refused, mut next, mut hash, mut hashes, imm blocks, imm tokenizer, imm num_bytes}:
+            var work = Workspace(num_bytes)
+            while True:
+                var i = Int(next.fetch_add(1)) - 1
+                if i >= len(blocks):
+                    return
+                if i < 0:
+                    _hash_files(blocks, hash, hashes)
+                    continue
+                if blocks[i].starts and tokenizer.end_of_text >= 0:
+                    results[i].append(Int32(tokenizer.end_of_text))
+                try:
+                    tokenizer.encode_ordinary(blocks[i].text, results[i], work)
+                except:
+                    refused[i] = True
+
+        def body(team: Team) {mut encode_blocks}:
+            team.run(encode_blocks)
+
+        crew.run(body)
+        for i in range(len(blocks)):
+            if refused[i]:
+                self._refuse(tokenizer, blocks[i].file)
+        return results^
+
+    def _refuse(self, tokenizer: Tokenizer, file: Int) raises:
+        """Raises what is wrong with a document, and where in it: blocks do not know their place."""
+        var bytes = MappedFile(InputFile("tokenize", self.paths[file]))
+        try:
+            _ = tokenizer.encode(bytes.view[U8](0, bytes.size).span())
+        except error:
+            raise Error(t"{self.paths[file]}: {error}")
+        # A view keeps nothing alive.
+        _ = bytes^
+        raise Error(t"{self.paths[file]}: the file has changed; start again")
+
+
+def _hash_files(blocks: List[Block], mut hash: Sha256, mut hashes: List[String]):
+    for ref block in blocks:
+        if block.starts:
+            hash = Sha256()
+        hash.update(block.text)
+        if block.ends:
+            hashes.append(hash.hexadecimal())

@@ -1,0 +1,1 @@
+"""A run: its steps, what it remembers, its folder."""

@@ -1,0 +1,195 @@
+"""The folder of a run: checkpoints that are complete or do not count.
+
+A checkpoint is `model_STEP.bin`, `state_STEP_00000.bin` and `extra_STEP.json`, and counts when `DONE_STEP` is there.
+"""
+
+from std.os import listdir, remove
+from std.os.path import exists, isdir
+
+from llm.base.files import AtomicFile
+from llm.base.memory import Tensor
+from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state, state_file
+from llm.model.checkpoints import checkpoint_file, read_parameters
+from llm.model.tensors import ParameterTensors
+from llm.optim.optimizer import Optimizer
+from llm.train.run_state import RunState, read_sidecar, sidecar_file
+from llm.train.trainer import Trainer
+
+comptime F32 = DType.float32
+comptime _DIGITS = 8
+
+
+def checkpoint_model(folder: String, step: Int) -> String:
+    """Returns the name of a checkpoint's model."""
+    return _name(folder, "model_", step, ".bin")
+
+
+def complete_checkpoints(folder: String) raises -> List[Int]:
+    """Lists the steps of the complete checkpoints, oldest first; none if there is no such folder.
+
+    Raises:
+        If the folder cannot be read.
+    """
+    var steps = List[Int]()
+    if not isdir(folder):
+        return steps^
+    for name in _names(folder):
+        if name.startswith("DONE_") and name.byte_length() == 5 + _DIGITS:
+            try:
+                steps.append(Int(name.removeprefix("DONE_")))
+            except:
+                pass
+    sort(steps)
+    return steps^
+
+
+def save_checkpoint[
+    dtype: DType, O: Optimizer, //
+](folder: String, mut run: Trainer[dtype, O], keep: Int = 0, in_bfloat16: Bool = False) raises:
+    """Writes a checkpoint and then removes the oldest, so that `keep` stay (0: all).
+
+    With `in_bfloat16` the model's file is rounded, and the state holds the parameters in float32 as well.
+
+    All files are on the disk in full before the first gets its name, and `DONE_` comes last: whenever the run is
+    killed, the newest complete checkpoint is a good one.
+
+    Raises:
+        If the disk is full or fails, or the folder is gone; the checkpoints from before are unchanged.
+    """
+    if not isdir(folder):
+        raise Error(t"save: the folder {folder} is gone; nothing was saved: make it again and resume from a copy")
+    run.state.data = run.train_data.position()
+    ref state = run.state
+    ref model = run.model
+    var step = state.step
+    var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params, in_bfloat16)
+    var exact = model.params.tensors() if in_bfloat16 else List[Tensor[F32]]()
+    var states = state_file(_state(folder, step), step, _states(run.optimizer), exact, state.data)
+    var sidecar = sidecar_file(_extra(folder, step), state)
+    # While files of an earlier run are being replaced, they are no checkpoint.
+    _remove(_done(folder, step))
+    model_file.commit()
+    states.commit()
+    sidecar.commit()
+    var done = AtomicFile("save", _done(folder, step))
+    done.commit()
+    if keep > 0:
+        var steps = complete_checkpoints(folder)
+        for i in range(len(steps) - keep):
+            remove_checkpoint(folder, steps[i])
+
+
+def save_sidecar[dtype: DType, O: Optimizer, //](folder: String, mut run: Trainer[dtype, O]) raises:
+    """Replaces the sidecar of the checkpoint that the run stands at: its evaluation has been made up for.
+
+    Raises:
+        If the file cannot be written; the checkpoint is unchanged then.
+    """
+    run.state.data = run.train_data.position()
+    var sidecar = sidecar_file(_extra(folder, run.state.step), run.state)
+    sidecar.commit()
+
+
+def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, mut run: Trainer[dtype, O]) raises:
+    """Brings model, optimizer, data and state to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
+
+    Raises:
+        If the checkpoint is damaged, or was made with another model, optimizer or data.
+    """
+    try:
+        var states = _states(run.optimizer)
+        var position = DataPosition()
+
+        def read(params: ParameterTensors[F32]) raises {mut position, imm}:
+            read_parameters(checkpoint_model(folder, step), params)
+            read_state(_state(folder, step), step, states, params.tensors(), position)
+
+        run.state = RunState(DataPosition(), run.config.seed)
+        run.state.step = step
+        run.state.evaluated = True
+        if exists(_extra(folder, step)):
+            read_sidecar(_extra(folder, step), run.state)
+        if run.state.optimizer != String(O.NAME):
+            raise Error(
+                t"resume: the run was saved with the optimizer {run.state.optimizer}, this one has {O.NAME}; use the"
+                t" same, or start from the model alone (--init {checkpoint_model(folder, step)})"
+            )
+        run.model.write_parameters(read)
+        # What llm.c's state file does not hold of the place in the data comes from the sidecar.
+        position.epoch = run.state.data.epoch
+        if run.state.data.order == RANDOM_WINDOWS:
+            position.order = RANDOM_WINDOWS
+        run.state.data = position^
+        try:
+            run.train_data.resume(run.state.data)
+        except error:
+            raise Error(t"resume: {_state(folder, step)}: {error}")
+    except error:
+        raise Error(t"{error} (to go on from an earlier checkpoint, remove {_done(folder, step)})")
+
+
+def _states[O: Optimizer, //](optimizer: O) -> List[Tensor[F32]]:
+    """Views all tensors that an optimizer keeps, slot after slot."""
+    var tensors = List[Tensor[F32]]()
+    for ref slot in optimizer.slots():
+        tensors.extend(slot.tensors.copy())
+    return tensors^
+
+
+def remove_checkpoint(folder: String, step: Int) raises:
+    """Removes a checkpoint, so that at no moment a part of it counts as a whole.
+
+    Raises:
+        If the folder does not allow it.
+    """
+    _remove(_done(folder, step))
+    _remove(checkpoint_model(folder, step))
+    _remove(_state(folder, step))
+    _remove(_extra(folder, step))
+
+
+def clear_folder(folder: String, *, keep_checkpoints: Bool) raises:
+    """Removes what a killed run left unfinished under temporary names, and the checkpoints of a run that is replaced.
+
+    Raises:
+        If the folder cannot be read or does not allow it.
+    """
+    for name in _names(folder):
+        for prefix in ["model_", "state_", "extra_", "DONE_", "best.bin"]:
+            if name.startswith(prefix) and name.endswith(".tmp"):
+                _remove(folder + "/" + name)
+    if not keep_checkpoints:
+        for step in complete_checkpoints(folder):
+            remove_checkpoint(folder, step)
+        _remove(folder + "/best.bin")
+
+
+def _names(folder: String) raises -> List[String]:
+    try:
+        return listdir(folder)
+    except error:
+        raise Error(t"run: cannot read the folder {folder}: {error}; check its permissions")
+
+
+def _remove(path: String) raises:
+    if exists(path):
+        try:
+            remove(path)
+        except error:
+            raise Error(t"save: cannot remove {path}: {error}; check the folder's permissions")
+
+
+def _state(folder: String, step: Int) -> String:
+    return _name(folder, "state_", step, "_00000.bin")
+
+
+def _extra(folder: String, step: Int) -> String:
+    return _name(folder, "extra_", step, ".json")
+
+
+def _done(folder: String, step: Int) -> String:
+    return _name(folder, "DONE_", step, "")
+
+
+def _name(folder: String, prefix: String, step: Int, suffix: String) -> String:
+    return String(t"{folder}/{prefix}{String(step).ascii_rjust(_DIGITS, '0')}{suffix}")

@@ -1,0 +1,172 @@
+"""One step of training: accumulate over passes, look for outliers, clip, update. And validation."""
+
+from std.math import isfinite
+from std.time import perf_counter_ns
+
+from llm.base.formatting import fixed
+from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.base.random import draw_at, scramble
+from llm.cpu.dropout import Dropout
+from llm.data.loader import DataLoader
+from llm.eval.watcher import Unwatched, Watcher
+from llm.model.gpt2 import GPT2
+from llm.optim.optimizer import Optimizer
+from llm.train.config import TrainConfig
+from llm.train.run_state import RunState
+from llm.train.step_record import StepRecord
+
+comptime F32 = DType.float32
+comptime F64 = DType.float64
+comptime I32 = DType.int32
+
+
+struct Trainer[dtype: DType, O: Optimizer](Movable):
+    """A model with its optimizer, its data and all that a step depends on."""
+
+    var config: TrainConfig
+    var state: RunState
+    var model: GPT2[Self.dtype]
+    var optimizer: Self.O
+    var train_data: DataLoader
+    var val_data: DataLoader
+    var _dropout_key: UInt64
+    var _inputs: Tensor[I32]
+    var _targets: Tensor[I32]
+    var _arena: Arena
+
+    def __init__(
+        out self,
+        var config: TrainConfig,
+        var model: GPT2[Self.dtype],
+        var optimizer: Self.O,
+        var train_data: DataLoader,
+        var val_data: DataLoader,
+    ) raises:
+        """Starts a run at its first step, with the parameters that the model has.
+
+        Raises:
+            If a setting makes no sense, or the system has no room.
+        """
+        config.validate()
+        # The random windows have the seed as it is.
+        self._dropout_key = scramble(~UInt64(config.seed))
+        var tokens = max(train_data.B * train_data.T, val_data.B * val_data.T)
+        self._arena = Arena(2 * aligned_bytes[I32](tokens))
+        self._inputs = self._arena.carve[I32](tokens)
+        self._targets = self._arena.carve[I32](tokens)
+        self.state = RunState(train_data.position(), config.seed)
+        self.state.optimizer = String(Self.O.NAME)
+        self.config = config^
+        self.model = model^
+        self.optimizer = optimizer^
+        self.train_data = train_data^
+        self.val_data = val_data^
+
+    @no_inline
+    def __deinit__(deinit self):
+        """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
+        pass
+
+    def step(mut self) raises -> StepRecord:
+        """Takes the next step, or skips its update if it is an outlier.
+
+        Raises:
+            If the model has diverged, or the data has a token that the model does not know.
+        """
+        var start = perf_counter_ns()
+        if self.config.overfit:
+            self.train_data.reset()
+        var number = self.state.step + 1
+        var loss = self._gradients(number)
+        if not isfinite(loss):
+            raise Error(
+                t"step {number}: the loss is {loss}: the model has diverged; use a lower --learning-rate, a"
+                t" --warmup or --grad-clip 1"
+            )
+        var loss_z = self.state.losses.z_score(loss.cast[F64]())
+        var learning_rate = self.config.schedule.learning_rate(self.state.step, self.config.steps)
+        var grad_clip = Float32(self.config.grad_clip)
+        var skipped = _beyond(loss_z, self.config.skip_loss_z)
+        # The norm comes with the update, unless the update depends on it.
+        var norm: Float32
+        var norm_z: Optional[Float64]
+        if skipped or grad_clip > 0 or self.config.skip_norm_z > 0:
+            norm = self.model.gradient_norm()
+            norm_z = self.state.norms.z_score(norm.cast[F64]())
+            skipped = skipped or _beyond(norm_z, self.config.skip_norm_z)
+            if isfinite(norm) and not skipped:
+                var clips = grad_clip > 0 and norm > grad_clip
+                var scale = grad_clip / norm if clips else Float32(1)
+                norm = self._update(number, learning_rate, scale)
+        else:
+            norm = self._update(number, learning_rate, 1)
+            norm_z = self.state.norms.z_score(norm.cast[F64]())
+        if not isfinite(norm):
+            raise Error(
+                t"step {number}: the gradient's norm is {norm}: the model has diverged; use a lower --learning-rate or"
+                t" a --warmup"
+            )
+        self.state.step = number
+        self.state.evaluated = False
+        return StepRecord(
+            step=number,
+            steps=self.config.steps,
+            loss=loss,
+            norm=norm,
+            learning_rate=learning_rate,
+            tokens=self.config.passes * self.train_data.B * self.train_data.T,
+            milliseconds=Float64(perf_counter_ns() - start) / 1e6,
+            shard=self.train_data.current_shard,
+            sample=self.train_data.current_sample,
+            epoch=self.train_data.epoch,
+            loss_z=loss_z,
+            norm_z=norm_z,
+            skipped=skipped,
+        )
+
+    def validate[W: Watcher = Unwatched](mut self, var watcher: W = Unwatched()) raises -> Optional[Float32]:
+        """Returns the mean loss over the first batches of the validation data; nothing if the watcher ended it.
+
+        Raises:
+            If there is no batch, or the data has a token that the model does not know.
+        """
+        var batches = self.config.val_batches if self.config.val_batches >= 0 else self.val_data.num_batches
+        if batches == 0:
+            raise Error("validate: expected val_batches of at least 1, or -1 for all, got 0")
+        ref data = self.val_data
+        var inputs = self._inputs.slice(0, data.B * data.T)
+        var targets = self._targets.slice(0, data.B * data.T)
+        data.reset()
+        var sum = Float64(0)
+        for i in range(batches):
+            if watcher.stopped():
+                return None
+            data.next_batch(inputs, targets)
+            self.model.forward(inputs, data.B, data.T)
+            sum += self.model.loss(targets).cast[F64]()
+            watcher.show(i + 1, batches, String(t"loss {fixed(sum / Float64(i + 1), 4)}"))
+        return Float32(sum / Float64(batches))
+
+    def _gradients(mut self, step: Int) raises -> Float32:
+        """Leaves the gradient of the mean loss over all passes in the model, and returns that loss."""
+        ref data = self.train_data
+        var inputs = self._inputs.slice(0, data.B * data.T)
+        var targets = self._targets.slice(0, data.B * data.T)
+        var passes = self.config.passes
+        var sum = Float64(0)
+        for i in range(passes):
+            data.next_batch(inputs, targets)
+            var key = draw_at(draw_at(self._dropout_key, UInt64(step)), UInt64(i))
+            self.model.forward(inputs, data.B, data.T, Dropout(Float32(self.config.dropout), key))
+            var loss = self.model.backward(targets, accumulate=i > 0, weight=1 / Float32(passes))
+            sum += loss.cast[F64]()
+        return Float32(sum / Float64(passes))
+
+    def _update(mut self, number: Int, learning_rate: Float64, grad_scale: Float32) raises -> Float32:
+        """Has the optimizer take its step, and returns the gradient's norm."""
+        self.optimizer.prepare(step=number, learning_rate=Float32(learning_rate), grad_scale=grad_scale)
+        return self.model.update(self.optimizer)
+
+
+def _beyond(z: Optional[Float64], limit: Float64) -> Bool:
+    return limit > 0 and Bool(z) and z.value() > limit
