@@ -1,6 +1,7 @@
 """Turns GPT-2 weights from Hugging Face or nanoGPT into an llm.c checkpoint: `python -m llm_mojo weights`.
 
-PyTorch is needed only for its own files. Files are memory-mapped and written tensor by tensor, so that no more than one tensor is in memory.
+PyTorch is needed only for its own files. Files are memory-mapped and written tensor by tensor, so that no more than one
+tensor is in memory.
 """
 
 import argparse
