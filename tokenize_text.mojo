@@ -2,13 +2,13 @@
 
 from std.os import remove
 from std.os.path import basename, exists
-from std.sys import exit, stderr
+from std.sys import exit
 from std.time import perf_counter_ns
 
 from llm.base.files import AtomicFile, InputFile, MappedFile, glob_files
 from llm.base.formatting import fixed, grouped
 from llm.cli.arguments import Option, command_line, parse_arguments
-from llm.cli.screen import Screen
+from llm.cli.screen import Screen, complain
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
 from llm.cli.ticker import Ticker
 from llm.cpu.threads.cores import available_threads
@@ -43,7 +43,7 @@ def main():
     try:
         exit(tokenize())
     except error:
-        print(t"tokenize_text: {error}", file=stderr)
+        complain(String(t"tokenize_text: {error}"))
         exit(1)
 
 

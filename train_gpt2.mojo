@@ -1,6 +1,6 @@
 """Trains a GPT-2. Without flags it does llm.c's job: GPT-2 124M on tiny shakespeare; `--help` lists the flags."""
 
-from std.sys import exit, stderr
+from std.sys import exit
 
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
@@ -9,6 +9,7 @@ from llm.cli.logs import LogEnd
 from llm.cli.options import save_settings, trainer_arguments
 from llm.cli.plan import check_memory, describe, plan, settings_in_use
 from llm.cli.report import Report
+from llm.cli.screen import Screen, complain, printable
 from llm.cli.setup import (
     adamw,
     check_flags,
@@ -23,7 +24,7 @@ from llm.cli.setup import (
     training_data,
     validation_data,
 )
-from llm.cli.signals import stop_signal, watch_for_signals
+from llm.cli.signals import watch_for_signals
 from llm.cpu.peak import measured_peak
 from llm.cpu.threads.cores import available_threads
 from llm.data.loader import DataLoader
@@ -42,7 +43,7 @@ def main():
     try:
         exit(train())
     except error:
-        print(t"train_gpt2: {error}", file=stderr)
+        complain(String(t"train_gpt2: {error}"))
         exit(1)
 
 
@@ -78,27 +79,31 @@ def train_with[
     """Trains with matrix products of this type."""
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var training = train_config(args, train_data)
+    var screen = Screen()
     if args.bool("dry-run"):
-        print(plan[dtype](training, config, train_data, threads), end="")
+        screen.text(printable(plan[dtype](training, config, train_data, threads)))
+        screen.check()
         return 0
 
     check_memory[dtype](config, train_data.B, train_data.T, threads)
     var trace = Trace(args.string("trace"), threads)
-    print(settings_in_use(args, training, config, train_data, threads, resumed))
+    screen.line(settings_in_use(args, training, config, train_data, threads, resumed))
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
-    print(describe(args, model, train_data, val_data, threads), flush=True)
+    screen.line(describe(args, model, train_data, val_data, threads))
     var questions = open_hellaswag(args, config, train_data.T)
     var run = Trainer(training^, model^, adamw(args, config), train_data^, val_data^)
     if resumed:
         load_checkpoint(args.string("out"), resumed.value(), run)
-        print(t"resumed after step {run.state.step} of {run.config.steps}\n", flush=True)
+        screen.line(String(t"resumed after step {run.state.step} of {run.config.steps}\n"))
         if run.state.evaluated and run.state.step >= run.config.steps:
-            print(t"all {run.config.steps} steps are done; for more, use a larger --max-steps")
+            screen.line(String(t"all {run.config.steps} steps are done; for more, use a larger --max-steps"))
     elif starts_at_random(args):
         run.model.initialize(args.int("seed"))
     else:
         load_parameters(initial_checkpoint(args), run.model)
 
+    # A run of which nobody can see anything does not begin.
+    screen.check()
     watch_for_signals()
     var going_on = LogEnd(run.state.step, run.state.evaluated) if resumed else Optional[LogEnd](None)
     var report = Report(args.string("out"), going_on)
@@ -124,7 +129,7 @@ def take_steps[
     # The last checkpoint that is there; 0: none.
     var saved = run.state.step
     while True:
-        if not run.state.evaluated and stop_signal() == 0:
+        if not run.state.evaluated and not report.stops():
             try:
                 run.state.evaluated = evaluate(run, questions, tokenizer, report, args)
             except error:
@@ -132,7 +137,7 @@ def take_steps[
             if run.state.evaluated and saved > 0 and saved == run.state.step:
                 report.flush()
                 save_sidecar(out, run)
-        var ends = run.state.step >= run.config.steps or stop_signal() != 0 or out_of_patience(run, args)
+        var ends = run.state.step >= run.config.steps or report.stops() or out_of_patience(run, args)
         var due = ends or is_due(run.state.step, args.int("checkpoint-every"), False)
         if args.given("out") and due and run.state.step > saved:
             report.flush()

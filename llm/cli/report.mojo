@@ -8,6 +8,7 @@ from llm.base.formatting import duration, fixed, scientific
 from llm.base.json import json_number
 from llm.cli.logs import LogEnd, open_log
 from llm.cli.screen import BOLD, GREEN, RED, YELLOW, Screen
+from llm.cli.signals import stop_signal
 from llm.train.step_record import StepRecord
 
 
@@ -153,6 +154,10 @@ struct Report(Movable):
         if val_every > 0 and step % val_every != 0 and step < steps:
             text += String(t", validation in {min(val_every - step % val_every, steps - step)} steps")
         self.screen.live(text)
+
+    def stops(self) -> Bool:
+        """Tells whether the run has to end now: a signal has come, or the screen can no longer be written to."""
+        return stop_signal() != 0 or Bool(self.screen.failure)
 
     def flush(mut self) raises:
         """Brings the logs to the disk.
