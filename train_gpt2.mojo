@@ -1,18 +1,20 @@
 """Trains a GPT-2. Without flags it does llm.c's job: GPT-2 124M on tiny shakespeare; `--help` lists the flags."""
 
+from std.os.path import exists
 from std.sys import exit
 
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
 from llm.cli.last_words import farewell, out_of_patience, rescue
 from llm.cli.logs import LogEnd
-from llm.cli.options import save_settings, trainer_arguments
+from llm.cli.options import RUN_SETTINGS, save_settings, trainer_arguments
 from llm.cli.plan import check_memory, describe, plan, settings_in_use
 from llm.cli.report import Report
 from llm.cli.screen import Screen, complain, printable
 from llm.cli.setup import (
     adamw,
     check_flags,
+    check_resumed,
     check_tokenizer,
     checkpoint_to_resume,
     find_tokenizer,
@@ -56,9 +58,10 @@ def train() raises -> Int:
     var config: GPT2Config
     if resumed:
         config = read_config(checkpoint_model(args.string("out"), resumed.value()))
+        check_resumed(args, config)
     else:
         config = model_config(args, tokenizer)
-    check_tokenizer(tokenizer, config)
+    check_tokenizer(args, tokenizer, config)
     var train_data = training_data(args, config)
     var val_data = validation_data(args, config)
     if args.choice("dtype") == "bf16":
@@ -108,7 +111,9 @@ def train_with[
     var going_on = LogEnd(run.state.step, run.state.evaluated) if resumed else Optional[LogEnd](None)
     var report = Report(args.string("out"), going_on)
     if args.given("out"):
-        clear_folder(args.string("out"), keep_checkpoints=Bool(resumed))
+        # Where our settings are, files of checkpoints that are not whole are ours too.
+        var is_ours = exists(args.string("out") + "/" + RUN_SETTINGS)
+        clear_folder(args.string("out"), keep_checkpoints=Bool(resumed), is_ours=is_ours)
         save_settings(args)
     return take_steps(run, args, tokenizer, questions, report, trace)
 
@@ -135,12 +140,16 @@ def take_steps[
             except error:
                 raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
             if run.state.evaluated and saved > 0 and saved == run.state.step:
-                report.flush()
+                report.before_saving()
                 save_sidecar(out, run)
         var ends = run.state.step >= run.config.steps or report.stops() or out_of_patience(run, args)
         var due = ends or is_due(run.state.step, args.int("checkpoint-every"), False)
         if args.given("out") and due and run.state.step > saved:
-            report.flush()
+            try:
+                run.check_model()
+            except error:
+                raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
+            report.before_saving()
             save_checkpoint(out, run, args.int("keep"), saves_bfloat16(args))
             saved = run.state.step
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))

@@ -66,6 +66,7 @@ def _validate[
         report.hellaswag(step, accuracy.acc(), accuracy.acc_norm())
     var wanted = args.int("checkpoint-every") > 0 or args.int("patience") > 0
     if best and wanted and step > 0 and args.given("out"):
+        report.before_saving()
         write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params, saves_bfloat16(args))
     return True
 

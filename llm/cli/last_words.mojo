@@ -73,7 +73,7 @@ def rescue[
     if run.train_data.has_failed:
         run.train_data.rewind()
     try:
-        report.flush()
+        report.before_saving()
         save_checkpoint(args.string("out"), run, args.int("keep"), saves_bfloat16(args))
         return _last_good(args, step)
     except error:

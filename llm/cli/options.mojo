@@ -5,7 +5,7 @@ from std.sys import argv
 
 from llm.cli.arguments import Arguments, Option, command_line, parse_arguments
 from llm.cli.shell import shell_command, shell_word
-from llm.cli.settings import find_preset, read_settings, write_settings
+from llm.cli.settings import find_preset, flags_only, read_settings, write_settings
 
 comptime RUN_SETTINGS = "run.toml"
 
@@ -48,7 +48,7 @@ def save_settings(args: Arguments) raises:
         t"# {shell_command(words)}\n# To go on with it: {go_on}\n# To repeat the run: --preset {shell_word(path)} --out"
         t" ANOTHER_FOLDER\n"
     )
-    var without: List[String] = ["out", "preset", "resume", "dry-run", "trace"]
+    var without = flags_only()
     # Sizes and a default --init would contradict each other when they are read again.
     if not args.given("init") and args.int("n-layer") + args.int("n-head") + args.int("n-embd") > 0:
         without.append("init")

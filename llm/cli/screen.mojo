@@ -46,12 +46,12 @@ struct Screen(Movable):
         if self._live:
             self.text(_ERASE_LINE)
             self._live = False
-        self.text(printable(text) + "\n")
+        self.text(printable(text, colours=self._colours) + "\n")
 
     def live(mut self, text: String):
         """Shows a line until the next is printed; only on a terminal."""
         if self.is_terminal:
-            self.text(_ERASE_LINE + printable(text))
+            self.text(_ERASE_LINE + printable(text, colours=self._colours))
             self._live = True
 
     def text(mut self, text: String):
@@ -93,8 +93,8 @@ def open_standard_streams():
             )
 
 
-def printable(text: String) -> String:
-    """Returns a text of which a terminal obeys nothing but newlines, tabs and our own colours.
+def printable(text: String, *, colours: Bool = False) -> String:
+    """Returns a text of which a terminal obeys nothing but newlines and tabs, and our own colours if it may.
 
     Other control characters are spelled: \\x1b. Bytes that are not UTF-8 become U+FFFD.
     """
@@ -106,7 +106,7 @@ def printable(text: String) -> String:
     while at < bytes.size:
         var character = character_at(bytes, at)
         var code = character.code
-        var own = _own_sequence(bytes, at) if code == 0x1B else 0
+        var own = _own_sequence(bytes, at) if colours and code == 0x1B else 0
         if own > 0:
             shown.extend(bytes.slice(at, own).span())
             at += own

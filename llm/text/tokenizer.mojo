@@ -14,11 +14,15 @@ from llm.text.utf8 import character_at, continues, sequence_length
 comptime U8 = DType.uint8
 comptime REPLACEMENT = "\uFFFD"
 """Stands for bytes that are not UTF-8."""
+comptime LARGEST_FILE = 1 << 28
+"""Bytes of the tokens of a vocabulary: room for a million of the longest ones."""
 
 
 struct Tokenizer(Movable):
     """A vocabulary. Tokens may end within a character: see `TextStream`."""
 
+    var path: String
+    """The file, for messages."""
     var vocab_size: Int
     """Number of tokens."""
     var end_of_text: Int
@@ -37,6 +41,7 @@ struct Tokenizer(Movable):
         Raises:
             If there is none under this name, or it does not hold what its header says.
         """
+        self.path = path
         var file = InputFile("tokenizer", path)
         var header = read_header(file, TOKENIZER_MAGIC, [2, 1])
         self.vocab_size = header[2]
@@ -58,6 +63,11 @@ struct Tokenizer(Movable):
                     t"expected an end-of-text token below {self.vocab_size}, found {self.end_of_text} in the header;"
                     t" the file is damaged: make it again"
                 )
+            )
+        # Checked before memory is reserved: a sparse file of a terabyte takes no room on the disk.
+        if size > LARGEST_FILE:
+            raise file.error(
+                String(t"expected at most {LARGEST_FILE} bytes after the header, found {size}; give the right file")
             )
         self._bytes = List[UInt8](length=size, fill=0)
         self._starts = List[Int](capacity=self.vocab_size)
