@@ -406,6 +406,8 @@ struct HeldFolder(Movable):
         var now = HeldFolder("folder", self.path)
         var ours = FileIdentity(self._fd)
         var theirs = FileIdentity(now._fd)
+        # A number keeps no file open.
+        _ = now^
         return ours.device == theirs.device and ours.inode == theirs.inode
 
 

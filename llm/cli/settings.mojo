@@ -114,7 +114,7 @@ def _value(text: String) raises -> String:
 
 def _unescape(bytes: Span[UInt8, _], mut value: List[UInt8], text: String) raises -> Int:
     """Appends the character that is spelled behind a backslash; returns the bytes of its spelling."""
-    var names = "btnfr\"\\"
+    var names = 'btnfr"\\'
     var characters: List[UInt8] = [0x08, 0x09, 0x0A, 0x0C, 0x0D, 0x22, 0x5C]
     for i, name in enumerate(names.as_bytes()):
         if len(bytes) > 0 and bytes[0] == name:

@@ -185,7 +185,7 @@ struct NpyHeader(Movable):
             raise file.error("the header of the .npy file is cut off or damaged; make the file again")
         var dictionary = Span(bytes)[12 if wide else 10 : self.start]
         for byte in dictionary:
-            if byte < 0x0A or byte >= 0x7F:
+            if (byte < 0x20 and byte != 0x0A) or byte >= 0x7F:
                 raise file.error(
                     String(t"expected text in the header of the .npy file, found the byte {byte}; make the file again")
                 )
