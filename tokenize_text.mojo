@@ -5,7 +5,7 @@ from std.os.path import basename, exists
 from std.sys import exit
 from std.time import perf_counter_ns
 
-from llm.base.files import AtomicFile, InputFile, MappedFile, glob_files, lock_folder
+from llm.base.files import AtomicFile, InputFile, MappedFile, allow_many_files, glob_files, lock_folder
 from llm.base.formatting import fixed, grouped
 from llm.cli.arguments import Option, command_line, parse_arguments
 from llm.cli.screen import Screen, complain
@@ -64,6 +64,8 @@ def tokenize() raises -> Int:
     var corpus = Corpus(args.string("text"))
     watch_for_signals()
     var screen = Screen()
+    # Until all are written, every shard is open.
+    allow_many_files()
     var lock = lock_folder("tokenize", args.string("out"))
     var spool = TokenSpool(args.string("out") + "/" + name + "_all.bin", tokenizer.vocab_size)
     encode_all(corpus, tokenizer, crew, spool, screen)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -256,7 +257,7 @@ def test_tokens_in_folders_of_any_name(name, tokenize, program, data, tmp_path):
     command = [os.fsencode(str(word)) for word in [tokenize.path, *flags]]
     result = subprocess.run([*command, b"-o", out, b"--name", b"d\xe9"], capture_output=True, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.decode().count("\n") == 5 + name.count(b"\n") * 4
+    assert result.stdout.decode().count("\n") == 4 + name.count(b"\n") * 3
     assert os.path.exists(os.path.join(out, b"d\xe9_train.bin"))
     json.loads(open(os.path.join(out, b"manifest.json"), encoding="utf-8").read())
 
@@ -288,6 +289,33 @@ def test_a_stray_tokenizer_is_named(program, data, tmp_path):
         "the tokenizer gpt2_tokenizer.bin has 256 tokens, the model 60" in error and "--tokenizer '' is none" in error
     )
     program.output(*settings(tmp_path / "d", None), "--tokenizer", "", cwd=tmp_path)
+
+
+def test_data_that_run_toml_cannot_name(program, data, tmp_path):
+    """Settings in files are UTF-8."""
+    shutil.copytree(data, tmp_path / os.fsdecode(b"d\xe9"))
+    place = [b"-i", os.fsencode(tmp_path) + b"/d\xe9/train_*.bin", b"-j", os.fsencode(data / "val_0.bin")]
+    command = [os.fsencode(str(word)) for word in [program.path, *FLAGS, "-x", 1]] + place
+    assert subprocess.run(command, capture_output=True, env=ENVIRONMENT).returncode == 0
+    result = subprocess.run([*command, b"-o", b"run"], capture_output=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert result.returncode == 2 and b"--train-data: expected a text in UTF-8" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# ----- limits
+
+
+def test_more_shards_than_open_files(tokenize, tmp_path):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    shards = ["--shard-tokens", 20]
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))  # noqa: E731
+    tokenize.output(*text_flags(tmp_path), *shards, preexec_fn=few)
+    assert len(list((tmp_path / "set").glob("d_train_*.bin"))) > 200
+    before = contents(tmp_path / "set")
+    none = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))  # noqa: E731
+    error = tokenize.error(*text_flags(tmp_path, "other"), *shards, preexec_fn=none)
+    assert "cannot write" in error and "Too many open files" in error
+    assert contents(tmp_path / "set") == before
 
 
 # ----- small files that ask for much

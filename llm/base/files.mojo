@@ -28,6 +28,7 @@ comptime _SEEK_END = Int32(2)
 comptime _LARGEST_TEXT = 1 << 20
 comptime _GLOB_NO_MATCH = 3
 comptime _LOCK_EXCLUSIVE_AT_ONCE = Int32(6)
+comptime _OPEN_FILES = Int32(7)
 comptime _TEMPORARY = ".llm-mojo.tmp"
 
 
@@ -422,6 +423,15 @@ def lock_folder(who: String, path: String) raises -> AppendedFile:
     if not file.lock():
         raise Error(t"{who}: another process is at work in {path}; wait for it, or choose another folder")
     return file^
+
+
+def allow_many_files():
+    """Lets the process have as many files open as the system allows it, rather than the 1,024 that are common."""
+    # A struct rlimit: what holds, and how far it may be raised.
+    var limit = Array[Int, 2](fill=0)
+    if external_call["getrlimit", Int32](_OPEN_FILES, limit.unsafe_ptr()) == 0:
+        limit[0] = limit[1]
+        _ = external_call["setrlimit", Int32](_OPEN_FILES, limit.unsafe_ptr())
 
 
 def make_folder(who: String, path: String) raises:

@@ -30,7 +30,24 @@ def trainer_arguments() raises -> Arguments:
     except error:
         args.fail(String(error))
     args.check()
+    # Settings in files are TOML, which is UTF-8.
+    for option in args.options:
+        if args.given("out") and option.name not in flags_only() and not _is_utf8(args.string(option.name)):
+            args.fail(
+                String(
+                    t"--{option.name}: expected a text in UTF-8, which run.toml can hold, got"
+                    t" '{args.string(option.name)}'; rename it"
+                )
+            )
     return args^
+
+
+def _is_utf8(text: String) -> Bool:
+    try:
+        _ = String(from_utf8=text.as_bytes())
+        return True
+    except:
+        return False
 
 
 def save_settings(args: Arguments) raises:
