@@ -67,7 +67,7 @@ finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakes
 test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (installs PyTorch)
 	@$(RUN) $(BIN)/python -m pytest tests $(FLAGS)
 
-test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs, a corpus of 2 GB, 10,000 damaged files
+test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs, 2 GB of text, 10,000 damaged files, checked builds
 	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)
 
 bench: $(VENV)/.ready-bench ## Time training beside C, OpenMP and PyTorch; writes bench/results, the README's tables, imgs

@@ -1,5 +1,7 @@
 """`python -m llm_mojo prepare` in this process, and what it has made."""
 
+import hashlib
+import json
 from pathlib import Path
 
 from llm_mojo import formats
@@ -25,3 +27,15 @@ def error_of(capsys, *arguments):
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     return message
+
+
+def outputs(folder):
+    """All that a prepared folder has but the manifest, and what the manifest says of it."""
+    manifest = json.loads(Path(folder, "manifest.json").read_text())
+    files = {
+        path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name not in (".lock", "manifest.json")
+    }
+    assert {name: (each["bytes"], each["sha256"]) for name, each in manifest["outputs"].items()} == {
+        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
+    }
+    return files, manifest

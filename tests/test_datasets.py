@@ -178,7 +178,10 @@ def test_nothing_is_done_twice(capsys):
     shard.unlink()
     assert prepares()
     Path("data/t/manifest.json").write_text('{"recipe"')
-    assert prepares() and not prepares()
+    assert "found something that is not ours or is damaged" in error_of(capsys, "t.txt")
+    Path("data/t/manifest.json").unlink()
+    assert "t_train.bin is there, and no manifest says that it is of this data" in error_of(capsys, "t.txt")
+    assert prepares("--force") and not prepares()
 
 
 def test_interrupted_run_leaves_the_old_data(monkeypatch, capsys):

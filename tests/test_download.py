@@ -34,6 +34,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.cuts = []  # bytes of body after which the next connections are cut
         self.takes_ranges = True
         self.heeds_if_range = True
+        self.headers = {}  # to send instead of, or beside, the usual ones
+        self.drips = False  # one byte now and then, for ever
+        self.endless = False
         self.pause = 0.0  # seconds after the first half of the body
         self.goes_on = threading.Event()  # ends the pause
         self.requests = []  # headers of each
@@ -62,7 +65,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         body = server.content[start or 0 :]
         self.send_response(200 if start is None else 206)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in ({"Content-Length": str(len(body))} | server.headers).items():
+            self.send_header(name, value) if value else None
         if start is not None:
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         if server.etag:
@@ -70,6 +74,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.modified:
             self.send_header("Last-Modified", server.modified)
         self.end_headers()
+        try:
+            while server.endless:
+                self.wfile.write(bytes(100_000))
+            while server.drips and not server.goes_on.wait(0.02):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+        except OSError:  # the reader has gone
+            return
+        if server.drips:
+            return
         if server.cuts:
             body = body[: server.cuts.pop(0)]
         self.wfile.write(body[: len(body) // 2])
@@ -281,6 +295,60 @@ def test_no_network(server, tmp_path, monkeypatch):
         download.fetch("gpt2", "vocab.bpe", "http://127.0.0.1:1/vocab.bpe")
     assert "Connection refused" in str(error.value)
     assert f"put it at data/.cache/gpt2/vocab.bpe or at {tmp_path}/given/gpt2/vocab.bpe" in str(error.value)
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "", "1e3", "9" * 30])
+def test_lengths_that_are_none(server, length):
+    server.headers = {"Content-Length": length}
+    try:
+        assert fetch(server, SHA256).read_bytes() == CONTENT
+    except Error as error:  # too much, or refused by the library itself
+        assert "cannot get" in str(error) or "expected at most 10,000,000,000 bytes, the server has 999" in str(error)
+
+
+def test_more_than_there_should_be(server):
+    """What the server says, and what it sends, both have an end."""
+    with pytest.raises(Error, match="expected at most 1,000 bytes, the server has 409,600"):
+        download.fetch("set", "file.bin", server.url, SHA256, at_most=1000)
+    server.endless, server.headers = True, {"Content-Length": ""}
+    with pytest.raises(Error, match="expected at most 1,000,000 bytes, the server sends more"):
+        download.fetch("set", "file.bin", server.url, SHA256, at_most=1_000_000)
+    assert part().stat().st_size < 2_000_000 and len(server.requests) == 2
+
+
+def test_a_server_that_sends_a_byte_now_and_then(server, monkeypatch):
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
+    server.etag = None
+    for length in ("", "1000"):
+        server.requests = []
+        part().unlink(missing_ok=True)
+        server.drips, server.headers = True, {"Content-Length": length}
+        with pytest.raises(Error, match="less than 10,000 bytes came in 0.2 seconds"):
+            fetch(server)
+        assert len(server.requests) == download.ATTEMPTS_WITHOUT_PROGRESS
+
+
+def test_a_server_that_packs(server):
+    server.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(Error, match=r"the server packs it \(gzip\)"):
+        fetch(server)
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"url": 3}', "[" * 100_000, '{"validator": "x"}', "null"])
+def test_notes_that_say_something_else(server, text):
+    fail_with_part(server, 200_000)
+    part().with_name("file.bin.part.json").write_text(text)
+    part().with_name("file.bin.lock.json").write_text(text)
+    assert fetch(server).read_bytes() == CONTENT
+
+
+def test_a_link_in_the_place_of_the_part(server, tmp_path):
+    part().parent.mkdir(parents=True)
+    (tmp_path / "precious").write_text("precious")
+    part().symlink_to(tmp_path / "precious")
+    with pytest.raises(Error, match="file.bin.part: expected a file of our own to write to, found a symbolic link"):
+        fetch(server)
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_wrong_hash(server):

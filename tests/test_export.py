@@ -1,6 +1,7 @@
 """Checkpoint to Hugging Face and back: transformers computes our logits, tokenizes as tiktoken, and no byte changes."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -224,6 +225,26 @@ def test_a_run(tmp_path, capsys):
     assert 'its "own".bin' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", [b"run \xa9", b"_run $\\x^$", b'it\'s [a] "run"\t\n', "红楼梦".encode()])
+def test_a_run_of_any_name(name, capsys):
+    """run.toml has the bytes of the names as they are, but for what TOML escapes."""
+    make_model("m")
+    run_folder, data = Path(os.fsdecode(name)), Path(os.fsdecode(b"data " + name))
+    run_folder.mkdir()
+    data.mkdir()
+    for source, target in [("m.bin", run_folder / "model_00000002.bin"), ("m_tokenizer.bin", data / "tokenizer.bin")]:
+        Path(target).write_bytes(Path(source).read_bytes())
+    (run_folder / "DONE_00000002").touch()
+    text = json.dumps(f"{data}/x_*.bin", ensure_ascii=False)
+    (run_folder / "run.toml").write_bytes(b"train-data = " + os.fsencode(text) + b"\n")
+    run("export", run_folder, "--to", data / "to")
+    assert set(files(data / "to")) == set(export.FILES)
+    (run_folder / "log.jsonl").write_text('{"step": 1, "loss": 2, "ms": 1, "tokens": 1}\n')
+    run("plot", run_folder, "--out", data / "a.png")
+    run("watch", run_folder, "--to", "tensorboard")
+    assert list((run_folder / "tensorboard").iterdir())
+
+
 def test_mistakes(capsys):
     make_model("m")
     make_model("char", "char")
@@ -238,7 +259,7 @@ def test_mistakes(capsys):
     assert "expected the name of a folder, found a file" in error_of(capsys, "m.bin", "--to", "char.bin")
     tokens = list(VOCABULARIES["bpe"][0])
     for change, message in [
-        ({300: b"zzz"}, "found token 300, b'zzz', which the tokens before it leave in 3 pieces"),
+        ({300: b"zzz"}, "found b'zzz', which the tokens before it leave in 3 pieces"),
         ({5: b"no byte", 300: b"\xff\xfe"}, "expected a vocabulary with a token for each of the 256 bytes"),
     ]:
         changed = [change.get(id, token) for id, token in enumerate(tokens)]
@@ -257,13 +278,17 @@ def test_what_is_there_is_kept(capsys, monkeypatch):
     run("export", "m.bin", "--to", "mine", "--force")
     assert set(files("mine")) == {"notes.txt", *export.FILES}
 
-    # An export is replaced by another, and nothing of it is left that does not belong to the new one.
+    # An export is replaced by a newer one of the same model, by that of another only with --force; and then nothing of
+    # it is left that does not belong to the new one.
     run("export", "m.bin", "--to", "folder")
     before = files("folder")
-    run("export", "char.bin", "--to", "folder")
+    run("export", "m.bin", "--to", "folder")
+    assert "folder holds an export of another run or checkpoint" in error_of(capsys, "char.bin", "--to", "folder")
+    assert files("folder") == before
+    run("export", "char.bin", "--to", "folder", "--force")
     assert set(files("folder")) == set(export.FILES) - {"vocab.json", "merges.txt"}
     assert AutoTokenizer.from_pretrained("folder").decode([0]) == CHARACTERS[0]
-    run("export", "m.bin", "--to", "folder")
+    run("export", "m.bin", "--to", "folder", "--force")
     assert files("folder") == before
 
     # But transformers' own folder is not.
@@ -276,9 +301,28 @@ def test_what_is_there_is_kept(capsys, monkeypatch):
 
     monkeypatch.setattr(export, "write_safetensors", full)
     for folder in ("folder", "new"):
-        run("export", "char.bin", "--to", folder, status=1)
-        assert "No space left on device" in capsys.readouterr().err
+        run("export", "char.bin", "--to", folder, "--force", status=1)
+        assert f"{folder}/model.safetensors: No space left on device" in capsys.readouterr().err
     assert files("folder") == before and not Path("new").exists() and not list(Path().glob("*.tmp"))
+
+
+def test_a_killed_export_is_tidied_up(capsys):
+    """What is provably ours and of no living process goes with the next export; what only looks so stays."""
+    make_model("m")
+    code = """
+import os, signal, sys
+from llm_mojo import __main__, export
+export.write_safetensors = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+__main__.main(["export", "m.bin", "--to", "folder"])
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    (left,) = Path().glob("folder.*.tmp")
+    Path("folder.0123abcd.llm-mojo.tmp").mkdir()
+    Path("folder.0123abcd.llm-mojo.tmp/mine").touch()
+    Path("folder.123.tmp").touch()
+    run("export", "m.bin", "--to", "folder")
+    assert not left.exists() and set(files("folder")) == set(export.FILES)
+    assert Path("folder.0123abcd.llm-mojo.tmp/mine").exists() and Path("folder.123.tmp").exists()
 
 
 def test_padding_that_is_not_zero_is_left_out(capsys):

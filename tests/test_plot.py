@@ -119,6 +119,12 @@ def test_all_losses_the_same_or_none_finite(tmp_path):
         "step 1\n": """log.jsonl, line 1: expected an object with a "step", found 'step 1'""",
         '{"step": 1, "loss": 2, "ms": 1, "tokens": 1}\n[]\n': "log.jsonl, line 2: expected an object",
         '{"step": 1, "loss": 2, "tokens": 1}\n': "expected a number ms in every record",
+        "[" * 100_000 + "\n": "log.jsonl, line 1: expected an object",
+        '{"step": 1e30, "loss": 2}\n': "log.jsonl, line 1: expected an object",
+        '{"step": ' + "9" * 30 + ', "loss": 2}\n': "log.jsonl, line 1: expected an object",
+        '{"step": 1, "loss": ' + "9" * 400 + "}\n": "log.jsonl, line 1: expected loss up to 1e+300",
+        '{"step": 1, "loss": 1e999}\n': "log.jsonl, line 1: expected loss up to 1e+300",
+        '{"step": 1, "loss": {}, "ms": 1, "tokens": 1}\n': "expected a number loss in every record",
         '{"step": 1, "loss": "x", "ms": 1, "tokens": 1}\n': "expected a number loss in every record",
     }.items(),
 )
@@ -155,3 +161,14 @@ def test_without_matplotlib(tmp_path, capsys, monkeypatch):
     run = write_log(tmp_path / "run", [1.0])
     assert plot(run, "--out", tmp_path / "a.png") == 1
     assert "needs the Python package matplotlib; install it with: pip install -e '.[plot]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_only_a_chart_of_ours_is_replaced(suffix, tmp_path, capsys):
+    run, out = write_log(tmp_path / "run", [4.0, 3.0]), tmp_path / f"a{suffix}"
+    assert plot(run, "--out", out) == 0 and plot(run, "--out", out) == 0
+    out.write_bytes(b"mine")
+    assert plot(run, "--out", out) == 1
+    assert "is there, and is no chart of ours; --force replaces it" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
+    assert plot(run, "--out", out, "--force") == 0 and out.read_bytes() != b"mine"

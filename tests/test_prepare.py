@@ -19,7 +19,7 @@ import pytest
 
 from llm_mojo import formats, job, own_text, pipeline, prepare, readers
 from mojo_programs import ROOT, wait_for
-from prepared import EOT, error_of, run, shards
+from prepared import EOT, error_of, outputs, run, shards
 
 WORDS = "the a of one Thing other stone Water under 7 , .".split()
 
@@ -38,18 +38,6 @@ def texts(count, seed=0):
 
 def write_json_lines(path, documents):
     Path(path).write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-
-
-def outputs(folder):
-    """All that a prepared folder has but the manifest, and what the manifest says of it."""
-    manifest = json.loads(Path(folder, "manifest.json").read_text())
-    files = {
-        path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name not in (".lock", "manifest.json")
-    }
-    assert {name: (each["bytes"], each["sha256"]) for name, each in manifest["outputs"].items()} == {
-        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
-    }
-    return files, manifest
 
 
 def tokens_of(folder, pattern):
@@ -209,7 +197,7 @@ def test_separators_and_fields():
     train, val = shards("data/t", "t")
     assert train + val == [EOT, *b"one", EOT, *b"two\n<|end|>"]
     Path("t.jsonl").write_text('{"body": "abc"}\n{"body": "de"}\n')
-    run("t.jsonl", "--field", "body", "--tokenizer", "char", "--val-fraction", "0.5")
+    run("t.jsonl", "--field", "body", "--tokenizer", "char", "--val-fraction", "0.5", "--force")
     assert sum(shards("data/t", "t"), []) == [0, 1, 2, 3, 4]
 
 
@@ -327,7 +315,6 @@ def test_a_journal_of_another_job_is_not_used(monkeypatch, capsys):
     for change in (
         lambda: ["--val-fraction", "0.3"],
         lambda: ["--tokenizer", "char"],
-        lambda: Path("data/t/journal.json").write_text("{"),
         lambda: write_json_lines("t.jsonl", texts(31)),
     ):
         interrupted()
@@ -343,7 +330,7 @@ def test_killed_while_renaming(monkeypatch, capsys):
     Path("t.txt").write_text("x" * 100)
     run("t.txt", "--out", "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "_finish_renaming", lambda out: None)
+        patched.setattr(prepare, "_finish_renaming", lambda *found: None)
         run("t.txt")
     os.replace("data/t/t_val.bin.part", "data/t/t_val.bin")
     run("t.txt")

@@ -128,16 +128,32 @@ def test_meta_is_nanogpts(tmp_path):
     assert pickle.loads(path.read_bytes()) == meta
 
 
+def doubling(times):
+    """A pickle of a dictionary whose key is a tuple of tuples, twice as many each time: its hash takes for ever."""
+    value = ()
+    for _ in range(times):
+        value = (value, value)
+    return b"\x80\x02}" + pickle.dumps(value, 2)[2:-1] + b"K\x01s."
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"no pickle",
         pickle.dumps([1]),
         pickle.dumps({"vocab_size": 1, "itos": {0: "ab"}, "stoi": {"ab": 0}}),
         pickle.dumps({"vocab_size": 2, "itos": {0: "a"}, "stoi": {"a": 0}}),
         pickle.dumps({"vocab_size": 1, "itos": {0: "a"}, "stoi": {"a": 1}}),
         pickle.dumps(print),
+        b"",
+        pickle.dumps({"vocab_size": 2**62, "itos": {0: "a"}, "stoi": {"a": 0}}),
+        pickle.dumps({"vocab_size": True, "itos": {0: "a"}, "stoi": {"a": 0}}),
+        pickle.dumps({"vocab_size": 1, "itos": 7, "stoi": {"a": 0}}),
+        pickle.dumps({"vocab_size": 1, "itos": {0: "\ud800"}, "stoi": {"\ud800": 0}}),
+        b"\x80\x04}r\xff\xff\xff\xff.",  # a place in a memory of 4 billion
+        b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fx.",  # a text of 8 EB
+        b"(" * 100_000 + b"d" * 100_000 + b".",
+        doubling(60),
     ],
 )
 def test_meta_of_another_kind(tmp_path, content):

@@ -226,3 +226,53 @@ def test_whether_a_run_is_running(tmp_path):
         fcntl.flock(writer, fcntl.LOCK_EX)
         assert Follower(log).is_running()
     assert not Follower(log).is_running()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"step": 1}',
+        '{"step": 1, "loss": "x", "ms": "y"}',
+        '{"step": 1, "loss": null, "ms": null}',
+        '{"step": 1, "loss": {}, "ms": []}',
+        '{"step": 1, "\\ud800": 3}',
+        '{"step": 0, "note": "x"}',
+    ],
+)
+def test_records_of_other_kinds_are_passed_over(text, tmp_path):
+    run = write_log(tmp_path / "run", [4.0])
+    with (run / "log.jsonl").open("a") as file:
+        file.write(text.replace('"step": 1', '"step": 2') + "\n")
+    assert watch(run, "--to", "tensorboard") == 0
+    assert scalars(run)["train/loss"] == [(1, 4.0)]
+
+
+def test_only_our_own_event_files_are_replaced(tmp_path, capsys):
+    run = write_log(tmp_path / "run", [4.0])
+    other = run / "tensorboard/events.out.tfevents.123.host.1.0"
+    other.parent.mkdir()
+    other.write_bytes(b"")
+    for _ in range(2):
+        assert watch(run, "--to", "tensorboard") == 0
+        assert len(list(other.parent.iterdir())) == 2 and other.exists()
+    elsewhere = tmp_path / "elsewhere"
+    other.parent.rename(elsewhere)
+    other.parent.symlink_to(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    assert watch(run, "--to", "tensorboard") == 1
+    assert "found a symbolic link" in capsys.readouterr().err and sorted(elsewhere.iterdir()) == before
+
+
+def test_settings_as_any_name_makes_them(tmp_path):
+    """Names that are no UTF-8, and lines that are none of ours."""
+    lines = [
+        b"# train_gpt2",
+        b"max-steps = 5",
+        b'train-data = "d\xa9 \\"x\\"\\n[y]_*.bin"',
+        b"note = [",
+        b'tab = "a\tb"',
+        b"x",
+    ]
+    (tmp_path / "run.toml").write_bytes(b"\n".join(lines))
+    found = settings_of(tmp_path)
+    assert found == {"max-steps": 5, "train-data": os.fsdecode(b'd\xa9 "x"\n[y]_*.bin'), "tab": "a\tb"}

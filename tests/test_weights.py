@@ -182,6 +182,13 @@ def test_lm_head_must_be_the_embedding(model, capsys):
         ({"model_type": "llama"}, "expected model_type gpt2, found llama"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
         ({"n_head": None}, "expected n_head, found None"),
+        ({"n_head": -2}, "expected n_head, found -2"),
+        ({"n_head": True}, "expected n_head, found True"),
+        ({"n_layer": 10**30}, "expected n_layer, found 1000000"),
+        ({"n_layer": 2_000_000_000}, "expected 2,000,000,000 layers, found 40 tensors in all"),
+        ({"n_positions": 2_000_000_000}, "of shape (2000000000, 24), found (16, 24)"),
+        ({"vocab_size": 2_000_000_000}, "of shape (2000000000, 24), found (261, 24)"),
+        ({"n_inner": [[]]}, "expected n_inner None or 96, found [[]]"),
         ({"n_head": 5}, "not a multiple of num_heads=5"),
         ({"n_layer": 4}, "expected transformer.h.3.attn.c_attn.bias, found no such tensor (12 missing)"),
         ({"n_layer": 2}, "which a GPT-2 of ModelConfig"),
@@ -211,6 +218,16 @@ def test_refused_tensors(model, capsys):
     assert "as F32 or F16 or BF16, found F64" in error_of(capsys, "folder")
 
 
+def with_header(text):
+    return struct.pack("<Q", len(text)) + text + bytes(96)
+
+
+def entry(**changes):
+    """A file of one tensor."""
+    about = {"dtype": "F32", "shape": [24], "data_offsets": [0, 96]} | changes
+    return with_header(json.dumps({"transformer.wpe.weight": about}).encode())
+
+
 def test_damaged_files(model, capsys):
     save(model)
     path = Path("folder/model.safetensors")
@@ -223,6 +240,21 @@ def test_damaged_files(model, capsys):
         (struct.pack("<Q", 4) + b"[1]x", "expected the JSON header"),
         (struct.pack("<Q", 9) + b'{"a": {}}', "expected the JSON header"),
         (raw.replace(b"[261,24]", b"[261,23]"), "expected the JSON header"),
+        (with_header(b"[" * 100_000), "expected the JSON header"),
+        (with_header(b'{"a": 1}'), "expected the JSON header"),
+        (with_header(b'{"__metadata__": []}'), "expected the JSON header"),
+        (with_header(b'{"\xff": 1}'), "expected the JSON header"),
+        (entry(shape=[-1, -96]), "expected the JSON header"),
+        (entry(shape=[24.0]), "expected the JSON header"),
+        (entry(shape=[True]), "expected the JSON header"),
+        (entry(shape=10**30), "expected the JSON header"),
+        (entry(shape=[10**30]), "expected the JSON header"),
+        (entry(dtype=["F32"]), "expected the JSON header"),
+        (entry(data_offsets=[-96, 0]), "expected the JSON header"),
+        (entry(data_offsets=[96, 0]), "expected the JSON header"),
+        (entry(data_offsets=[0, 96, 1]), "expected the JSON header"),
+        (entry(more=1), "expected the JSON header"),
+        (entry(dtype="F32"), "found 1 tensors in all"),
     ]:
         path.write_bytes(damaged)
         assert message in error_of(capsys, "folder")
@@ -249,15 +281,23 @@ def test_tokenizer_from_tokenizer_json(model, tmp_path, capsys):
     write_toy(tmp_path / "toy")
     vocabulary = json.loads(Path("toy/encoder.json").read_text())
     del vocabulary["<|endoftext|>"]
-    added = [{"id": 260, "content": "<|endoftext|>"}]
-    tokenizer = {"model": {"type": "BPE", "vocab": vocabulary}, "added_tokens": added}
+    tokenizer = {
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": [["h", "e"], ["l", "l"], "he ll", "Ġ w"]},
+        "added_tokens": [{"id": 260, "content": "<|endoftext|>"}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+    }
     Path("folder/tokenizer.json").write_text(json.dumps(tokenizer))
     run("folder")
     assert formats.read_tokenizer("folder_tokenizer.bin")[1] == 260
+    Path("folder/tokenizer.json").unlink()
     for vocabulary, message in [
-        ({"a": 0, "b": 2}, "are not numbered for a vocabulary of 261"),
+        ({"a": 0, "b": 2}, "found no byte-level BPE"),
         ({"▁a": 0}, "not in GPT-2's byte alphabet"),
         ({}, "found no byte-level BPE or characters"),
+        ([1], "expected a JSON object, found list"),
+        ({"a": "b"}, "found no byte-level BPE or characters"),
+        ({"a": 300}, "are not numbered for a vocabulary of 261"),
+        ({"a": 0, "b": 0}, "two of its tokens have the number 0"),
     ]:
         Path("folder/vocab.json").write_text(json.dumps(vocabulary))
         Path("folder_tokenizer.bin").unlink(missing_ok=True)

@@ -1,10 +1,13 @@
 """The Python side of llm.mojo: data, weights and the PyTorch reference."""
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 
 from llm_mojo import Error, version
+from llm_mojo.terminal import open_standard_files, plain_output
 
 COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it does
     "prepare": ("llm_mojo.prepare", "turn a data set or a text of your own into token shards"),
@@ -30,6 +33,15 @@ INTERRUPTED = 130
 def main(argv=None):
     """Runs one command. Returns the exit status: 0, 1 for an explained error, 130 for Ctrl-C (wrong flags exit with 2)."""
     argv = sys.argv[1:] if argv is None else argv
+    with plain_output() as streams:
+        status = _run(argv)
+    lost = [stream.error for stream in streams if stream.error]
+    if lost and not status:
+        return _complain(f"output was lost: {lost[0].strerror}")
+    return status
+
+
+def _run(argv):
     try:
         parser, modules = _parse_commands(argv)
         args = parser.parse_args(argv)
@@ -41,12 +53,28 @@ def main(argv=None):
         package = (error.name or "").partition(".")[0]
         extra = EXTRAS.get(package, "test")
         return _complain(f"this needs the Python package {package}; install it with: pip install -e '.[{extra}]'")
-    except (Error, OSError) as error:
+    except Error as error:
         return _complain(error)
+    except OSError as error:
+        return _complain(_of_the_system(error))
     except KeyboardInterrupt:
         print("\ninterrupted; nothing half-written was kept under its final name", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _of_the_system(error):
+    """What the system says, after the name of the file."""
+    if error.errno is None or error.filename is None:
+        return f"{error}"
+    hint = {
+        errno.ENOSPC: "; make room and run the same command again",
+        errno.EDQUOT: "; make room and run the same command again",
+        errno.EACCES: "; check whose it is, or choose another place",
+        errno.ELOOP: "; its symbolic links lead in a circle",
+        errno.ENAMETOOLONG: "; choose a shorter name",
+    }.get(error.errno, "")
+    return f"{os.fsdecode(error.filename)}: {error.strerror}{hint}"
 
 
 def _parse_commands(argv):
@@ -77,4 +105,5 @@ def _complain(message):
 
 
 if __name__ == "__main__":
+    open_standard_files()
     sys.exit(main())

@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_mojo import Error, download, pydocs
 from llm_mojo.download import fetch, read_json
-from llm_mojo.formats import atomic_file
+from llm_mojo.files import atomic_file
 from llm_mojo.readers import JsonLinesReader, ParquetReader, TextReader
 from llm_mojo.stories import StoriesReader
 
@@ -23,6 +23,7 @@ DATA = Path("data")
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 100_000_000
 VAL_FRACTION = 0.1
+LARGEST_LISTING = 10_000_000  # bytes
 
 GITHUB = "https://raw.githubusercontent.com"
 
@@ -75,9 +76,20 @@ class File:
     sha256: str | None = None  # as published
 
 
-def remote(set_name: str, name: str, reader: Any, url: str, sha256: str | None = None, size: int | None = None) -> File:
-    """A file that is downloaded at first use; see llm_mojo.download for the places where it may lie."""
-    return File(name, reader, lambda: fetch(set_name, name, url, sha256), size, url, sha256)
+def remote(
+    set_name: str,
+    name: str,
+    reader: Any,
+    url: str,
+    sha256: str | None = None,
+    size: int | None = None,
+    at_most: int = download.LARGEST_DOWNLOAD,
+) -> File:
+    """A file that is downloaded at first use; see llm_mojo.download for the places where it may lie.
+
+    No more than `size` bytes come, or `at_most` where the size is not known beforehand.
+    """
+    return File(name, reader, lambda: fetch(set_name, name, url, sha256, at_most=size or at_most), size, url, sha256)
 
 
 def hub() -> str:
@@ -87,14 +99,15 @@ def hub() -> str:
 
 def hub_folder(set_name: str, repository: str, folder: str, reader: Any) -> list[File]:
     """The parquet files in a folder of a data set on the Hugging Face Hub, with the hashes that the Hub publishes."""
-    listing = fetch(set_name, "listing.json", f"{hub()}/api/datasets/{repository}/tree/main/{folder}")
+    url = f"{hub()}/api/datasets/{repository}/tree/main/{folder}"
+    listing = fetch(set_name, "listing.json", url, at_most=LARGEST_LISTING)
     try:
         found = [
             (Path(item["path"]).name, item["path"], item["size"], item.get("lfs", {}).get("oid"))
             for item in json.loads(listing.read_text())
-            if item["path"].endswith(".parquet")
+            if item["path"].endswith(".parquet") and type(item["size"]) is int and item["size"] > 0
         ]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         found = []
     if not found:
         raise Error(f"{listing}: expected the Hub's list of the parquet files in {folder}; delete it to fetch it again")
@@ -161,6 +174,7 @@ DATASETS = {
                     TextReader(separator="\n\n", keep=True),
                     f"{GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
                     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",  # computed from the file
+                    at_most=10_000_000,
                 )
             ],
             licence="public domain",
@@ -181,6 +195,7 @@ DATASETS = {
                     StoriesReader(),
                     f"{hub()}/datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz",
                     sha256="26cf7605aca15bc4ea6fa637256400d9d01317b28ed296172b2d1dd160cd7699",
+                    at_most=3_000_000_000,
                 )
             ],
             licence="CDLA-Sharing-1.0",
@@ -224,6 +239,7 @@ DATASETS = {
                     JsonLinesReader(),
                     f"{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl",
                     sha256="0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+                    at_most=100_000_000,
                 )
             ],
             licence="MIT",
@@ -268,8 +284,10 @@ def run(args: argparse.Namespace) -> None:
 def what_is_here(name: str) -> str:
     """`prepared`, or how much of the download is in the cache."""
     manifest = read_json(DATA / name / MANIFEST)
-    if manifest:
-        tokens = sum(output.get("tokens", 0) for output in manifest["outputs"].values())
+    outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
+    if isinstance(outputs, dict):
+        counts = [output.get("tokens", 0) for output in outputs.values() if isinstance(output, dict)]
+        tokens = sum(count for count in counts if type(count) is int)
         return f"prepared: {tokens:,} tokens" if tokens else "prepared"
     given = os.environ.get("LLM_MOJO_CACHE")
     files: dict[str, int] = {}

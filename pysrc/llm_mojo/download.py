@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_mojo import Error
-from llm_mojo.formats import AnyPath, atomic_file
+from llm_mojo.files import LOCK, AnyPath, atomic_file, naming, open_own
 from llm_mojo.progress import Progress
 
 CACHE = Path("data/.cache")
 BLOCK_BYTES = 1 << 16
 TIMEOUT_SECONDS = 30
+SLOW_SECONDS, SLOW_BYTES = 60, 10_000  # a server that sends less is given up, as one that sends nothing
+LARGEST_DOWNLOAD = 10_000_000_000  # bytes, of a file whose size nobody says: more than GPT-2 XL
 ATTEMPTS_WITHOUT_PROGRESS = 4
 BACKOFF_SECONDS = 1.0
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
@@ -45,11 +47,11 @@ class Package(NamedTuple):
         return next((path for path in paths if path.is_file() and sha256_of(path) == sha256), None)
 
 
-def fetch(set_name, file_name, url, sha256=None, package=None):
+def fetch(set_name, file_name, url, sha256=None, package=None, at_most=LARGEST_DOWNLOAD):
     """Returns the path of a whole and checked file, after downloading it if it is nowhere on this machine.
 
     A `package` is only asked for files whose SHA-256 is published; where it has another file of that name, it counts as
-    not installed.
+    not installed. A download of more than `at_most` bytes is given up.
     """
     where_to_put = _where_to_put(set_name, file_name, url, package)
     path = CACHE / set_name / file_name
@@ -64,7 +66,7 @@ def fetch(set_name, file_name, url, sha256=None, package=None):
             return path
         if package and (found := package.find(file_name, sha256)):
             return found
-        part = _download(url, path, where_to_put)
+        part = _download(url, path, where_to_put, at_most)
         if wrong := _wrong_hash(part, url, lock, sha256):
             os.replace(part, f"{path}.wrong")
             raise Error(f"download: {url}: {wrong}; what came is kept as {path}.wrong: try again. {where_to_put}")
@@ -77,7 +79,7 @@ def locked(folder: AnyPath) -> Iterator[None]:
     """Creates `folder` and lets one process at a time work in it; the others wait."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open_own(folder / LOCK, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -96,7 +98,7 @@ def read_json(path):
     """Returns what a JSON file written by write_json holds, or None where there is none or it is damaged."""
     try:
         return json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -120,7 +122,7 @@ def _wrong_hash(path, url, lock, sha256):
     """
     found = sha256_of(path)
     recorded = {} if sha256 else read_json(lock)
-    if not sha256 and not recorded:
+    if not sha256 and not (isinstance(recorded, dict) and recorded.get("sha256")):
         write_json(lock, {"url": url, "sha256": found, "bytes": path.stat().st_size})
         return None
     expected = sha256 or recorded["sha256"]
@@ -148,22 +150,25 @@ class _Refused(Exception):
     """The server said no in a way that asking again will not change."""
 
 
-def _download(url, path, where_to_put):
+def _download(url, path, where_to_put, at_most):
     """Downloads all of `path`.part and returns its path; asks again after errors of the network, with growing pauses."""
     import requests
+    from urllib3.exceptions import HTTPError
 
     part, failures = Path(f"{path}.part"), 0
+    most = _size(part)
     print(f"downloading {url} to {path}", flush=True)
     while True:
-        before = _size(part)
         try:
-            _continue_part(requests, url, part)
+            _continue_part(requests, url, part, at_most)
             _description(part).unlink(missing_ok=True)
             return part
         except _Refused as error:
             raise Error(f"download: {error}. {where_to_put}") from None
-        except requests.RequestException as error:
-            failures = 1 if _size(part) > before else failures + 1
+        except (requests.RequestException, HTTPError) as error:
+            # Only what has never come before is progress: a server may make us start over for ever.
+            failures = 1 if _size(part) - most > SLOW_BYTES else failures + 1
+            most = max(most, _size(part))
             if failures >= ATTEMPTS_WITHOUT_PROGRESS:
                 message = f"download: cannot get {url}: {_reason(error)}"
                 if _size(part):
@@ -172,11 +177,12 @@ def _download(url, path, where_to_put):
             time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1))
 
 
-def _continue_part(requests, url, part):
+def _continue_part(requests, url, part, at_most):
     """One request: appends to `part` if the server still has the same file, else starts over. Raises if it is cut off."""
-    known = read_json(_description(part)) or {}
-    start = _size(part) if known.get("url") == url and known.get("validator") else 0
-    if start and start == known["total"]:
+    known = read_json(_description(part))
+    known = known if isinstance(known, dict) else {}
+    start = _size(part) if known.get("url") == url and isinstance(known.get("validator"), str) else 0
+    if start and start == known.get("total"):
         return
     headers = {"Accept-Encoding": "identity", "User-Agent": "llm.mojo"}
     if start:
@@ -189,11 +195,15 @@ def _continue_part(requests, url, part):
             raise requests.ConnectionError(f"the server answered {response.status_code} {response.reason}")
         if response.status_code not in (200, 206):
             raise _Refused(f"the server answered {response.status_code} {response.reason} for {url}")
+        if (packed := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise _Refused(f"expected the file as it is, the server packs it ({packed}) for {url}")
         start = start if response.status_code == 206 else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if re.fullmatch(r"[0-9]{1,100}", length) else None
+        if total is not None and total > at_most:
+            raise _Refused(f"expected at most {at_most:,} bytes, the server has {total:,} for {url}")
         write_json(_description(part), {"url": url, "validator": _validator(response), "total": total})
-        _copy(requests, response, part, start, total)
+        _copy(requests, response, part, start, total, at_most)
 
 
 def _continues(response, start, known):
@@ -205,11 +215,20 @@ def _continues(response, start, known):
     return same_total and _validator(response) in (None, known["validator"])
 
 
-def _copy(requests, response, part, start, total):
-    with open(part, "ab" if start else "wb") as file, Progress(part.stem) as progress:
-        for block in response.iter_content(BLOCK_BYTES):
+def _copy(requests, response, part, start, total, at_most):
+    url, limit = response.url, at_most if total is None else total
+    with open_own(part, "ab" if start else "wb") as file, naming(part), Progress(part.stem) as progress:
+        began, seconds = file.tell(), time.monotonic()
+        while block := response.raw.read1(BLOCK_BYTES):
             file.write(block)
-            progress.show(file.tell() / total if total else None, file.tell() - start)
+            found = file.tell()
+            progress.show(found / total if total else None, found - start)
+            if found > limit:
+                raise _Refused(f"expected at most {limit:,} bytes, the server sends more for {url}")
+            if time.monotonic() - seconds >= SLOW_SECONDS:
+                if found - began < SLOW_BYTES:
+                    raise requests.ConnectionError(f"less than {SLOW_BYTES:,} bytes came in {SLOW_SECONDS} seconds")
+                began, seconds = found, time.monotonic()
         found = file.tell()
     if total is not None and found != total:
         raise requests.ConnectionError(f"the connection was cut at {found:,} of {total:,} bytes")

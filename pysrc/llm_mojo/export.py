@@ -7,19 +7,20 @@ out), the output layer tied to wte. `weights FOLDER` gives the checkpoint back, 
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 from llm_mojo import Error
-from llm_mojo.formats import map_checkpoint, parameter_shapes, read_tokenizer
+from llm_mojo.files import atomic_folder, naming
+from llm_mojo.formats import map_checkpoint, parameter_shapes, read_added_tokens, read_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, tokenizer_files
+from llm_mojo.run_log import read_settings
 from llm_mojo.safetensors import Safetensors, write_safetensors
-from llm_mojo.weights import CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
+from llm_mojo.weights import CONFIG_FILE, CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
 
-CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 FILES = (MODEL_FILE, CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
@@ -34,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.bin (default: the run's)")
-    parser.add_argument("--force", action="store_true", help="write into a folder that is no export; other files stay")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write into a folder that is no export, or one of another model; other files stay",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,13 +54,15 @@ def run(args: argparse.Namespace) -> None:
             " that the model was trained with (--tokenizer)"
         )
     try:
-        texts = tokenizer_files(tokens, eot, config.max_seq_len)
+        texts = tokenizer_files(tokens, eot, config.max_seq_len, read_added_tokens(tokenizer))
     except Error as error:
         raise Error(f"export: {tokenizer}: {error}") from None
     texts[CONFIG_FILE] = _json(_model_config(config, dtype, eot))
     texts[GENERATION_FILE] = _json(_special_ids(eot))
-    _check_target(args.to, args.force)
-    _write_folder(args.to, texts, lambda file: write_safetensors(file, _entries(config, dtype, tensors), PRODUCER))
+    source = _identity(args.model)
+    _check_target(args.to, source, args.force)
+    metadata = PRODUCER | {"source": source}
+    _write_folder(args.to, texts, lambda file: write_safetensors(file, _entries(config, dtype, tensors), metadata))
     print(f"wrote {args.to}: {checkpoint} ({config.vocab_size:,} tokens, {dtype}) with the vocabulary of {tokenizer}")
     if any(tensors["wte"][config.vocab_size :].ravel()):
         print(f"{checkpoint}: the padding rows of wte are not zero; they are no part of the model and are left out")
@@ -78,7 +85,8 @@ def newest_checkpoint(folder: Path) -> Path:
 
 def find_tokenizer(checkpoint: Path, vocab_size: int) -> Path:
     """The tokenizer file of a checkpoint: the one beside it or that its run was given, else GPT-2's."""
-    settings = _run_settings(checkpoint.parent / "run.toml")
+    settings = read_settings(checkpoint.parent / "run.toml")
+    settings = {name: value for name, value in settings.items() if isinstance(value, str) and "\0" not in value}
     places = [checkpoint.with_name(f"{checkpoint.stem}_tokenizer.bin")]
     if "tokenizer" in settings:
         places.append(Path(settings["tokenizer"]))
@@ -94,14 +102,6 @@ def find_tokenizer(checkpoint: Path, vocab_size: int) -> Path:
         f"export: {checkpoint}: expected its tokenizer under one of these names, found none:"
         f" {', '.join(map(str, places))}; name it with --tokenizer FILE"
     )
-
-
-def _run_settings(path):
-    """The texts in run.toml, which the trainer wrote: name -> value. Paths are as the trainer was given them."""
-    if not path.is_file():
-        return {}
-    lines = re.findall(r'^([a-z-]+) = (".*")$', path.read_text(encoding="utf-8"), re.M)
-    return {name: json.loads(text) for name, text in lines}
 
 
 def _entries(config, dtype, tensors):
@@ -142,26 +142,38 @@ def _json(value):
 # the folder
 
 
-def _check_target(folder, force):
-    """Raises Error if the folder is one that an export would spoil."""
+def _check_target(folder, source, force):
+    """Raises Error if the folder is one that an export of this source would spoil."""
     if folder.exists() and not folder.is_dir():
         raise Error(f"export: {folder}: expected the name of a folder, found a file; choose another --to")
     if force or not folder.exists():
         return
     names = {path.name for path in folder.iterdir()}
-    if names and not (names <= set(FILES) and _is_export(folder / MODEL_FILE)):
+    if not names:
+        return
+    metadata = _metadata_of(folder / MODEL_FILE)
+    if not names <= set(FILES) or metadata.get("producer") != PRODUCER["producer"]:
         other = min(names - set(FILES), default=MODEL_FILE)
         raise Error(
             f"export: {folder} holds something that is not an export of a model: {other};"
             " choose another --to, or use --force to write into it (other files stay)"
         )
+    if metadata.get("source") != source:
+        raise Error(
+            f"export: {folder} holds an export of another run or checkpoint; choose another --to, or replace it with --force"
+        )
 
 
-def _is_export(path):
+def _metadata_of(path):
     try:
-        return Safetensors([path]).metadata.get("producer") == PRODUCER["producer"]
+        return Safetensors([path]).metadata
     except (Error, OSError):
-        return False
+        return {}
+
+
+def _identity(source):
+    """Tells one run or checkpoint from another by its place, which is nobody else's business: only a hash is written."""
+    return hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:16]
 
 
 def _write_folder(folder, texts, write_model):
@@ -170,23 +182,16 @@ def _write_folder(folder, texts, write_model):
     An export that is there before loses its config.json first and gets the new one last: what loads is whole.
     """
     folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
-        staged.mkdir()
+    with atomic_folder(folder) as staged:
         for name in (*texts, MODEL_FILE):
-            with open(staged / name, "wb") as file:
+            with open(staged / name, "wb") as file, naming(folder / name):
                 write_model(file) if name == MODEL_FILE else file.write(texts[name].encode())
                 file.flush()
                 os.fsync(file.fileno())
-        if not folder.exists():
-            staged.rename(folder)
-            return
+        folder.mkdir(exist_ok=True)
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         for name in FILES:
             if name not in texts and name != MODEL_FILE:
                 (folder / name).unlink(missing_ok=True)
         for name in sorted((*texts, MODEL_FILE), key=CONFIG_FILE.__eq__):
             os.replace(staged / name, folder / name)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)

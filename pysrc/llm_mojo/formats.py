@@ -6,16 +6,15 @@ write beside the file under a temporary name, flush it to the disk and rename, s
 """
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from llm_mojo import Error
+from llm_mojo.files import AnyPath, atomic_file
 
 HEADER_INTS = 256
 HEADER_BYTES = HEADER_INTS * 4
@@ -50,8 +49,6 @@ KINDS = {
 
 CHECKPOINT_BYTES = {"float32": 4, "bfloat16": 2}
 BLOCK_VALUES = 1 << 22
-
-AnyPath = str | os.PathLike[str]
 
 
 class FormatError(Error):
@@ -139,59 +136,6 @@ def bfloat16_to_float32(bits: ArrayLike) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# whole or not there
-
-
-@contextmanager
-def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
-    """Opens a binary file for writing that appears under `path` only when the block ends without an exception.
-
-    What an earlier process that was killed left behind under its temporary name is removed first.
-    """
-    path = os.path.abspath(path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    _remove_leftovers(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    _sync_folder(os.path.dirname(path))
-
-
-def _remove_leftovers(path):
-    folder, name = os.path.split(path)
-    for other in os.listdir(folder):
-        match = re.fullmatch(re.escape(name) + r"\.(\d+)\.tmp", other)
-        if match and not _is_running(int(match[1])):
-            os.unlink(os.path.join(folder, other))
-
-
-def _is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sync_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # headers
 
 
@@ -275,9 +219,16 @@ def write_checkpoint(
 
 
 def write_checkpoint_blocks(
-    path: AnyPath, config: ModelConfig, blocks: Callable[[str], Iterable[np.ndarray]], dtype: str = "float32"
+    path: AnyPath,
+    config: ModelConfig,
+    blocks: Callable[[str], Iterable[np.ndarray]],
+    dtype: str = "float32",
+    replace: bool = True,
 ) -> None:
-    """Writes a model without holding it. `blocks(name)`: arrays which, one after the other, make up that tensor."""
+    """Writes a model without holding it. `blocks(name)`: arrays which, one after the other, make up that tensor.
+
+    Without `replace` a file that is there stays; it is an error if it is not the same.
+    """
     _check_config("write_checkpoint", path, config)
     versions = {name: version for version, name in CHECKPOINT_VERSIONS.items()}
     if dtype not in versions:
@@ -291,7 +242,7 @@ def write_checkpoint_blocks(
         config.padded_vocab_size,
     )
     fields = dict(enumerate((CHECKPOINT_MAGIC, versions[dtype], *sizes)))
-    with atomic_file(path) as file:
+    with atomic_file(path, replace) as file:
         file.write(_pack_header(fields))
         for name, shape in parameter_shapes(config).items():
             written = 0
@@ -400,6 +351,7 @@ def read_state(path: AnyPath, config: ModelConfig) -> TrainingState:
     count = num_parameters(config)
     with _open(who, path) as file:
         header, _ = _read_header(who, path, file, {STATE_MAGIC: STATE_VERSIONS})
+        _check_state_size(who, path, file, count * (3 if header[4] else 2), shuffled=bool(header[5]))
         m, v = (_read_array(who, path, file, "<f4", count) for _ in range(2))
         master = _read_array(who, path, file, "<f4", count) if header[4] else None
         state = TrainingState(int(header[10]), int(header[30]), int(header[32]), m, v, master)
@@ -409,8 +361,23 @@ def read_state(path: AnyPath, config: ModelConfig) -> TrainingState:
                 length = int(_read_array(who, path, file, "<u8", 1)[0])
                 setattr(state, name, _read_array(who, path, file, "<i4", length))
             state.rng = _read_array(who, path, file, STATE_RNG, 1)[0]
-        _check_size(who, path, file.tell(), "what the header says")
     return state
+
+
+def _check_state_size(who, path, file, moments, shuffled):
+    """Compares the sizes in a state with that of the file before anything is read."""
+    size, left = HEADER_BYTES + 4 * moments, os.path.getsize(path)
+    for _ in range(2 if shuffled else 0):
+        file.seek(size)
+        length = int.from_bytes(file.read(8), "little")
+        size += 8 + 4 * length
+        if length > INT32_MAX or size > left:
+            raise FormatError(
+                f"{who}: {path}: expected an order of {length:,} at byte {size:,}, found a file of {left:,} bytes; the file"
+                " is cut off or damaged"
+            )
+    _check_size(who, path, size + (STATE_RNG.itemsize if shuffled else 0), "what the header says")
+    file.seek(HEADER_BYTES)
 
 
 def _read_array(who, path, file, dtype, count):
@@ -539,7 +506,7 @@ def read_tokens(path: AnyPath) -> np.ndarray:
 def _read_npy(who, path):
     try:
         tokens = np.load(path, mmap_mode="r")
-    except ValueError as error:
+    except Exception as error:  # of many kinds: the header is a text in Python's syntax
         raise FormatError(f"{who}: {path}: not a whole .npy file ({error}); make it again") from None
     if tokens.ndim != 1 or tokens.dtype not in (np.dtype("<u2"), np.dtype("<u4")):
         raise FormatError(
@@ -615,11 +582,10 @@ def read_hellaswag(path: AnyPath) -> list[Choice]:
     who = "read_hellaswag"
     with _open(who, path) as file:
         header, _ = _read_header(who, path, file, {CHOICES_MAGIC: CHOICES_VERSIONS})
-        raw = file.read()
-    stream = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<u2").tolist()
+    stream = _map(path, "<u2", HEADER_BYTES, ((os.path.getsize(path) - HEADER_BYTES) // 2,))
     examples, position = [], 0
     for index in range(int(header[2])):
-        start, size, number, label, endings = (stream[position : position + 5] + [-1] * 5)[:5]
+        start, size, number, label, endings = (stream[position : position + 5].tolist() + [-1] * 5)[:5]
         end = position + size // 2
         if (start, number, endings) != (CHOICES_START, index, NUM_ENDINGS) or end > len(stream) or label >= NUM_ENDINGS:
             raise FormatError(
@@ -629,8 +595,8 @@ def read_hellaswag(path: AnyPath) -> list[Choice]:
         position += 5
         parts = []
         while position < end:
-            count = stream[position]
-            parts.append(stream[position + 1 : position + 1 + count])
+            count = int(stream[position])
+            parts.append(stream[position + 1 : position + 1 + count].tolist())
             position += 1 + count
         if position != end or len(parts) != 1 + NUM_ENDINGS or not all(parts):
             raise FormatError(
@@ -646,15 +612,38 @@ def read_hellaswag(path: AnyPath) -> list[Choice]:
 # tokenizer
 
 
-def write_tokenizer(path: AnyPath, tokens: Sequence[bytes], eot: int | None) -> None:
-    """Writes the bytes of every token, in id order, and the end-of-text id (None is written as -1)."""
+LARGEST_VOCABULARY = 1 << 21  # tokens
+LONGEST_TOKEN = 255  # bytes
+ADDED_AT = 4  # in the header: how many ranges of added tokens there are, and then the first and last id of each
+ADDED_RANGES = (HEADER_INTS - ADDED_AT - 1) // 2
+
+
+def write_tokenizer(
+    path: AnyPath, tokens: Sequence[bytes], eot: int | None, added: Iterable[int] = (), replace: bool = True
+) -> None:
+    """Writes the bytes of every token, in id order, and the end-of-text id (None is written as -1).
+
+    `added`: the ids of tokens that no merge makes, and that a text has where it has all their bytes; end of text is not
+    among them. They are said in fields of the header that llm.c leaves zero.
+    """
     for id, token in enumerate(tokens):
-        if not 1 <= len(token) <= 255:
+        if not 1 <= len(token) <= LONGEST_TOKEN:
             raise FormatError(f"write_tokenizer: {path}: token {id} has {len(token)} bytes, the file can hold 1 to 255")
     if eot is not None and not 0 <= eot < len(tokens):
         raise FormatError(f"write_tokenizer: {path}: end of text is {eot}, but there are {len(tokens)} tokens")
-    with atomic_file(path) as file:
-        fields = (TOKENIZER_MAGIC, min(TOKENIZER_VERSIONS), len(tokens), -1 if eot is None else eot)
+    ranges: list[list[int]] = []
+    for id in sorted(added):
+        if ranges and ranges[-1][1] == id - 1:
+            ranges[-1][1] = id
+        else:
+            ranges.append([id, id])
+    if len(ranges) > ADDED_RANGES:
+        raise FormatError(
+            f"write_tokenizer: {path}: expected added tokens in at most {ADDED_RANGES} stretches, got {len(ranges)}"
+        )
+    with atomic_file(path, replace) as file:
+        fields = [TOKENIZER_MAGIC, min(TOKENIZER_VERSIONS), len(tokens), -1 if eot is None else eot]
+        fields += [len(ranges), *(id for ends in ranges for id in ends)]
         file.write(_pack_header(dict(enumerate(fields))))
         file.write(b"".join(bytes([len(token)]) + token for token in tokens))
 
@@ -663,13 +652,8 @@ def read_tokenizer(path: AnyPath) -> tuple[list[bytes], int | None]:
     """Returns (list of bytes, end-of-text id or None)."""
     who = "read_tokenizer"
     with _open(who, path) as file:
-        header, _ = _read_header(who, path, file, {TOKENIZER_MAGIC: TOKENIZER_VERSIONS})
-        raw = file.read()
-    count, eot = int(header[2]), int(header[3])
-    if count < 0 or not -1 <= eot < count:
-        raise FormatError(
-            f"{who}: {path}: found {count} tokens and end of text {eot} in the header; make the file again"
-        )
+        header, count, eot = _read_tokenizer_header(who, path, file)
+        raw = file.read(count * (1 + LONGEST_TOKEN) + 1)
     tokens: list[bytes] = []
     position = 0
     while len(tokens) < count and position < len(raw):
@@ -684,3 +668,39 @@ def read_tokenizer(path: AnyPath) -> tuple[list[bytes], int | None]:
             " the file is damaged: make it again"
         )
     return tokens, None if eot == -1 else eot
+
+
+def read_added_tokens(path: AnyPath) -> list[int]:
+    """Returns the ids of the added tokens in a tokenizer file, in order."""
+    who = "read_added_tokens"
+    with _open(who, path) as file:
+        header, count, eot = _read_tokenizer_header(who, path, file)
+    found = header[ADDED_AT + 1 : ADDED_AT + 1 + 2 * min(max(int(header[ADDED_AT]), 0), ADDED_RANGES)].tolist()
+    ids: list[int] = []
+    last = -1
+    for begin, end in zip(found[::2], found[1::2]):
+        if not last < begin <= end < count or begin <= eot <= end:
+            raise FormatError(
+                f"{who}: {path}: expected added tokens from {last + 1} to {count - 1}, found {begin} to {end} in the header;"
+                " the file is damaged: make it again"
+            )
+        ids += range(begin, end + 1)
+        last = end
+    return ids
+
+
+def _read_tokenizer_header(who, path, file):
+    header, _ = _read_header(who, path, file, {TOKENIZER_MAGIC: TOKENIZER_VERSIONS})
+    count, eot, size = int(header[2]), int(header[3]), os.path.getsize(path) - HEADER_BYTES
+    if not 0 <= count <= LARGEST_VOCABULARY or not -1 <= eot < count:
+        raise FormatError(
+            f"{who}: {path}: expected up to {LARGEST_VOCABULARY:,} tokens, found {count} tokens and end of text {eot} in the"
+            " header; make the file again"
+        )
+    # A token is its length, a byte, and its bytes.
+    if not 2 * count <= size <= (1 + LONGEST_TOKEN) * count:
+        raise FormatError(
+            f"{who}: {path}: expected {count} tokens, found {size} bytes after the header; the file is damaged: make it"
+            " again"
+        )
+    return header, count, eot

@@ -1,49 +1,50 @@
 """The making of token shards: it can be killed at any time, and goes on where its journal says."""
 
 import time
+from typing import Any
 
 import numpy as np
 
 from llm_mojo import Error
 from llm_mojo.cleaning import Seen
 from llm_mojo.datasets import First, Last
-from llm_mojo.download import read_json, write_json
+from llm_mojo.download import write_json
 from llm_mojo.formats import token_dtype
 from llm_mojo.manifest import fingerprint
 from llm_mojo.pipeline import Work, first_unknown, results, workers_for
+from llm_mojo.prepared import JOURNAL, SEEN, start_over
 from llm_mojo.progress import Progress
 from llm_mojo.shards import Shards, read_part
 from llm_mojo.tokenize import UnknownCharacter
 
-JOURNAL = "journal.json"
-SEEN = "seen.sqlite"
 JOURNAL_SECONDS = 5.0
 MIN_SHARD_TOKENS = 2  # a token and the one after it
 
 
-def start_over(out):
-    """Removes what unfinished runs have left."""
-    for path in [*out.glob("*.part"), *out.glob(f"{SEEN}*"), out / JOURNAL]:
-        path.unlink(missing_ok=True)
-
-
 class Job:
-    """One run of `prepare`. `state` says how far it has come; what was written beyond that does not count."""
+    """One run of `prepare`. `state` says how far it has come; what was written beyond that does not count.
 
-    def __init__(self, out, recipe, dataset, tokenizer, cleaning, inputs):
+    `journal` is that of the job that was unfinished in the folder, or None.
+    """
+
+    state: dict[str, Any]
+
+    def __init__(self, out, recipe, dataset, tokenizer, cleaning, inputs, journal=None):
         self.out, self.recipe, self.dataset, self.inputs = out, recipe, dataset, inputs
         self.work = Work(tokenizer, cleaning, dataset.separator)
         self.dtype = token_dtype(len(tokenizer.tokens))
         self.marks = [fingerprint(file.fetch()) for file in inputs.files if not file.url]
-        journal = read_json(out / JOURNAL) or {}
         try:
-            if journal.get("recipe") != recipe or journal.get("inputs") != self.marks:
+            if not journal or journal["recipe"] != recipe or journal["inputs"] != self.marks:
                 raise ValueError("another job")
             self._open(journal["state"])
             print(f"going on after {sum(self.state['tokens'].values()):,} tokens", flush=True)
-        except (KeyError, ValueError):
-            start_over(out)
-            self._open({"file": 0, "place": None, "tokens": {}, "documents": 0, "dropped": 0})
+        except (KeyError, TypeError, ValueError):
+            start_over(out, journal)
+            self.state = {"file": 0, "place": None, "tokens": {}, "documents": 0, "dropped": 0, "replaced": 0}
+            # By the journal the next run knows the other files for ours: it comes first.
+            self._write_journal()
+            self._open(self.state)
 
     def _open(self, state):
         self.state = state
@@ -108,6 +109,7 @@ class Job:
             "tokens": {name: sink.count for name, sink in self.sinks.items()},
             "documents": state["documents"] + encoded.documents,
             "dropped": state["dropped"] + encoded.dropped + dropped,
+            "replaced": state["replaced"] + encoded.replaced,
         }
 
     def _without_duplicates(self, encoded):
@@ -127,10 +129,20 @@ class Job:
             sink.save()
         if self.seen:
             self.seen.save()
-        write_json(self.out / JOURNAL, {"recipe": self.recipe, "inputs": self.marks, "state": self.state})
+        self._write_journal()
+
+    def _write_journal(self):
+        about = {"journal": 1, "recipe": self.recipe, "stem": self.dataset.stem}
+        about |= {"sources": [file.name for file in self.inputs.files], "inputs": self.marks, "state": self.state}
+        write_json(self.out / JOURNAL, about)
 
     def finish(self):
         """Completes the shards under their temporary names; returns what the manifest says of them."""
+        if not any(sink.count for sink in self.sinks.values()):
+            raise Error(
+                f"prepare: {self.dataset.name}: nothing is left: of {self.state['documents']:,} documents"
+                f" {self.state['dropped']:,} were dropped; give text, or change --clean"
+            )
         if isinstance(self.dataset.split, Last):
             self._cut()
         for split in ("train", "val"):

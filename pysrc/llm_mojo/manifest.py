@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from llm_mojo import Error
+from llm_mojo import Error, files
 from llm_mojo.download import sha256_of
 
 PACKAGES = ("llm-mojo", "numpy", "pyarrow", "tiktoken", "tokenizers")
@@ -63,8 +63,9 @@ class Inputs:
             if number + 1 < len(self.files) and self.files[number + 1].url and number + 1 not in self._entries:
                 self._ahead[number + 1] = _Fetching(self.files[number + 1])
             self.sizes[number] = path.stat().st_size
-            sha256 = file.sha256 or self._thread.submit(sha256_of, path)
-            self._entries[number] = (fingerprint(path), sha256)
+            if number not in self._entries:
+                sha256 = file.sha256 or self._thread.submit(sha256_of, path)
+                self._entries[number] = (path, files.fingerprint(path), fingerprint(path), sha256)
             return path
 
         return open_file
@@ -76,14 +77,22 @@ class Inputs:
         return (sum(self.sizes[:number]) + read) / max(sum(self.sizes), 1)
 
     def entries(self):
-        """name, url, bytes, time of change and SHA-256 of every file; waits until all are known."""
+        """name, url, bytes, time of change and SHA-256 of every file; waits until all are known.
+
+        Raises Error if one has changed since it was opened first: what was read of it is of several versions.
+        """
         listed = []
         for number, file in enumerate(self.files):
             if number not in self._entries:
                 self.opener(number)()
-            mark, sha256 = self._entries[number]
+            path, before, mark, sha256 = self._entries[number]
+            sha256 = sha256 if isinstance(sha256, str) else sha256.result()
+            if files.fingerprint(path) != before:
+                raise Error(
+                    f"{path}: the file changed while it was read; run the command again when nobody writes to it"
+                )
             entry = {"name": file.name, **({"url": file.url} if file.url else {}), **mark}
-            listed.append(entry | {"sha256": sha256 if isinstance(sha256, str) else sha256.result()})
+            listed.append(entry | {"sha256": sha256})
         return listed
 
     def close(self):

@@ -14,7 +14,7 @@ import numpy as np
 from llm_mojo import Error
 from llm_mojo.cleaning import Cleaning
 from llm_mojo.formats import token_dtype
-from llm_mojo.readers import TextReader
+from llm_mojo.readers import TextReader, well_formed
 
 BYTES_PER_WORKER = 1 << 23  # another process is started for so much more text
 
@@ -35,6 +35,7 @@ class Encoded(NamedTuple):
     keys: list  # of these, for duplicates; empty where those are not looked for
     documents: int  # that begin here, with those that were dropped
     dropped: int
+    replaced: int  # texts in which U+FFFD stands for halves of characters
 
 
 class Result(NamedTuple):
@@ -52,7 +53,7 @@ def encode(work, reader, block, is_first):
     separator = separator if tokenizer.eot is None else ""
     pieces: list[tuple] = []
     keys: list[bytes] = []
-    documents = dropped = 0
+    documents = dropped = replaced = 0
     for text, starts in reader.documents(block, as_bytes):
         documents += starts
         if cleaning:
@@ -61,6 +62,10 @@ def encode(work, reader, block, is_first):
                 dropped += 1
                 continue
             keys.append(key)
+        if isinstance(text, str):
+            whole = well_formed(text)
+            replaced += whole is not text
+            text = whole
         if separator and starts and not (is_first and not pieces):
             text = separator + text
         pieces.append((text, starts))
@@ -72,7 +77,7 @@ def encode(work, reader, block, is_first):
         ids = np.concatenate(parts) if parts else np.zeros(0)
     else:
         ids, lengths, keys = tokenizer.encode(pieces) if pieces else np.zeros(0), [], []
-    return Encoded(np.asarray(ids).astype(dtype, copy=False), lengths, keys, documents, dropped)
+    return Encoded(np.asarray(ids).astype(dtype, copy=False), lengths, keys, documents, dropped, replaced)
 
 
 def results(files, readers, work, workers, start=(0, None)):

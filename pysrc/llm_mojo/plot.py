@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from llm_mojo import Error
-from llm_mojo.formats import AnyPath, atomic_file
+from llm_mojo.files import AnyPath, atomic_file
 from llm_mojo.run_log import Follower, find_log
+from llm_mojo.terminal import line
 
 AXES = {"steps": "step", "tokens": "tokens", "time": "time of training steps"}
 HEIGHT = 5.0
 DASHES = ["-", "--", ":"]  # for more runs than colours
+PRODUCER = "llm.mojo plot"
+# What says in a chart that it is ours, where the format can; others are replaced only with --force.
+MARK = {"png": {"Software": PRODUCER}, "svg": {"Creator": PRODUCER}, "pdf": {"Creator": PRODUCER}}
 SMOOTHED_PART = 50  # by default the mean is taken over one part in so many of a run
 SECONDS_PER_UNIT = {"seconds": 1, "minutes": 60, "hours": 3600}
 
@@ -44,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo plot`."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run (what --out named), or its log.jsonl")
     parser.add_argument("--out", type=Path, default=Path("loss.png"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace a file that is no chart of ours")
     parser.add_argument("--axis", choices=AXES, default="steps", help="what x is (default: %(default)s)")
     parser.add_argument(
         "--smooth", type=_steps, metavar="N", help="draw means of N training losses (default: 2%% of the run; 1: none)"
@@ -58,6 +63,10 @@ def _steps(text):
 
 def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo plot`."""
+    if os.path.lexists(args.out) and not args.force and not _is_chart(args.out):
+        raise Error(
+            f"plot: {args.out} is there, and is no chart of ours; --force replaces it, --out names another file"
+        )
     curves = [read_curves(find_log(run), name) for run, name in zip(args.runs, names_of(args.runs), strict=True)]
     draw(curves, args.out, args.axis, args.smooth)
     for one in curves:
@@ -65,6 +74,10 @@ def run(args: argparse.Namespace) -> None:
         best = f", validation loss {validations.min():.4f} at best" if validations.size else ""
         print(f"{one.name}: {len(one.loss):,} steps{best}")
     print(f"wrote {args.out}")
+
+
+def _is_chart(path):
+    return path.is_file() and not path.is_symlink() and PRODUCER.encode() in path.read_bytes()
 
 
 def names_of(runs: Sequence[AnyPath]) -> list[str]:
@@ -141,17 +154,23 @@ def draw(curves: Sequence[Curves], out: Path, axis: str = "steps", window: int |
                 axes.plot(x, one.loss, **style, linewidth=0.5, alpha=0.25)
             axes.plot(x, smoothed(one.loss, steps), **style, linewidth=1.6)
             axes.plot(one.x_of_validations(axis) / scale, one.val_loss, **style | {"linestyle": ""}, **points)
-            handles.append(Line2D([], [], **style, label=one.name))
+            handles.append(Line2D([], [], **style, label=_label(one.name)))
         if len(curves) == 1:
             handles.pop()
-            axes.set_title(curves[0].name)
+            axes.set_title(_label(curves[0].name))
         axes.legend(handles=handles)
         axes.set_ylim(*_limits(curves))
         axes.set_xlabel(AXES[axis] + unit)
         axes.set_ylabel("loss (nats per token)")
         axes.grid()
         with atomic_file(out) as file:
-            figure.savefig(file, format=kind, dpi=DPI)
+            figure.savefig(file, format=kind, dpi=DPI, metadata=MARK.get(kind))
+
+
+def _label(name):
+    """A name as matplotlib takes texts: it would read formulas between dollars, and hide what begins with a line."""
+    text = line(name.encode(errors="backslashreplace").decode()).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _unit_of_time(curves):

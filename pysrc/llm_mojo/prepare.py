@@ -6,6 +6,7 @@ journal.json; the same command goes on from there and makes the same bytes.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,13 +16,26 @@ from llm_mojo import Error, evaluation
 from llm_mojo.cleaning import NAMES as CLEANING_NAMES
 from llm_mojo.cleaning import Cleaning
 from llm_mojo.datasets import DATA, DATASETS, MANIFEST, Dataset, First, Last, Named
-from llm_mojo.download import locked, read_json, sha256_of, write_json
-from llm_mojo.formats import AnyPath, write_tokenizer
-from llm_mojo.job import Job, start_over
+from llm_mojo.download import locked, sha256_of, write_json
+from llm_mojo.files import AnyPath
+from llm_mojo.formats import write_tokenizer
+from llm_mojo.job import Job
 from llm_mojo.manifest import Inputs, describe, inputs_are
-from llm_mojo.own_text import own_text
+from llm_mojo.own_text import KINDS_OF_FILES, add_text_arguments, own_text
+from llm_mojo.prepared import (
+    check_job,
+    check_names,
+    check_parts,
+    check_tokenizer,
+    read_journal,
+    read_manifest,
+    start_over,
+)
+from llm_mojo.readers import well_formed
 from llm_mojo.shards import put_in_place
 from llm_mojo.tokenize import NAMES, CharTokenizer, open_tokenizer, tokenizer_identity, write_meta
+
+LONGEST_NAME = 200  # bytes: file systems have 255, and names get _train_000001.bin.part and more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME|FILE|FOLDER",
         help=f"a data set ({', '.join(DATASETS)}; `python -m llm_mojo datasets` tells more), or text of your own: files"
-        " (plain text, .jsonl, .parquet, .gz, .zst), or folders of them",
+        f" ({KINDS_OF_FILES}), or folders of them; a document without text, empty or null, is none",
     )
     parser.add_argument(
         "--tokenizer",
@@ -46,13 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-tokens", type=_positive, metavar="N", help="tokens in a shard (default 100,000,000 for large texts)"
     )
-    parser.add_argument("--separator", default="", help=r"what stands between documents in plain text (\n: a new line)")
-    parser.add_argument("--field", default="text", help="field or column with the text (default text)")
+    add_text_arguments(parser)
     parser.add_argument("--clean", metavar="F,F..", help=f"what is done to documents, in this order: {CLEANING_NAMES}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the result (default data/NAME)")
     parser.add_argument("--name", help="name of your own text (default: that of the file or folder)")
     parser.add_argument("--workers", type=_positive, metavar="N", help="processes that tokenize (default: all cores)")
-    parser.add_argument("--force", action="store_true", help="prepare again even if nothing has changed")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="prepare again even if nothing has changed; replaces data of other text in the folder",
+    )
 
 
 def _fraction(text):
@@ -103,6 +120,8 @@ def run(args: argparse.Namespace) -> None:
 def _find_dataset(args):
     sources, name = args.source, args.name
     if len(sources) == 1 and sources[0] in DATASETS:
+        if args.separator or args.field:
+            raise Error(f"prepare: --separator and --field are for text of your own; {sources[0]} has its own layout")
         if name:
             raise Error(f"prepare: --name is for text of your own; {sources[0]} has its name (--out sets the folder)")
         return DATASETS[sources[0]]
@@ -110,14 +129,14 @@ def _find_dataset(args):
         raise Error(
             f"prepare: {mixed[0]} is a data set and is prepared by itself; for a file or folder of that name, ./{mixed[0]}"
         )
-    path = Path(sources[0]).resolve()
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "_", path.name if path.is_dir() else path.name.split(".")[0])
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or name in DATASETS:
+    path = Path(os.path.realpath(sources[0]))
+    name = name or re.sub(r"[^\w.-]+", "_", path.name if path.is_dir() else path.name.split(".")[0])
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(os.fsencode(name)) > LONGEST_NAME or name in DATASETS:
         raise Error(
-            f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; no data set's name);"
-            " use --name NAME"
+            f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; up to {LONGEST_NAME} bytes; no"
+            " data set's name); use --name NAME"
         )
-    return own_text(name, sources, args.separator.replace("\\n", "\n"), args.field)
+    return own_text(name, sources, args.separator, args.field)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,6 +154,8 @@ def prepare(
     """Writes shards, tokenizer and manifest of a data set to the folder `out`, unless they are there."""
     out = Path(out)
     with locked(out):
+        journal, finished = read_journal(out), read_manifest(out / f"{MANIFEST}.part")
+        manifest = read_manifest(out / MANIFEST)
         cleaning, files = Cleaning(dataset.clean), dataset.files()
         recipe = {
             "dataset": dataset.name,
@@ -145,12 +166,19 @@ def prepare(
             "validation": str(dataset.split),
             "shard_tokens": dataset.shard_tokens,
         }
+        sources = [file.name for file in files]
+        check_job(out, dataset.name, sources, finished or manifest, journal, force)
         if force:
-            start_over(out)
-        else:
-            _finish_renaming(out)
-        manifest = read_json(out / MANIFEST)
+            (out / f"{MANIFEST}.part").unlink(missing_ok=True)
+            start_over(out, journal)
+            journal = None
+        elif finished:
+            _finish_renaming(out, finished, manifest, journal)
+            manifest, journal = finished, None
+        check_names(out, dataset.stem, manifest, force)
         if not force and _fits(manifest, recipe, out, files):
+            if journal and journal["recipe"] == recipe:
+                start_over(out, journal)
             tokens = ", ".join(f"{name} {each['tokens']:,} tokens" for name, each in _shards_in(manifest))
             print(f"{out} is up to date: {tokens} ({tokenizer_name} tokenizer); --force makes it again")
             return
@@ -158,9 +186,18 @@ def prepare(
         inputs = Inputs(files)
         try:
             tokenizer = _make_tokenizer(tokenizer_name, dataset, inputs, cleaning)
-            job = Job(out, recipe, dataset, tokenizer, cleaning, inputs)
+            check_tokenizer(out, tokenizer, manifest, force)
+            if not journal:
+                check_parts(out, dataset.stem, force)
+            job = Job(out, recipe, dataset, tokenizer, cleaning, inputs, journal)
             job.run(workers)
-            outputs = job.finish() | _write_tokenizer(out, tokenizer)
+            try:
+                outputs = job.finish()
+            except Error:
+                # Too little text: there is nothing to go on with.
+                start_over(out, read_journal(out))
+                raise
+            outputs |= _write_tokenizer(out, tokenizer)
             about = {
                 "name": tokenizer.name,
                 "file": "tokenizer.bin",
@@ -168,15 +205,19 @@ def prepare(
                 "end_of_text": tokenizer.eot,
                 "sha256": outputs["tokenizer.bin"]["sha256"],
             }
-            counts = {"documents": job.state["documents"], "dropped": job.state["dropped"]}
-            manifest = describe(recipe, argv, about, inputs.entries(), outputs, **counts)
+            counts = {name: job.state[name] for name in ("documents", "dropped", "replaced")}
+            made = describe(recipe, argv, about, inputs.entries(), outputs, **counts)
         finally:
             inputs.close()
-        write_json(out / f"{MANIFEST}.part", manifest)
-        _finish_renaming(out)
+        write_json(out / f"{MANIFEST}.part", made)
+        _finish_renaming(out, made, manifest, read_journal(out))
         for name, each in outputs.items():
             what = f"{each['tokens']:,} tokens" if "tokens" in each else f"vocabulary of {len(tokenizer.tokens):,}"
             print(f"wrote {out / name}: {what} ({each['bytes']:,} bytes)")
+        if counts["replaced"]:
+            print(
+                f"note: {counts['replaced']:,} documents had halves of characters (lone surrogates); U+FFFD stands there"
+            )
 
 
 def _shards_in(manifest):
@@ -194,18 +235,17 @@ def _fits(manifest, recipe, out, files):
     return whole and inputs_are(files, manifest["inputs"])
 
 
-def _finish_renaming(out):
-    """Puts finished parts in place, also for a run that was killed while it did so."""
-    manifest = read_json(out / f"{MANIFEST}.part")
-    if not manifest:
-        return
-    old = read_json(out / MANIFEST) or {"outputs": {}}
+def _finish_renaming(out, manifest, old, journal):
+    """Puts finished parts in place, also for a run that was killed while it did so. `old`: the manifest to be replaced."""
+    for name, each in (old["outputs"] if old else {}).items():
+        if name not in manifest["outputs"] and (out / name).is_file():
+            if (out / name).is_symlink() or sha256_of(out / name) != each["sha256"]:
+                print(f"note: {out / name} has been changed since it was made and stays; it is not of this data")
+            else:
+                (out / name).unlink()
     (out / MANIFEST).unlink(missing_ok=True)
-    for name in old["outputs"]:
-        if name not in manifest["outputs"]:
-            (out / name).unlink(missing_ok=True)
     put_in_place(out, [*manifest["outputs"], MANIFEST])
-    start_over(out)
+    start_over(out, journal)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -219,13 +259,13 @@ def _make_tokenizer(name, dataset, inputs, cleaning):
     for number, file in enumerate(inputs.files):
         for block in file.reader.blocks(inputs.opener(number)(), whole=bool(cleaning)):
             for text, _ in file.reader.documents(block):
-                characters.update(cleaning(text)[0] or "" if cleaning else text)
+                characters.update(well_formed(cleaning(text)[0] or "" if cleaning else text))
     return CharTokenizer(sorted(characters))
 
 
 def _write_tokenizer(out, tokenizer):
     """Writes tokenizer.bin, and meta.pkl for characters, as parts; returns what the manifest says of them."""
-    write_tokenizer(out / "tokenizer.bin.part", tokenizer.tokens, tokenizer.eot)
+    write_tokenizer(out / "tokenizer.bin.part", tokenizer.tokens, tokenizer.eot, tokenizer.added)
     names = ["tokenizer.bin"]
     if isinstance(tokenizer, CharTokenizer):
         write_meta(out / "meta.pkl.part", tokenizer.characters)

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from llm_mojo.terminal import line
+
 LINE_EVERY_SECONDS = 10.0
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 BAR_WITHOUT_END = "{desc}: {elapsed}{postfix}"
@@ -20,7 +22,8 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(desc=self.title, total=1.0, bar_format=BAR)
+            # The bar moves the cursor, which llm_mojo.terminal keeps all others from doing.
+            self._bar = tqdm(desc=line(self.title), total=1.0, bar_format=BAR, file=sys.__stderr__)
         return self
 
     def __exit__(self, *exception):
@@ -35,7 +38,7 @@ class Progress:
         )
         if self._bar is not None:
             self._bar.bar_format = BAR_WITHOUT_END if fraction is None else BAR
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(line(text), refresh=False)
             self._bar.update((fraction or 0.0) - self._bar.n)
         elif now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now

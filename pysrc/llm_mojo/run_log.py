@@ -10,6 +10,7 @@ from llm_mojo import Error
 from llm_mojo.formats import AnyPath
 
 LOG = "log.jsonl"
+LARGEST = 1e300  # of numbers in a log; beyond, sums and floats end
 
 
 def find_log(run: AnyPath) -> Path:
@@ -23,6 +24,24 @@ def find_log(run: AnyPath) -> Path:
     if run.is_dir():
         raise Error(f"{run}: expected {LOG} in the folder of a run, found none; give a folder that --out named")
     raise Error(f"{run}: no such run; expected the folder that --out named, or its {LOG}")
+
+
+def read_settings(path: AnyPath) -> dict[str, Any]:
+    """The settings that the trainer wrote to run.toml, flat TOML: name -> number, bool or text. Without a file, none.
+
+    Paths may have bytes that are no UTF-8: they are as Python has them in names of files. Other lines are left out.
+    """
+    if not Path(path).is_file():
+        return {}
+    settings = {}
+    for line in Path(path).read_bytes().decode(errors="surrogateescape").split("\n"):
+        name, equals, value = line.partition(" = ")
+        if equals and not line.startswith("#"):
+            try:
+                settings[name] = json.loads(value, strict=False)
+            except (ValueError, RecursionError):
+                continue
+    return settings
 
 
 class Follower:
@@ -55,12 +74,17 @@ class Follower:
     def _parse(self, line):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         step = record.get("step") if isinstance(record, dict) else None
-        if type(step) is not int or step < 0:
+        if type(step) is not int or not 0 <= step < 2**63:
             start = line[:40].decode(errors="replace")
             raise Error(f'{self.path}, line {self._lines}: expected an object with a "step", found {start!r}')
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and abs(value) > LARGEST:
+                raise Error(
+                    f"{self.path}, line {self._lines}: expected {name} up to {LARGEST:g}, found {str(value):.40}"
+                )
         return record
 
     def is_running(self) -> bool:

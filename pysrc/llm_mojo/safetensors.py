@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_mojo.files import fingerprint
 from llm_mojo.formats import FormatError, bfloat16_to_float32
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+LARGEST_HEADER = 100_000_000  # bytes, as in Hugging Face's own reader
 ALIGNMENT = 8  # of the data, by spaces after the JSON text
 
 
@@ -35,6 +37,7 @@ class Safetensors:
         self.paths = paths
         self.places: dict[str, Place] = {}
         self.metadata: dict[str, str] = {}
+        self._marks = [fingerprint(path) for path in paths]
         for path in paths:
             places, metadata = _read_header(path)
             self.places |= places
@@ -42,6 +45,12 @@ class Safetensors:
 
     def __str__(self):
         return ", ".join(map(str, self.paths))
+
+    def check_unchanged(self) -> None:
+        """Raises FormatError if a file has been written to since it was opened: its tensors may be of two models."""
+        for path, mark in zip(self.paths, self._marks):
+            if fingerprint(path) != mark:
+                raise FormatError(f"safetensors: {path}: the file changed while it was read; run the command again")
 
     def read(self, name, shape):
         """Returns a tensor as float32: a memory map if it is stored so, else a copy. It must have this shape."""
@@ -64,22 +73,29 @@ def _read_header(path):
     """Reads the header of a .safetensors file and checks it against the length of the file."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if start > size:
+        length = int.from_bytes(file.read(8), "little")
+        if 8 + length > size:
             raise FormatError(
-                f"safetensors: {path}: expected a header of {start:,} bytes, found a file of {size:,};"
+                f"safetensors: {path}: expected a header of {8 + length:,} bytes, found a file of {size:,};"
                 " it is cut off or not safetensors"
             )
+        if length > LARGEST_HEADER:
+            raise FormatError(
+                f"safetensors: {path}: expected a header of up to {LARGEST_HEADER:,} bytes, found {length:,};"
+                " it is not safetensors"
+            )
         try:
-            header = json.loads(file.read(start - 8))
+            header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", {})
-            places = {name: _place(path, start, **entry) for name, entry in header.items()}
-        except (ValueError, TypeError, AttributeError):
+            places = {name: _place(path, 8 + length, **entry) for name, entry in header.items()}
+            if not isinstance(metadata, dict):
+                raise ValueError("metadata that is no object")
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise FormatError(
                 f"safetensors: {path}: expected the JSON header of a .safetensors file, found something else;"
                 " get the file again"
             ) from None
-    end = max((place.end for place in places.values()), default=start)
+    end = max((place.end for place in places.values()), default=0)
     if end > size:
         raise FormatError(
             f"safetensors: {path}: expected {end:,} bytes, found {size:,}; the file is cut off: get it again"
@@ -89,8 +105,10 @@ def _read_header(path):
 
 def _place(path, start, dtype, shape, data_offsets):
     begin, end = data_offsets
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)) or not isinstance(dtype, str):
+        raise ValueError("numbers that are no sizes")
     item = np.dtype(DTYPES.get(dtype, "u1")).itemsize
-    if begin < 0 or (dtype in DTYPES and end - begin != math.prod(shape) * item):
+    if begin > end or (dtype in DTYPES and end - begin != math.prod(shape) * item):
         raise ValueError("the shape does not fit its place")
     return Place(path, dtype, tuple(shape), start + begin, start + end)
 

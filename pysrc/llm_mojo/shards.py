@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_mojo import Error
 from llm_mojo.download import sha256_of
+from llm_mojo.files import naming, open_own
 from llm_mojo.formats import HEADER_BYTES, tokens_header
 
 COPY_TOKENS = 1 << 22
@@ -35,14 +36,16 @@ class Shards:
             number = self._number_of(self.count)
             at = self._tokens_in(number)
             now = len(ids) if self._shard_tokens is None else min(len(ids), self._shard_tokens - at)
-            self._open(number, at).write(np.ascontiguousarray(ids[:now], dtype=self._dtype).data)
+            with naming(self._part(number)):
+                self._open(number, at).write(np.ascontiguousarray(ids[:now], dtype=self._dtype).data)
             ids, self.count = ids[now:], self.count + now
 
     def save(self):
         """Brings what was written to the disk."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with naming(self._file.name):
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self):
         """Closes the file; nothing is renamed."""
@@ -62,7 +65,7 @@ class Shards:
         outputs = {}
         for number, count in enumerate(counts):
             path = self._part(number)
-            with open(path, "r+b" if path.exists() else "w+b") as file:
+            with naming(path), open_own(path, "r+b" if path.exists() else "w+b") as file:
                 file.write(tokens_header(count, self._dtype))
                 file.truncate(self._bytes_of(count))
                 os.fsync(file.fileno())
@@ -72,7 +75,7 @@ class Shards:
 
     def _append(self, to, number, count):
         """Puts the `count` tokens of one shard at the end of another."""
-        with open(self._part(to), "r+b") as file, open(self._part(number), "rb") as rest:
+        with naming(self._part(to)), open_own(self._part(to), "r+b") as file, open(self._part(number), "rb") as rest:
             file.seek(self._bytes_of(self._tokens_in(to)))
             rest.seek(HEADER_BYTES)
             file.write(rest.read(count * self._dtype.itemsize))
@@ -106,7 +109,7 @@ class Shards:
         path = self._part(number)
         if self._file is None or self._file.name != str(path):
             self.close()
-            self._file = open(path, "r+b" if at else "w+b")
+            self._file = open_own(path, "r+b" if at else "w+b")
             self._file.seek(self._bytes_of(at))
         return self._file
 

@@ -65,7 +65,14 @@ def json_stories(file, name):
             return
         try:
             item, position = decoder.raw_decode(text, position)
+        except RecursionError:
+            raise Error(f"{name}: expected objects, found lists within lists; the archive is damaged") from None
         except ValueError:
+            if len(text) - position > readers.LONGEST_DOCUMENT:
+                raise Error(
+                    f"{name}: expected stories of up to {readers.LONGEST_DOCUMENT:,} characters, found a longer item; the"
+                    " archive is damaged"
+                ) from None
             more = _decode_next(utf8, blocks, name)
             if not more:
                 raise Error(f"{name}: expected a JSON list, found its end in an item; the archive is damaged") from None

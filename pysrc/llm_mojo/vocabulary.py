@@ -7,16 +7,19 @@ others); all give the same ids.
 
 import argparse
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.datasets import DATASETS, File
 from llm_mojo.download import locked
-from llm_mojo.formats import AnyPath, atomic_file, write_tokenizer
-from llm_mojo.hf_tokenizer import find_merges, tokenizer_files
-from llm_mojo.own_text import own_text
+from llm_mojo.files import AnyPath, atomic_file
+from llm_mojo.formats import write_tokenizer
+from llm_mojo.hf_tokenizer import TOKENIZER_FILES, find_merges, tokenizer_files
+from llm_mojo.own_text import KINDS_OF_FILES, add_text_arguments, own_text
 from llm_mojo.progress import Progress
+from llm_mojo.readers import well_formed
 from llm_mojo.tokenize import END_OF_TEXT, byte_alphabet, token_bytes
 
 LONGEST_TOKEN = 255  # bytes, in llm.c's tokenizer file
@@ -30,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="+",
         metavar="NAME|FILE|FOLDER",
-        help="text to learn from: files (plain text, .jsonl, .parquet, .gz, .zst), folders, or a data set's name",
+        help=f"text to learn from: files ({KINDS_OF_FILES}), folders, or a data set's name",
     )
     parser.add_argument(
         "--vocab-size", type=int, required=True, metavar="V", help="number of tokens, end of text included"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the result")
-    parser.add_argument("--separator", default="", help=r"what stands between documents in plain text (\n: a new line)")
-    parser.add_argument("--field", default="text", help="field or column with the text (default text)")
+    add_text_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="replace a vocabulary that is in the folder")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +50,10 @@ def run(args: argparse.Namespace) -> None:
     if len(args.source) == 1 and args.source[0] in DATASETS:
         dataset = DATASETS[args.source[0]]
     else:
-        dataset = own_text("text", args.source, args.separator.replace("\\n", "\n"), args.field)
+        dataset = own_text("text", args.source, args.separator, args.field)
+    taken = [args.out / name for name in ("tokenizer.bin", *TOKENIZER_FILES) if os.path.lexists(args.out / name)]
+    if taken and not args.force:
+        raise Error(f"tokenizer: {taken[0]} is there already; --force replaces it, --out names another folder")
     make(dataset.files(), args.vocab_size, args.out)
 
 
@@ -86,7 +92,7 @@ def learn(texts: Iterable[str], vocab_size: int) -> list[bytes]:
     rules = json.loads(tokenizer.to_str())["model"]["merges"]
     tokens = [bytes([value]) for value in byte_alphabet().values()]
     tokens += [token_bytes(left + right) for left, right in rules]
-    if find_merges(tokens, None) != [[token_bytes(left), token_bytes(right)] for left, right in rules]:
+    if find_merges(tokens) != [[token_bytes(left), token_bytes(right)] for left, right in rules]:
         raise Error("tokenizer: the merges that were found depend on more than their order; please report this text")
     return tokens
 
@@ -103,4 +109,4 @@ def _texts(files):
                 fraction = None if None in sizes else (sum(sizes[:number]) + block.read) / sum(sizes)
                 progress.show(fraction, done)
                 for text, _ in file.reader.documents(block):
-                    yield text
+                    yield well_formed(text)

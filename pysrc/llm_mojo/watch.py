@@ -5,7 +5,6 @@ last time ended. The trainer itself knows nothing of it.
 """
 
 import argparse
-import json
 import os
 import secrets
 import time
@@ -14,10 +13,11 @@ from typing import Any, Protocol
 
 from llm_mojo import Error
 from llm_mojo.download import read_json, write_json
-from llm_mojo.run_log import Follower, find_log
+from llm_mojo.run_log import Follower, find_log, read_settings
 
 SECONDS_BETWEEN_LOOKS = 0.5
 TENSORBOARD_FOLDER = "tensorboard"
+OUR_EVENTS = ".llm-mojo"  # ends the names of event files: others stay
 WANDB_NOTE = "wandb.json"
 
 
@@ -67,14 +67,18 @@ def follow(log: Path, sink: Sink, wait: float = SECONDS_BETWEEN_LOOKS) -> int:
         # Whether it runs is asked before the reading: what is written in between is not missed.
         running = follower.is_running()
         for record in follower.read():
-            kind = next((name for name in record if name != "step"), "")
+            kind = next((name for name in record if name != "step"), None)
+            if kind is None:
+                continue
             # A run that was resumed writes its last steps again; they are the same to the bit.
             if record["step"] <= sent.get(kind, -1):
                 continue
             sent[kind] = record["step"]
             last = max(last, record["step"])
-            seconds += record.get("ms", 0) / 1000
-            sink.send(record["step"], values_of(record), seconds)
+            values = values_of(record)
+            seconds += values.get("train/ms", 0) / 1000
+            if values:
+                sink.send(record["step"], values, seconds)
         sink.flush()
         if not running:
             return last
@@ -83,7 +87,11 @@ def follow(log: Path, sink: Sink, wait: float = SECONDS_BETWEEN_LOOKS) -> int:
 
 def values_of(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of a record under the names of their curves: train/loss, train/lr ..., val/loss."""
-    numbers = {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
+    numbers = {
+        name: value
+        for name, value in record.items()
+        if isinstance(value, (int, float)) and name != "step" and name.isidentifier()
+    }
     if "loss" in record:
         return {f"train/{name}": float(value) for name, value in numbers.items()}
     return {name.replace("_", "/", 1): float(value) for name, value in numbers.items()}
@@ -96,10 +104,12 @@ class TensorBoard:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._folder = folder / TENSORBOARD_FOLDER
+        if self._folder.is_symlink():
+            raise Error(f"{self._folder}: expected a folder of our own, found a symbolic link; move it away")
         self._folder.mkdir(exist_ok=True)
-        for old in self._folder.glob("events.out.tfevents.*"):
+        for old in self._folder.glob(f"events.out.tfevents.*{OUR_EVENTS}"):
             old.unlink()
-        self._writer = EventFileWriter(str(self._folder))
+        self._writer = EventFileWriter(_utf8_name(self._folder), filename_suffix=OUR_EVENTS)
         self._start = None
         self.where = f"writing {self._folder}; look at it with: tensorboard --logdir {self._folder}"
 
@@ -122,6 +132,17 @@ class TensorBoard:
         self._writer.close()
 
 
+def _utf8_name(folder):
+    """A name of a folder that is UTF-8, as TensorBoard wants it: where its own is not, that of an open descriptor."""
+    try:
+        return str(folder).encode() and str(folder)
+    except UnicodeEncodeError:
+        place = Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}")
+    if not place.is_dir():
+        raise Error(f"{folder}: expected a name in UTF-8, which TensorBoard needs on this system; rename the folder")
+    return str(place)
+
+
 class WandB:
     """One W&B run for a run, however often it is watched: RUN/wandb.json has its id and what has been sent.
 
@@ -131,11 +152,20 @@ class WandB:
     def __init__(self, folder: Path, project: str, offline: bool, first: float | None):
         import wandb
 
-        note = read_json(folder / WANDB_NOTE) or {}
-        if first is None or note.get("first") != first:
+        note = read_json(folder / WANDB_NOTE)
+        ours = isinstance(note, dict) and isinstance(note.get("id"), str) and isinstance(note.get("sent"), dict)
+        if os.path.lexists(folder / WANDB_NOTE) and not ours:
+            raise Error(
+                f"{folder / WANDB_NOTE}: expected what has been sent to W&B, found something else; move it away"
+            )
+        if first is None or not ours or note.get("first") != first:
             note = {"id": secrets.token_hex(4), "first": first, "sent": {}}
         self._note = note
         self._note_file = folder / WANDB_NOTE
+        try:
+            f"{folder.resolve()}".encode()
+        except UnicodeEncodeError:
+            raise Error(f"{folder}: expected a name in UTF-8, which W&B needs; rename the folder") from None
         mode = "offline" if offline else os.environ.get("WANDB_MODE", "online")
         try:
             self._run = wandb.init(
@@ -176,9 +206,4 @@ class WandB:
 
 def settings_of(folder: Path) -> dict[str, Any]:
     """The settings that a run wrote to its folder."""
-    settings = {}
-    for line in (folder / "run.toml").read_text().splitlines() if (folder / "run.toml").exists() else []:
-        name, equals, value = line.partition(" = ")
-        if equals and not line.startswith("#"):
-            settings[name] = json.loads(value)  # of flat TOML as the trainer writes it
-    return settings
+    return read_settings(folder / "run.toml")

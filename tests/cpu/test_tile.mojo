@@ -123,7 +123,7 @@ def check_product[accumulate: Bool](mut memory: Framed, N: Int, K: Int, by_colum
     var before = memory.blank(c.size)
     for i in range(c.size):
         before[i] = c[i]
-    strip_product[accumulate](c.ptr, ldc, a.ptr, row_stride, k_stride, b.ptr, ldb, N, K)
+    strip_product[accumulate](c, ldc, a, row_stride, k_stride, b, ldb, N, K)
     for i in range(c.size):
         var r, j = divmod(i, ldc)
         var what = String(t"N={N}, K={K} at {r}, {j}")

@@ -1,0 +1,1 @@
+"""Token shards: written, checked, and served in batches."""
