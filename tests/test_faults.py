@@ -8,12 +8,13 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from llm_mojo import formats, reference
-from mojo_programs import ENVIRONMENT, TIMEOUT, wait_for
+from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT, wait_for
 from tiny_run import FLAGS, STEPS, V, checkpoints, copy_back_to, final, flags, settings
 
 ENDLESS = ["-x", 1_000_000_000, "-v", 0]
@@ -300,6 +301,39 @@ def test_data_that_run_toml_cannot_name(program, data, tmp_path):
     result = subprocess.run([*command, b"-o", b"run"], capture_output=True, env=ENVIRONMENT, cwd=tmp_path)
     assert result.returncode == 2 and b"--train-data: expected a text in UTF-8" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_added_tokens_are_those_of_prepare(threads, tokenize, tmp_path):
+    """Where they overlap, hold spaces, and lie where a text is cut for the threads."""
+    tokens = [bytes([value]) for value in range(256)]
+    added = [b"<|end|>", b" two words ", b"two", b"<user>", b"<user>x", "é".encode()]
+    formats.write_tokenizer(
+        tmp_path / "t.bin", [*tokens, b"th", b"the", *added, b"to"], None, range(258, 258 + len(added))
+    )
+    random = np.random.default_rng(3)
+    pieces = [
+        b"the ",
+        b" two words two",
+        b"<user>x",
+        b"<user> ",
+        b"to",
+        b"\n\n",
+        "éa".encode(),
+        b"<|en",
+        b"<|end|>",
+        b" ",
+    ]
+    text = b"".join(pieces[i] for i in random.integers(len(pieces), size=60_000))
+    (tmp_path / "text.txt").write_bytes(text)
+    shape = ["--tokenizer", tmp_path / "t.bin", "--name", "d"]
+    tokenize.output("-i", tmp_path / "text.txt", "-o", tmp_path / "ours", *shape, "--threads", threads)
+    command = [sys.executable, "-m", "llm_mojo", "prepare", tmp_path / "text.txt", "--out", tmp_path / "theirs", *shape]
+    subprocess.run(list(map(str, command)), check=True, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "pysrc")})
+    for split in ("train", "val"):
+        ours, theirs = (formats.read_tokens(tmp_path / folder / f"d_{split}.bin") for folder in ("ours", "theirs"))
+        assert np.array_equal(ours, theirs)
+    assert {259, 260, 261, 262, 263} <= set(np.array(formats.read_tokens(tmp_path / "ours/d_train.bin")).tolist())
 
 
 # ----- limits

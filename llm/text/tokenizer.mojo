@@ -6,7 +6,7 @@ single characters. `TextStream` makes whole characters of tokens that end within
 
 from llm.base.files import InputFile
 from llm.base.memory import Tensor
-from llm.formats.header import HEADER_BYTES, TOKENIZER_MAGIC, read_header
+from llm.formats.header import HEADER_BYTES, HEADER_INTS, TOKENIZER_MAGIC, Header, read_header
 from llm.text.bpe import LONGEST_PIECE, Merges, Workspace
 from llm.text.split import Splitter
 from llm.text.utf8 import character_at, continues, sequence_length
@@ -14,6 +14,7 @@ from llm.text.utf8 import character_at, continues, sequence_length
 comptime U8 = DType.uint8
 comptime REPLACEMENT = "\uFFFD"
 """Stands for bytes that are not UTF-8."""
+comptime _ADDED_AT = 4
 comptime LARGEST_FILE = 1 << 28
 """Bytes of the tokens of a vocabulary: room for a million of the longest ones."""
 
@@ -29,6 +30,8 @@ struct Tokenizer(Movable):
     """The token between documents, or -1 if the vocabulary has none."""
     var _bytes: List[UInt8]
     var _starts: List[Int]
+    var _added: List[Int32]
+    """Tokens that no merge makes, and that a text has where it has all their bytes; end of text is not among them."""
     var _splitter: Splitter
     var _merges: Optional[Merges]
     """Of a vocabulary that has every byte."""
@@ -83,6 +86,7 @@ struct Tokenizer(Movable):
                     t" {min(position, size)}; the file is damaged: make it again"
                 )
             )
+        self._added = _added_tokens(header, self.vocab_size, self.end_of_text, file)
         self._splitter = Splitter()
         self._merges = None
         self._characters = List[Int32]()
@@ -107,7 +111,7 @@ struct Tokenizer(Movable):
         var merges = Merges(byte_tokens, self.vocab_size)
         var work = Workspace(text_bytes=0)
         for token in range(self.vocab_size):
-            if token != self.end_of_text:
+            if token != self.end_of_text and Int32(token) not in self._added:
                 merges.add(self._token(token), token, work)
         self._merges = merges^
 
@@ -160,6 +164,35 @@ struct Tokenizer(Movable):
         Raises:
             As `encode` does; with a vocabulary that has every byte only if a word is longer than 2 GB.
         """
+        if len(self._added) == 0:
+            self._encode_part(text, tokens, work)
+            return
+        var start = 0
+        var at = 0
+        while at < text.size:
+            var token = self._added_at(text, at)
+            if token < 0:
+                at += 1
+                continue
+            self._encode_part(text.slice(start, at - start), tokens, work)
+            tokens.append(token)
+            at += self._token(Int(token)).size
+            start = at
+        self._encode_part(text.slice(start, text.size - start), tokens, work)
+
+    def _added_at(self, text: Tensor[U8], at: Int) -> Int32:
+        """Returns the longest added token whose bytes begin at byte `at`; -1 if none does."""
+        var longest = 0
+        var found = Int32(-1)
+        for token in self._added:
+            var bytes = self._token(Int(token))
+            if bytes.size > longest and _begins(text, at, bytes):
+                longest = bytes.size
+                found = token
+        return found
+
+    def _encode_part(self, text: Tensor[U8], mut tokens: List[Int32], mut work: Workspace) raises:
+        """Appends the tokens of a text between added ones."""
         if not self._merges:
             self._encode_characters(text, tokens)
             return
@@ -174,7 +207,19 @@ struct Tokenizer(Movable):
 
     def next_cut(self, text: Tensor[U8], start: Int) -> Int:
         """Returns a place at or after byte `start` > 0 where a text can be cut without changing its tokens."""
-        return self._splitter.next_cut(text, start)
+        var cut = self._splitter.next_cut(text, start)
+        while cut < text.size and self._is_within_added(text, cut):
+            cut = self._splitter.next_cut(text, cut + 1)
+        return cut
+
+    def _is_within_added(self, text: Tensor[U8], cut: Int) -> Bool:
+        """Tells whether the bytes of an added token lie on both sides of a cut."""
+        for token in self._added:
+            var bytes = self._token(Int(token))
+            for at in range(max(cut - bytes.size + 1, 0), cut):
+                if _begins(text, at, bytes):
+                    return True
+        return False
 
     def _encode_characters(self, text: Tensor[U8], mut tokens: List[Int32]) raises:
         if len(self._characters) == 0:
@@ -276,6 +321,35 @@ def _is_control(character: List[UInt8]) -> Bool:
 def _view(bytes: Span[Byte, _]) -> Tensor[U8]:
     """Views bytes that the caller keeps alive."""
     return Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), len(bytes))
+
+
+def _added_tokens(header: Header, vocab_size: Int, end_of_text: Int, file: InputFile) raises -> List[Int32]:
+    """Reads the ranges of added tokens, in fields that llm.c leaves zero: how many, then the first and last of each."""
+    var added = List[Int32]()
+    var last = -1
+    for i in range(min(header[_ADDED_AT], (HEADER_INTS - _ADDED_AT - 1) // 2)):
+        var begin, end = header[_ADDED_AT + 1 + 2 * i], header[_ADDED_AT + 2 + 2 * i]
+        if not last < begin <= end < vocab_size or begin <= end_of_text <= end:
+            raise file.error(
+                String(
+                    t"expected added tokens from {last + 1} to {vocab_size - 1}, found {begin} to {end} in the header;"
+                    t" the file is damaged: make it again"
+                )
+            )
+        for token in range(begin, end + 1):
+            added.append(Int32(token))
+        last = end
+    return added^
+
+
+def _begins(text: Tensor[U8], at: Int, bytes: Tensor[U8]) -> Bool:
+    """Tells whether some bytes stand at byte `at` of a text."""
+    if at + bytes.size > text.size:
+        return False
+    for i in range(bytes.size):
+        if text[at + i] != bytes[i]:
+            return False
+    return True
 
 
 def _find(text: Tensor[U8], wanted: Tensor[U8], start: Int) -> Int:
