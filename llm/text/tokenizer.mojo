@@ -30,8 +30,9 @@ struct Tokenizer(Movable):
     """The token between documents, or -1 if the vocabulary has none."""
     var _bytes: List[UInt8]
     var _starts: List[Int]
-    var _added: List[Int32]
-    """Tokens that no merge makes, and that a text has where it has all their bytes; end of text is not among them."""
+    var _added: List[List[Int32]]
+    """Tokens that no merge makes, and that a text has where it has all their bytes, by the first of them; end of text is
+    not among them. Empty if there is none."""
     var _splitter: Splitter
     var _merges: Optional[Merges]
     """Of a vocabulary that has every byte."""
@@ -86,11 +87,18 @@ struct Tokenizer(Movable):
                     t" {min(position, size)}; the file is damaged: make it again"
                 )
             )
-        self._added = _added_tokens(header, self.vocab_size, self.end_of_text, file)
+        self._added = List[List[Int32]]()
         self._splitter = Splitter()
         self._merges = None
         self._characters = List[Int32]()
-        self._learn_merges()
+        var added = _added_tokens(header, self.vocab_size, self.end_of_text, file)
+        var is_added = List[Bool](length=self.vocab_size, fill=False)
+        if len(added) > 0:
+            self._added = List[List[Int32]](length=256, fill=List[Int32]())
+        for token in added:
+            is_added[Int(token)] = True
+            self._added[Int(self._token(Int(token))[0])].append(token)
+        self._learn_merges(is_added)
         if not self._merges:
             self._learn_characters()
 
@@ -99,7 +107,7 @@ struct Tokenizer(Movable):
         """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
         pass
 
-    def _learn_merges(mut self):
+    def _learn_merges(mut self, is_added: List[Bool]):
         """Finds out what makes which token, if there is a token for every byte."""
         var byte_tokens = List[Int32](length=256, fill=-1)
         for token in range(self.vocab_size):
@@ -111,7 +119,7 @@ struct Tokenizer(Movable):
         var merges = Merges(byte_tokens, self.vocab_size)
         var work = Workspace(text_bytes=0)
         for token in range(self.vocab_size):
-            if token != self.end_of_text and Int32(token) not in self._added:
+            if token != self.end_of_text and not is_added[token]:
                 merges.add(self._token(token), token, work)
         self._merges = merges^
 
@@ -184,7 +192,7 @@ struct Tokenizer(Movable):
         """Returns the longest added token whose bytes begin at byte `at`; -1 if none does."""
         var longest = 0
         var found = Int32(-1)
-        for token in self._added:
+        for token in self._added[Int(text[at])]:
             var bytes = self._token(Int(token))
             if bytes.size > longest and _begins(text, at, bytes):
                 longest = bytes.size
@@ -214,11 +222,13 @@ struct Tokenizer(Movable):
 
     def _is_within_added(self, text: Tensor[U8], cut: Int) -> Bool:
         """Tells whether the bytes of an added token lie on both sides of a cut."""
-        for token in self._added:
-            var bytes = self._token(Int(token))
-            for at in range(max(cut - bytes.size + 1, 0), cut):
-                if _begins(text, at, bytes):
-                    return True
+        if len(self._added) == 0:
+            return False
+        # A token has at most 255 bytes.
+        for at in range(max(cut - 254, 0), cut):
+            var token = self._added_at(text, at)
+            if token >= 0 and at + self._token(Int(token)).size > cut:
+                return True
         return False
 
     def _encode_characters(self, text: Tensor[U8], mut tokens: List[Int32]) raises:
