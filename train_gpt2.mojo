@@ -36,7 +36,14 @@ from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
 from llm.optim.optimizer import Optimizer
 from llm.text.tokenizer import Tokenizer
-from llm.train.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint, save_sidecar
+from llm.train.run_folder import (
+    checkpoint_model,
+    clear_folder,
+    load_checkpoint,
+    remove_oldest,
+    save_checkpoint,
+    save_sidecar,
+)
 from llm.train.trace import Trace
 from llm.train.trainer import Trainer
 
@@ -114,6 +121,8 @@ def train_with[
         # Where our settings are, files of checkpoints that are not whole are ours too.
         var is_ours = exists(args.string("out") + "/" + RUN_SETTINGS)
         clear_folder(args.string("out"), keep_checkpoints=Bool(resumed), is_ours=is_ours)
+        # A kill may have come after a save and before this.
+        remove_oldest(args.string("out"), args.int("keep"))
         save_settings(args)
     return take_steps(run, args, tokenizer, questions, report, trace)
 

@@ -75,6 +75,15 @@ def save_checkpoint[
     sidecar.commit()
     var done = AtomicFile("save", _done(folder, step))
     done.commit()
+    remove_oldest(folder, keep)
+
+
+def remove_oldest(folder: String, keep: Int) raises:
+    """Removes the oldest checkpoints, so that `keep` stay (0: all).
+
+    Raises:
+        If the folder does not allow it.
+    """
     if keep > 0:
         var steps = complete_checkpoints(folder)
         for i in range(len(steps) - keep):
