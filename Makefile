@@ -14,16 +14,8 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MODULAR_TELEMETRY_ENABLED=0
 
 # make train TEXT=my.txt trains on that file or folder; without TEXT, on the documentation of this machine's Python.
 TEXT ?=
-ifeq ($(TEXT),)
-NAME := pydocs
-SOURCE := pydocs
-else
-# By the shell: make's own functions take a name with spaces for several.
-NAME := $(shell name=$$(basename "$$(realpath -ms '$(TEXT)')"); echo "$${name%.*}")
-SOURCE := $(TEXT)
-endif
-DATA := data/$(NAME)
-OUT ?= runs/$(NAME)
+# Where the run is kept; by default in runs/, under the name of the text without its ending.
+OUT ?=
 TRAIN_FLAGS := --preset presets/pydocs-small.toml
 # Settings that `make train` adds to its own, for example FLAGS="--max-steps 500".
 FLAGS ?=
@@ -50,10 +42,18 @@ help: ## List the targets
 
 setup: $(VENV)/.ready ## Install what training needs into .venv (train and test do it by themselves)
 
+# By the shell: make's own functions take a name with spaces for several, and quotes would end what is quoted. The trainer
+# takes patterns, in which a name's own brackets count only behind a backslash.
+train: override export TEXT := $(value TEXT)
+train: override export OUT := $(value OUT)
 train: $(VENV)/.ready build/train_gpt2 ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
-	@$(BIN)/python -m llm_mojo prepare "$(SOURCE)" --out "$(DATA)"
-	@$(RUN) build/train_gpt2 -i '$(DATA)/*_train*.bin' -j '$(DATA)/*_val*.bin' --tokenizer "$(DATA)/tokenizer.bin" \
-		-o "$(OUT)" -y $(RESUME) $(TRAIN_FLAGS) $(FLAGS)
+	@name=pydocs; \
+	if [ -n "$$TEXT" ]; then name=$$(basename -- "$$(realpath -ms -- "$$TEXT")"); name=$${name%.*}; fi; \
+	data="data/$$name"; \
+	pattern=$$(printf '%s' "$$data" | sed 's/[][*?\\]/\\&/g'); \
+	$(BIN)/python -m llm_mojo prepare "$${TEXT:-pydocs}" --out "$$data"; \
+	$(RUN) build/train_gpt2 -i "$$pattern/*_train*.bin" -j "$$pattern/*_val*.bin" --tokenizer "$$data/tokenizer.bin" \
+		-o "$${OUT:-runs/$$name}" -y $(RESUME) $(TRAIN_FLAGS) $(FLAGS)
 
 sample: $(VENV)/.ready build/sample_gpt2 ## Continue PROMPT="..." with the newest checkpoint of runs/; without PROMPT, talk to it
 	@[ -n "$(NEWEST)" ] || { echo "make: no checkpoint in runs/; 'make train' makes one" >&2; exit 1; }

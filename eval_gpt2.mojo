@@ -1,7 +1,7 @@
 """Evaluates a GPT-2: loss and perplexity on token shards, accuracy on HellaSwag. `--help` lists the flags."""
 
 from std.os.path import exists
-from std.sys import exit, stderr
+from std.sys import exit
 
 from llm.base.files import AtomicFile, beside
 from llm.base.formatting import grouped
@@ -9,7 +9,7 @@ from llm.base.json import json_number, json_text
 from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cli.model_files import model_checkpoint
 from llm.cli.plan import check_memory_to_evaluate
-from llm.cli.screen import Screen
+from llm.cli.screen import Screen, complain
 from llm.cli.setup import check_vocabulary, open_hellaswag
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
 from llm.cli.ticker import Ticker
@@ -49,7 +49,7 @@ def main():
         var args = parse_arguments("eval_gpt2", "Evaluates a GPT-2 on the CPU.", options())
         exit(evaluate[DType.bfloat16](args) if args.choice("dtype") == "bf16" else evaluate[DType.float32](args))
     except error:
-        print(t"eval_gpt2: {error}", file=stderr)
+        complain(String(t"eval_gpt2: {error}"))
         exit(1)
 
 
@@ -107,6 +107,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
         if len(judgements) > 0:
             screen.line(Accuracy(judgements).lines())
         results += String(t', "hellaswag": {hellaswag_json(questions.value().file.path, judgements)}')
+    screen.check()
     if stop_signal() != 0:
         screen.line(
             String(t"stopped by {signal_name(stop_signal())}; the figures are those of what was done until then")

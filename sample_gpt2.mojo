@@ -1,6 +1,6 @@
 """Writes text with a GPT-2: continues a prompt, or talks on a terminal. `--help` lists the flags."""
 
-from std.sys import exit, stderr
+from std.sys import exit
 
 from llm.base.files import read_text
 from llm.base.formatting import grouped
@@ -8,6 +8,7 @@ from llm.base.random import mixed_seed
 from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cli.model_files import model_checkpoint, model_tokenizer
 from llm.cli.plan import check_memory_to_write
+from llm.cli.screen import Screen, complain
 from llm.cli.setup import check_vocabulary
 from llm.cli.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
 from llm.cli.standard_input import is_terminal, read_all, read_line
@@ -18,7 +19,7 @@ from llm.infer.sampler import Sampler
 from llm.model.checkpoints import read_config, read_parameters
 from llm.model.decoder import Decoder
 from llm.model.tensors import ParameterTensors, num_parameters
-from llm.text.tokenizer import Tokenizer, first_token
+from llm.text.tokenizer import TextStream, Tokenizer, first_token
 
 
 def options() -> List[Option]:
@@ -55,7 +56,7 @@ def main():
             exit(run[DType.bfloat16](args))
         exit(run[DType.float32](args))
     except error:
-        print(t"sample_gpt2: {error}", file=stderr)
+        complain(String(t"sample_gpt2: {error}"))
         exit(1)
 
 
@@ -74,17 +75,20 @@ def run[dtype: DType](args: Arguments) raises -> Int:
     read_parameters(checkpoint, params)
     var decoder = Decoder[dtype](config, params, threads, texts=len(samplers), context=config.max_seq_len)
     var generator = Generator(decoder^, samplers^)
+    var screen = Screen()
     var status = 0
     if not args.given("prompt") and not args.given("prompt-file") and is_terminal():
         watch_for_interrupts()
-        print(t"{checkpoint}: {grouped(num_parameters(config))} parameters. Type a text to go on from,", file=stderr)
-        print("or nothing to go on; Ctrl-C stops the text, Ctrl-D ends.", file=stderr, flush=True)
-        session(generator, tokenizer, args)
+        complain(String(t"{checkpoint}: {grouped(num_parameters(config))} parameters. Type a text to go on from,"))
+        complain("or nothing to go on; Ctrl-C stops the text, Ctrl-D ends.")
+        session(generator, tokenizer, screen, args)
     else:
         watch_for_signals()
         var prompt = read_prompt(args)
         begin(generator, tokenizer, prompt)
-        write(generator, tokenizer, args, String(StringSlice(unsafe_from_utf8=Span(prompt))))
+        var shown = TextStream()
+        var text = shown.push(Span(prompt))
+        write(generator, tokenizer, screen, args, text + shown.finish())
         status = 128 + stop_signal() if stop_signal() != 0 else 0
     _ = params^
     return status
@@ -119,23 +123,25 @@ def read_prompt(args: Arguments) raises -> List[UInt8]:
     return bytes^
 
 
-def session[dtype: DType](mut generator: Generator[dtype], tokenizer: Tokenizer, args: Arguments) raises:
+def session[
+    dtype: DType
+](mut generator: Generator[dtype], tokenizer: Tokenizer, mut screen: Screen, args: Arguments) raises:
     """Continues what is typed, line by line, until Ctrl-D."""
     while True:
-        print("> ", end="", file=stderr, flush=True)
+        complain("> ", end="")
         var line = read_line()
         var interrupted = stop_signal() != 0
         forget_signal()
         if not line:
-            print(file=stderr)
+            complain("")
             return
         var is_empty = len(line.value()) == 0
         if interrupted and is_empty:
-            print(file=stderr)
+            complain("")
             continue
         if not is_empty or len(generator.active) == 0:
             begin(generator, tokenizer, line.value())
-        write(generator, tokenizer, args, "")
+        write(generator, tokenizer, screen, args, "")
         forget_signal()
 
 
@@ -147,5 +153,7 @@ def begin[dtype: DType](mut generator: Generator[dtype], tokenizer: Tokenizer, p
     generator.begin(tokens)
 
 
-def write[dtype: DType](mut generator: Generator[dtype], tokenizer: Tokenizer, args: Arguments, prompt: String) raises:
-    write_texts(generator, tokenizer, prompt=prompt, count=args.int("num-tokens"), stop=args.string("stop"))
+def write[
+    dtype: DType
+](mut generator: Generator[dtype], tokenizer: Tokenizer, mut screen: Screen, args: Arguments, prompt: String) raises:
+    write_texts(generator, tokenizer, screen, prompt=prompt, count=args.int("num-tokens"), stop=args.string("stop"))

@@ -5,11 +5,12 @@ ten losses. Prints a line for each comparison; the exit status is 1 if anything 
 """
 
 from std.os.path import exists
-from std.sys import exit, stderr
+from std.sys import exit
 
 from llm.base.files import InputFile
 from llm.base.memory import Arena, Tensor, aligned_bytes
 from llm.cli.arguments import Option, parse_arguments
+from llm.cli.screen import Screen, complain
 from llm.cpu.adamw import AdamWSettings
 from llm.cpu.threads.cores import available_threads
 from llm.formats.debug_state import DebugState
@@ -38,11 +39,13 @@ struct Verdict:
     var tolerance: Float32
     var failures: Int
     var comparisons: Int
+    var screen: Screen
 
     def __init__(out self, tolerance: Float32):
         self.tolerance = tolerance
         self.failures = 0
         self.comparisons = 0
+        self.screen = Screen()
 
     def compare(mut self, name: String, ours: Tensor[F32], expected: Tensor[F32]):
         """Compares tensors by the largest difference, in parts of the expected tensor's largest magnitude."""
@@ -68,14 +71,15 @@ struct Verdict:
         self.comparisons += 1
         if not good:
             self.failures += 1
-        print(String(name).ascii_ljust(9), "ok  " if good else "OFF ", t"error {error}   ({worst})")
+        var verdict = "ok  " if good else "OFF "
+        self.screen.line(String(t"{name.ascii_ljust(9)} {verdict} error {error}   ({worst})"))
 
 
 def main():
     try:
         exit(1 if test() > 0 else 0)
     except error:
-        print(t"test_gpt2: {error}", file=stderr)
+        complain(String(t"test_gpt2: {error}"))
         exit(1)
 
 
@@ -103,9 +107,11 @@ def test() raises -> Int:
     var model = GPT2[F32](config.copy(), threads, B, T)
     load_parameters(path, model)
 
-    print(
-        t"{path}: {num_parameters(config)} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
-        t" largest:"
+    verdict.screen.line(
+        String(
+            t"{path}: {num_parameters(config)} parameters, B={B}, T={T}. Error, then ours and PyTorch's where it is"
+            t" largest:"
+        )
     )
     var arena = Arena(aligned_bytes[F32](B * T * config.vocab_size))
     var logits = arena.carve[F32](B * T * config.vocab_size)
@@ -129,11 +135,15 @@ def test() raises -> Int:
     _ = arena^
 
     if verdict.failures > 0:
-        print(
-            t"FAILED: {verdict.failures} of {verdict.comparisons} comparisons are off by more than {verdict.tolerance}"
+        verdict.screen.line(
+            String(
+                t"FAILED: {verdict.failures} of {verdict.comparisons} comparisons are off by more than"
+                t" {verdict.tolerance}"
+            )
         )
     else:
-        print(t"passed: all {verdict.comparisons} comparisons within {verdict.tolerance}")
+        verdict.screen.line(String(t"passed: all {verdict.comparisons} comparisons within {verdict.tolerance}"))
+    verdict.screen.check()
     return verdict.failures
 
 

@@ -2,13 +2,13 @@
 
 from std.os import remove
 from std.os.path import basename, exists
-from std.sys import exit, stderr
+from std.sys import exit
 from std.time import perf_counter_ns
 
-from llm.base.files import AtomicFile, InputFile, MappedFile, glob_files
+from llm.base.files import AtomicFile, InputFile, MappedFile, allow_many_files, glob_files, lock_folder
 from llm.base.formatting import fixed, grouped
 from llm.cli.arguments import Option, command_line, parse_arguments
-from llm.cli.screen import Screen
+from llm.cli.screen import Screen, complain
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
 from llm.cli.ticker import Ticker
 from llm.cpu.threads.cores import available_threads
@@ -43,7 +43,7 @@ def main():
     try:
         exit(tokenize())
     except error:
-        print(t"tokenize_text: {error}", file=stderr)
+        complain(String(t"tokenize_text: {error}"))
         exit(1)
 
 
@@ -64,8 +64,12 @@ def tokenize() raises -> Int:
     var corpus = Corpus(args.string("text"))
     watch_for_signals()
     var screen = Screen()
+    # Until all are written, every shard is open.
+    allow_many_files()
+    var lock = lock_folder("tokenize", args.string("out"))
     var spool = TokenSpool(args.string("out") + "/" + name + "_all.bin", tokenizer.vocab_size)
     encode_all(corpus, tokenizer, crew, spool, screen)
+    screen.check()
     if stop_signal() != 0:
         screen.line(String(t"stopped by {signal_name(stop_signal())}; nothing was written"))
         return 128 + stop_signal()
@@ -88,21 +92,26 @@ def tokenize() raises -> Int:
     for word in command_line():
         command += " '" + word.replace("'", "'\\''") + "'"
     var text = manifest.text(command, tokenizer, args.string("tokenizer"))
-    # A manifest that is there speaks of what is there: it goes first, and the new one comes last.
+    # A manifest that is there speaks of what is there: it goes first, and the new one comes last. In between the new one
+    # is there under its temporary name, by which the trainer knows that the set is not whole.
+    var file = AtomicFile("tokenize", args.string("out") + "/manifest.json")
+    file.write(text)
+    file.flush()
     if exists(args.string("out") + "/manifest.json"):
         remove(args.string("out") + "/manifest.json")
     var written = List[String]()
     for i in range(len(files)):
         files[i].commit()
         written.append(files[i].path)
-        screen.line(String(t"wrote {files[i].path} ({grouped(files[i].size)} bytes)"))
-    var file = AtomicFile("tokenize", args.string("out") + "/manifest.json")
-    file.write(text)
     file.commit()
+    for i in range(len(files)):
+        screen.line(String(t"wrote {files[i].path} ({grouped(files[i].size)} bytes)"))
     for split in ["_train*.bin", "_val*.bin"]:
         for path in glob_files(args.string("out") + "/" + name + split):
             if path not in written:
                 screen.line(String(t"note: {path} was there before and is not of this text; remove it"))
+    _ = lock^
+    screen.check()
     return 0
 
 

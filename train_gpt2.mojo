@@ -1,17 +1,20 @@
 """Trains a GPT-2. Without flags it does llm.c's job: GPT-2 124M on tiny shakespeare; `--help` lists the flags."""
 
-from std.sys import exit, stderr
+from std.os.path import exists
+from std.sys import exit
 
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
 from llm.cli.last_words import farewell, out_of_patience, rescue
 from llm.cli.logs import LogEnd
-from llm.cli.options import save_settings, trainer_arguments
+from llm.cli.options import RUN_SETTINGS, save_settings, trainer_arguments
 from llm.cli.plan import check_memory, describe, plan, settings_in_use
 from llm.cli.report import Report
+from llm.cli.screen import Screen, complain, printable
 from llm.cli.setup import (
     adamw,
     check_flags,
+    check_resumed,
     check_tokenizer,
     checkpoint_to_resume,
     find_tokenizer,
@@ -23,7 +26,7 @@ from llm.cli.setup import (
     training_data,
     validation_data,
 )
-from llm.cli.signals import stop_signal, watch_for_signals
+from llm.cli.signals import watch_for_signals
 from llm.cpu.peak import measured_peak
 from llm.cpu.threads.cores import available_threads
 from llm.data.loader import DataLoader
@@ -33,7 +36,14 @@ from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
 from llm.optim.optimizer import Optimizer
 from llm.text.tokenizer import Tokenizer
-from llm.train.run_folder import checkpoint_model, clear_folder, load_checkpoint, save_checkpoint, save_sidecar
+from llm.train.run_folder import (
+    checkpoint_model,
+    clear_folder,
+    load_checkpoint,
+    remove_oldest,
+    save_checkpoint,
+    save_sidecar,
+)
 from llm.train.trace import Trace
 from llm.train.trainer import Trainer
 
@@ -42,7 +52,7 @@ def main():
     try:
         exit(train())
     except error:
-        print(t"train_gpt2: {error}", file=stderr)
+        complain(String(t"train_gpt2: {error}"))
         exit(1)
 
 
@@ -55,9 +65,10 @@ def train() raises -> Int:
     var config: GPT2Config
     if resumed:
         config = read_config(checkpoint_model(args.string("out"), resumed.value()))
+        check_resumed(args, config)
     else:
         config = model_config(args, tokenizer)
-    check_tokenizer(tokenizer, config)
+    check_tokenizer(args, tokenizer, config)
     var train_data = training_data(args, config)
     var val_data = validation_data(args, config)
     if args.choice("dtype") == "bf16":
@@ -78,32 +89,40 @@ def train_with[
     """Trains with matrix products of this type."""
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var training = train_config(args, train_data)
+    var screen = Screen()
     if args.bool("dry-run"):
-        print(plan[dtype](training, config, train_data, threads), end="")
+        screen.text(printable(plan[dtype](training, config, train_data, threads)))
+        screen.check()
         return 0
 
     check_memory[dtype](config, train_data.B, train_data.T, threads)
     var trace = Trace(args.string("trace"), threads)
-    print(settings_in_use(args, training, config, train_data, threads, resumed))
+    screen.line(settings_in_use(args, training, config, train_data, threads, resumed))
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
-    print(describe(args, model, train_data, val_data, threads), flush=True)
+    screen.line(describe(args, model, train_data, val_data, threads))
     var questions = open_hellaswag(args, config, train_data.T)
     var run = Trainer(training^, model^, adamw(args, config), train_data^, val_data^)
     if resumed:
         load_checkpoint(args.string("out"), resumed.value(), run)
-        print(t"resumed after step {run.state.step} of {run.config.steps}\n", flush=True)
+        screen.line(String(t"resumed after step {run.state.step} of {run.config.steps}\n"))
         if run.state.evaluated and run.state.step >= run.config.steps:
-            print(t"all {run.config.steps} steps are done; for more, use a larger --max-steps")
+            screen.line(String(t"all {run.config.steps} steps are done; for more, use a larger --max-steps"))
     elif starts_at_random(args):
         run.model.initialize(args.int("seed"))
     else:
         load_parameters(initial_checkpoint(args), run.model)
 
+    # A run of which nobody can see anything does not begin.
+    screen.check()
     watch_for_signals()
     var going_on = LogEnd(run.state.step, run.state.evaluated) if resumed else Optional[LogEnd](None)
     var report = Report(args.string("out"), going_on)
     if args.given("out"):
-        clear_folder(args.string("out"), keep_checkpoints=Bool(resumed))
+        # Where our settings are, files of checkpoints that are not whole are ours too.
+        var is_ours = exists(args.string("out") + "/" + RUN_SETTINGS)
+        clear_folder(args.string("out"), keep_checkpoints=Bool(resumed), is_ours=is_ours)
+        # A kill may have come after a save and before this.
+        remove_oldest(args.string("out"), args.int("keep"))
         save_settings(args)
     return take_steps(run, args, tokenizer, questions, report, trace)
 
@@ -124,18 +143,22 @@ def take_steps[
     # The last checkpoint that is there; 0: none.
     var saved = run.state.step
     while True:
-        if not run.state.evaluated and stop_signal() == 0:
+        if not run.state.evaluated and not report.stops():
             try:
                 run.state.evaluated = evaluate(run, questions, tokenizer, report, args)
             except error:
                 raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
             if run.state.evaluated and saved > 0 and saved == run.state.step:
-                report.flush()
+                report.before_saving()
                 save_sidecar(out, run)
-        var ends = run.state.step >= run.config.steps or stop_signal() != 0 or out_of_patience(run, args)
+        var ends = run.state.step >= run.config.steps or report.stops() or out_of_patience(run, args)
         var due = ends or is_due(run.state.step, args.int("checkpoint-every"), False)
         if args.given("out") and due and run.state.step > saved:
-            report.flush()
+            try:
+                run.check_model()
+            except error:
+                raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
+            report.before_saving()
             save_checkpoint(out, run, args.int("keep"), saves_bfloat16(args))
             saved = run.state.step
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))

@@ -18,10 +18,11 @@ Files, batches and random numbers are those of llm.c's train_gpt2.c (https://git
 losses can be compared line by line.
 """
 
+from std.ffi import external_call, get_errno
 from std.math import exp, log, sqrt, tanh
 from std.os import listdir, stat
 from std.os.path import isdir, isfile
-from std.sys import argv, exit, stderr
+from std.sys import argv, exit
 from std.time import perf_counter_ns
 
 comptime VERSION = "0.1.0"
@@ -628,6 +629,8 @@ def check_size(path: String, what: String, expected: Int, remedy: String) raises
 
 
 comptime CHECKPOINT_REMEDY = "write an fp32 checkpoint with `python -m llm_mojo weights gpt2`"
+comptime LARGEST_TOKENIZER = 1 << 28
+comptime LARGEST_MODEL = 1e13
 comptime DATA_REMEDY = "write it with `python prepro_tinyshakespeare.py`"
 
 
@@ -642,6 +645,14 @@ def read_checkpoint_header(path: String) raises -> GPT2Config:
         raise Error(
             t"checkpoint {path}: no GPT-2 has maxT={header[2]}, V={header[3]}, L={header[4]}, NH={header[5]},"
             t" C={header[6]}, Vp={header[7]}; {CHECKPOINT_REMEDY}"
+        )
+    # Sizes that are no GPT-2's would overflow when they are multiplied.
+    var C = Float64(config.channels)
+    var parameters = C * (Float64(config.padded_vocab_size) + 12 * Float64(config.num_layers) * C)
+    if parameters > LARGEST_MODEL:
+        raise Error(
+            t"checkpoint {path}: its header promises {Int64(min(parameters, 1e18))} parameters, more than any GPT-2:"
+            t" damaged; {CHECKPOINT_REMEDY}"
         )
     check_size(path, "checkpoint", HEADER_BYTES + 4 * config.num_parameters(), CHECKPOINT_REMEDY)
     return config^
@@ -811,7 +822,10 @@ struct Tokenizer(Movable):
                 t"tokenizer {path}: its end of text is token {self.end_of_text}, but the model's vocabulary has"
                 t" {vocab_size}; use the --tokenizer that came with the model's data"
             )
-        var bytes = List[UInt8](length=Int(stat(path).st_size), fill=0)
+        var size = Int(stat(path).st_size)
+        if size > LARGEST_TOKENIZER:
+            raise Error(t"tokenizer {path}: expected at most {LARGEST_TOKENIZER} bytes, found {size}; {DATA_REMEDY}")
+        var bytes = List[UInt8](length=size, fill=0)
         with open(path, "r") as file:
             _ = file.read(Span(bytes))
         self.pieces = []
@@ -825,10 +839,10 @@ struct Tokenizer(Movable):
             self.pieces.append(List(Span(bytes)[at + 1 : end]))
             at = end
 
-    def print(self, token: Int):
-        """Prints a token, unless it is a single control character or part of one that is split over tokens."""
+    def print(self, token: Int) raises:
+        """Prints a token, unless it is a single byte that is no character: one that controls, or a part of one."""
         if token >= len(self.pieces):
-            print(t"<{token}>", end="")
+            say(String(t"<{token}>"))
             return
         ref piece = self.pieces[token]
         if len(piece) == 1:
@@ -836,7 +850,7 @@ struct Tokenizer(Movable):
             var is_space = byte == 32 or (byte >= 9 and byte <= 13)
             if not is_space and (byte < 33 or byte > 126):
                 return
-        print(StringSlice(unsafe_from_utf8=Span(piece)), end="", flush=True)
+        say(String(StringSlice(unsafe_from_utf8=Span(piece))))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -870,16 +884,16 @@ struct Sampler(Movable):
         return V - 1
 
 
-def generate(mut model: GPT2, tokenizer: Tokenizer, mut sampler: Sampler, length: Int):
+def generate(mut model: GPT2, tokenizer: Tokenizer, mut sampler: Sampler, length: Int) raises:
     """Prints text that the model makes up: `length` tokens, the first being end of text, which begins a document."""
-    print("generating:\n---")
+    say("generating:\n---\n")
     var V = model.config.vocab_size
     var tokens: List[Int] = [tokenizer.end_of_text]
     for t in range(1, length):
         model.forward(tokens, 1, t)
         tokens.append(sampler.sample(model.acts.probs + (t - 1) * V, V))
         tokenizer.print(tokens[t])
-    print("\n---")
+    say("\n---\n")
 
 
 def parse_options(arguments: Span[StaticString, _]) raises -> Dict[String, String]:
@@ -905,13 +919,12 @@ def parse_options(arguments: Span[StaticString, _]) raises -> Dict[String, Strin
     for i in range(1, len(arguments), 2):
         var flag = String(arguments[i])
         if flag == "-h" or flag == "--help":
-            print("Trains GPT-2 in plain loops. Options and their defaults:")
+            var help = String("Trains GPT-2 in plain loops. Options and their defaults:\n")
             for ref option in known:
-                print(t"  {option[0]} {option[1]} {option[2]}")
-            exit(0)
+                help += String(t"  {option[0]} {option[1]} {option[2]}\n")
+            say_and_exit(help)
         if flag == "--version":
-            print(t"train_gpt2_basic (llm.mojo) {VERSION}")
-            exit(0)
+            say_and_exit(String(t"train_gpt2_basic (llm.mojo) {VERSION}\n"))
         var name = String()
         var default = String()
         for ref option in known:
@@ -932,6 +945,55 @@ def parse_options(arguments: Span[StaticString, _]) raises -> Dict[String, Strin
             raise Error(t"option {flag}: expected a number such as {default}, found {value}")
         options[name] = value
     return options^
+
+
+def say(text: String) raises:
+    """Prints a text; raises if it does not arrive, for example on a full disk. std's `print` would not tell."""
+    if not say_on(1, text):
+        raise Error(t"standard output: cannot write: {get_errno()}")
+
+
+def say_and_exit(text: String):
+    """Prints a text and ends the program: status 0, or 1 if the text does not arrive."""
+    try:
+        say(text)
+    except error:
+        _ = say_on(2, String(error) + "\n")
+        exit(1)
+    exit(0)
+
+
+def say_on(stream: Int32, text: String) -> Bool:
+    """Writes a text to standard output (1) or to standard error (2) and tells whether all of it has arrived.
+
+    Control characters but tabs and newlines are left out: those of a file would move a terminal's cursor.
+    """
+    var shown = List[UInt8](capacity=text.byte_length())
+    for byte in text.as_bytes():
+        if byte >= 32 and byte != 127 or byte == 9 or byte == 10:
+            shown.append(byte)
+    var done = 0
+    while done < len(shown):
+        # C's `struct iovec`: where the bytes are, and how many.
+        var rest = Array[Int, 2](fill=len(shown) - done)
+        rest[0] = Int(shown.unsafe_ptr()) + done
+        var count = external_call["writev", Int](stream, rest.unsafe_ptr(), Int32(1))
+        if count <= 0:
+            return False
+        done += count
+    return True
+
+
+def open_closed_streams():
+    """Opens those of the streams 0 to 2 that are closed on /dev/null: else the first file would take their number.
+
+    Standard output is opened for reading, so that to print is still an error.
+    """
+    var null = String("/dev/null")
+    for stream in range(3):
+        if external_call["dup", Int32](Int32(stream)) < 0:
+            var write_only = Int32(1 if stream != 1 else 0)
+            _ = external_call["openat", Int32](Int32(-100), null.as_c_string_span().ptr(), write_only, Int32(0))
 
 
 def decimals(x: Float64, places: Int) -> String:
@@ -967,8 +1029,12 @@ def train(options: Dict[String, String]) raises:
     var tokenizer = Optional[Tokenizer]()
     if sample_every > 0:
         tokenizer = Tokenizer(options["--tokenizer"], V)
-    print(t"GPT-2: {config.num_layers} layers, {config.num_heads} heads, {config.channels} channels, vocabulary {V},")
-    print(t"context {config.max_seq_len}, {config.num_parameters()} parameters")
+    say(
+        String(
+            t"GPT-2: {config.num_layers} layers, {config.num_heads} heads, {config.channels} channels, vocabulary"
+            t" {V},\ncontext {config.max_seq_len}, {config.num_parameters()} parameters\n"
+        )
+    )
     var model = GPT2(path, config^, B, T)
     var sampler = Sampler(1337)
 
@@ -980,7 +1046,7 @@ def train(options: Dict[String, String]) raises:
                 val_loader.next_batch()
                 model.forward(val_loader.tokens, B, T)
                 val_loss += model.loss(val_loader.targets) / Float64(val_batches)
-            print("val loss", decimals(val_loss, 6))
+            say(String(t"val loss {decimals(val_loss, 6)}\n"))
 
         if sample_every > 0 and step > 0 and step % sample_every == 0:
             generate(model, tokenizer.value(), sampler, gen_len)
@@ -993,16 +1059,17 @@ def train(options: Dict[String, String]) raises:
             model.backward(train_loader.tokens, train_loader.targets, B, T)
             model.update(step + 1, learning_rate, weight_decay)
             var milliseconds = Float64(perf_counter_ns() - start) / 1e6
-            print(t"step {step + 1}: train loss {decimals(loss, 6)} (took {decimals(milliseconds, 1)} ms)")
+            say(String(t"step {step + 1}: train loss {decimals(loss, 6)} (took {decimals(milliseconds, 1)} ms)\n"))
 
 
 def main():
     """Runs the program: status 0 when all went well, 1 when a file or a size was wrong, 2 for wrong options."""
+    open_closed_streams()
     var status = 2
     try:
         var options = parse_options(argv())
         status = 1
         train(options)
     except error:
-        print(error, file=stderr)
+        _ = say_on(2, String(error) + "\n")
         exit(Int32(status))

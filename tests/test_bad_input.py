@@ -180,7 +180,11 @@ WRONG = {  # (program, status): what is wrong: (how, flags, what is said[, how i
         "the tokenizer is missing": (nothing, ["--tokenizer", "none.bin"], r"none\.bin: No such file"),
         "the tokenizer is cut off": (cut("tokenizer.bin", 1100), [], r"expected a vocabulary that fits.*found 131"),
         "the tokenizer is a checkpoint": (copied("model.bin", "tokenizer.bin"), [], r"a tokenizer file.*a model check"),
-        "another model's tokenizer": (tokenizer(130), [], r"the tokenizer has 130 tokens, the model 131"),
+        "another model's tokenizer": (
+            tokenizer(130),
+            [],
+            r"the tokenizer tokenizer\.bin has 130 tokens, the model 131",
+        ),
         "a HellaSwag file that is none": (nothing, ["-h", "val_0.bin"], r"val_0\.bin: .*found a token shard"),
         # resuming
         "no model in the checkpoint": (without("run/model*"), RESUME, r"model_00000002\.bin: No such file"),

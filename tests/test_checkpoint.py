@@ -129,10 +129,10 @@ def test_a_full_disk_leaves_what_was_there(program, checkpoint, tmp_path):
 
 
 def test_what_a_killed_writer_left_is_replaced(program, checkpoint, tmp_path):
-    (tmp_path / "out.bin.tmp").write_bytes(b"half" * 100_000)
+    (tmp_path / "out.bin.0123abcd.llm-mojo.tmp").write_bytes(b"half" * 100_000)
     program.output("checkpoint", checkpoint, tmp_path / "out.bin")
     assert (tmp_path / "out.bin").read_bytes() == checkpoint.read_bytes()
-    assert not (tmp_path / "out.bin.tmp").exists()
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.mark.parametrize(

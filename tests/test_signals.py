@@ -260,10 +260,12 @@ def test_a_folder_that_becomes_read_only(program, public):
 
 
 def test_divergence_leaves_the_last_good_checkpoint(program, data, tmp_path):
-    """A learning rate beyond reason, reached by a warm-up of which the first steps do no harm."""
+    """A learning rate beyond reason, after steps that do no harm."""
     out = tmp_path / "run"
-    error = program.error(*settings(data, out, "-x", 2000, "-n", 1, "-v", 0, "-l", 1e38, "-u", 30))
+    program.output(*settings(data, out, "-n", 1, "-v", 0))
+    error = program.error("-o", out, "-y", 1, "-x", 2000, "-l", 1e38)
     assert "the model has diverged; use a lower --learning-rate" in error
     last = checkpoints(out)[-1]
+    assert last == 4
     good(out, last)
     assert f"{out}/model_{last:08}.bin is the last checkpoint" in error and f"-o {out} -y 1" in error

@@ -3,9 +3,9 @@
 Errors say who was at work, on which file, what was expected, what was found and what to do.
 """
 
-from std.ffi import external_call, get_errno
-from std.os import makedirs
-from std.os.path import dirname, exists, isdir
+from std.ffi import ErrNo, external_call, get_errno
+from std.os import listdir, makedirs
+from std.os.path import basename, dirname, exists, isdir
 from std.sys import size_of
 
 from llm.base.checks import check_bounds
@@ -16,8 +16,10 @@ comptime _AT_FDCWD = Int32(-100)
 comptime _CLOSE_ON_EXEC = Int32(0o2000000)
 # Opening a pipe would otherwise wait for someone to write to it.
 comptime _OPEN_READ = Int32(0o4000) | _CLOSE_ON_EXEC
-comptime _OPEN_REPLACE = Int32(0o1102) | _CLOSE_ON_EXEC
-comptime _OPEN_APPEND = Int32(0o2101) | _CLOSE_ON_EXEC
+comptime _OPEN_NEW = Int32(0o302) | _CLOSE_ON_EXEC
+# Through a symbolic link we would write to a file that is not ours.
+comptime _NO_FOLLOW = Int32(0o400000)
+comptime _OPEN_APPEND = Int32(0o2101) | _NO_FOLLOW | _CLOSE_ON_EXEC
 comptime _TRUNCATE = Int32(0o1000)
 comptime _PROT_READ = Int32(1)
 comptime _MAP_PRIVATE = Int32(2)
@@ -26,6 +28,8 @@ comptime _SEEK_END = Int32(2)
 comptime _LARGEST_TEXT = 1 << 20
 comptime _GLOB_NO_MATCH = 3
 comptime _LOCK_EXCLUSIVE_AT_ONCE = Int32(6)
+comptime _OPEN_FILES = Int32(7)
+comptime _TEMPORARY = ".llm-mojo.tmp"
 
 
 trait Readable:
@@ -170,9 +174,11 @@ struct MappedFile(Movable):
 
 
 struct AtomicFile(Movable, Readable):
-    """A file that appears under its name when it is whole: written as `name.tmp`, flushed to the disk, renamed.
+    """A file that appears under its name when it is whole: written under another name, flushed to the disk, renamed.
 
-    If `commit` is not reached, the temporary file is removed and what was under the name stays.
+    If `commit` is not reached, the temporary file is removed and what was under the name stays. Its name is this
+    process's own, NAME.<8 random digits>.llm-mojo.tmp as in Python's part, and locked: what a killed process has left is
+    known by a lock that nobody holds, and is removed by the next one that writes NAME.
     """
 
     var who: String
@@ -192,15 +198,22 @@ struct AtomicFile(Movable, Readable):
         """
         self.who = who
         self.path = path
-        self._temporary = path + ".tmp"
+        self._temporary = String()
         self._fd = -1
         self.size = 0
         if isdir(path):
             raise Error(t"{who}: {path}: expected the name of a file, found a folder; name a file in it")
         make_folder(who, dirname(path))
-        self._fd = _open(self._temporary, _OPEN_REPLACE)
-        if self._fd < 0:
-            raise Error(t"{who}: cannot write {self._temporary}: {get_errno()}; check the folder and its permissions")
+        _remove_leftovers(path)
+        while self._fd < 0:
+            self._temporary = String(t"{path}.{_random_digits()}{_TEMPORARY}")
+            self._fd = _open(self._temporary, _OPEN_NEW)
+            if self._fd < 0 and get_errno() != ErrNo.EEXIST:
+                raise Error(t"{who}: cannot write {path}: {get_errno()}; check the folder and its permissions")
+            # Until it is locked, another process may take it for what a killed one has left.
+            if self._fd >= 0 and not (_lock(self._fd) and exists(self._temporary)):
+                _ = external_call["close", Int32](self._fd)
+                self._fd = -1
 
     def __init__(out self, *, deinit move: Self):
         """Takes over a started file."""
@@ -305,6 +318,8 @@ struct AppendedFile(Movable):
         self.path = path
         self._fd = _open(path, _OPEN_APPEND if keep else _OPEN_APPEND | _TRUNCATE)
         if self._fd < 0:
+            if get_errno() == ErrNo.ELOOP:
+                raise Error(t"{who}: {path} is a symbolic link; move it away, or choose another folder")
             raise Error(t"{who}: cannot write {path}: {get_errno()}; check the folder and its permissions")
 
     def __init__(out self, *, deinit move: Self):
@@ -341,7 +356,7 @@ struct AppendedFile(Movable):
 
     def lock(self) -> Bool:
         """Claims the file for this process until it ends; tells whether no other has claimed it."""
-        return external_call["flock", Int32](self._fd, _LOCK_EXCLUSIVE_AT_ONCE) == 0
+        return _lock(self._fd)
 
     def truncate(self, size: Int) raises:
         """Cuts the file off after `size` bytes.
@@ -351,6 +366,72 @@ struct AppendedFile(Movable):
         """
         if external_call["ftruncate", Int32](self._fd, size) != 0:
             raise Error(t"{self.who}: cannot shorten {self.path}: {get_errno()}; check the disk")
+
+
+struct HeldFolder(Movable):
+    """A folder that is known again: one that is made anew under its name is another."""
+
+    var path: String
+    var _fd: Int32
+
+    def __init__(out self, who: String, path: String) raises:
+        """Opens a folder.
+
+        Raises:
+            If it cannot be read.
+        """
+        self.path = path
+        self._fd = _open(path, _OPEN_READ)
+        if self._fd < 0:
+            raise Error(t"{who}: cannot open the folder {path}: {get_errno()}; check its permissions")
+
+    def __init__(out self, *, deinit move: Self):
+        """Takes over an open folder."""
+        self.path = move.path^
+        self._fd = move._fd
+
+    @no_inline
+    def __deinit__(deinit self):
+        """Closes the folder."""
+        if self._fd >= 0:
+            _ = external_call["close", Int32](self._fd)
+
+    def is_there(self) raises -> Bool:
+        """Tells whether the name still leads to this folder.
+
+        Raises:
+            If the disk fails.
+        """
+        if not isdir(self.path):
+            return False
+        var now = HeldFolder("folder", self.path)
+        var ours = FileIdentity(self._fd)
+        var theirs = FileIdentity(now._fd)
+        # A number keeps no file open.
+        _ = now^
+        return ours.device == theirs.device and ours.inode == theirs.inode
+
+
+def lock_folder(who: String, path: String) raises -> AppendedFile:
+    """Makes a folder if there is none, and claims it until what is returned is gone; `prepare` respects that, as we do.
+
+    Raises:
+        If another process is at work there, or the folder cannot be written to.
+    """
+    make_folder(who, path)
+    var file = AppendedFile(who, path + "/.lock", keep=True)
+    if not file.lock():
+        raise Error(t"{who}: another process is at work in {path}; wait for it, or choose another folder")
+    return file^
+
+
+def allow_many_files():
+    """Lets the process have as many files open as the system allows it, rather than the 1,024 that are common."""
+    # A struct rlimit: what holds, and how far it may be raised.
+    var limit = Array[Int, 2](fill=0)
+    if external_call["getrlimit", Int32](_OPEN_FILES, limit.unsafe_ptr()) == 0:
+        limit[0] = limit[1]
+        _ = external_call["setrlimit", Int32](_OPEN_FILES, limit.unsafe_ptr())
 
 
 def make_folder(who: String, path: String) raises:
@@ -367,6 +448,15 @@ def make_folder(who: String, path: String) raises:
         makedirs(path, exist_ok=True)
     except:
         raise Error(t"{who}: cannot make the folder {path}; check the folder above it and its permissions")
+
+
+def has_unfinished(path: String) raises -> Bool:
+    """Tells whether a file is on its way to this name, or was when its process was killed.
+
+    Raises:
+        If its folder cannot be read.
+    """
+    return len(_temporary_names(path)) > 0
 
 
 def beside(path: String, name: String) -> String:
@@ -439,6 +529,43 @@ def read_system_text(path: String) -> Optional[String]:
         return String(from_utf8=Span(bytes)[: max(count, 0)])
     except:
         return None
+
+
+def _lock(fd: Int32) -> Bool:
+    return external_call["flock", Int32](fd, _LOCK_EXCLUSIVE_AT_ONCE) == 0
+
+
+def _random_digits() -> String:
+    var number = Array[UInt32, 1](fill=0)
+    _ = external_call["getrandom", Int](number.unsafe_ptr(), Int(size_of[UInt32]()), UInt32(0))
+    return hex(Int(number[0]), prefix="").ascii_rjust(8, "0")
+
+
+def _temporary_names(path: String) raises -> List[String]:
+    """Lists the temporary files of a file."""
+    var folder = String(dirname(path))
+    var beginning = String(basename(path)) + "."
+    var length = beginning.byte_length() + 8 + _TEMPORARY.byte_length()
+    var names = List[String]()
+    for name in listdir(folder if folder.byte_length() > 0 else String(".")):
+        if name.byte_length() == length and name.startswith(beginning) and name.endswith(_TEMPORARY):
+            names.append(beside(path, name))
+    return names^
+
+
+def _remove_leftovers(path: String):
+    """Removes what processes that were killed have left under temporary names of a file."""
+    try:
+        for ref name in _temporary_names(path):
+            var leftover = name
+            var fd = _open(leftover, _OPEN_READ | _NO_FOLLOW)
+            if fd >= 0:
+                if _lock(fd):
+                    _ = external_call["unlink", Int32](leftover.as_c_string_span().ptr())
+                _ = external_call["close", Int32](fd)
+    except:
+        # A folder that cannot be read may still be written to.
+        pass
 
 
 def _string_at(address: Int) -> String:

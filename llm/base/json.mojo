@@ -112,8 +112,8 @@ def json_numbers(values: List[Float64]) -> String:
 
 
 def json_text(text: String) -> String:
-    """Writes a text in quotes."""
-    var quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    """Writes a text in quotes. Bytes that are not UTF-8, as names of files may have, become U+FFFD."""
+    var quoted = String(from_utf8_lossy=text.as_bytes()).replace("\\", "\\\\").replace('"', '\\"')
     for control in range(0x20):
         var digits = "0123456789abcdef"
         quoted = quoted.replace(chr(control), String(t"\\u00{control // 16}{digits[byte=control % 16]}"))

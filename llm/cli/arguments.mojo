@@ -9,10 +9,12 @@ A program declares its options and reads values by their long names:
 A mistake in the flags ends the program with status 2 and a message on stderr.
 """
 
-from std.sys import argv, exit, stderr
+from std.sys import argv, exit
 
 from llm.base.numbers import parse_integer, parse_number
 from llm.base.strings import part
+from llm.cli.screen import Screen, complain, open_standard_streams
+from llm.cli.signals import ignore_broken_pipes
 from llm.cli.version import VERSION
 
 
@@ -147,7 +149,7 @@ struct Arguments(Movable):
 
     def fail(self, message: String):
         """Ends the program with status 2 and a message about its flags."""
-        print(t"{self.program}: {message}\n`{self.program} --help` lists the flags", file=stderr)
+        complain(String(t"{self.program}: {message}\n`{self.program} --help` lists the flags"))
         exit(2)
 
     # ----- values
@@ -178,7 +180,7 @@ struct Arguments(Movable):
         if value and value.value() >= lowest and value.value() <= highest:
             return value.value()
         var range = String(t"from {lowest} to {highest}")
-        if highest == Int(Int32.MAX):
+        if highest == Int(Int32.MAX) and not (value and value.value() > highest):
             range = String(t"of at least {lowest}")
         self.fail(String(t"{self._source(name)}: expected an integer {range}, got '{text}'"))
         return lowest
@@ -312,20 +314,31 @@ def parse_arguments(program: String, summary: String, var options: List[Option])
     `-h` and `--help` print the help, `--version` the version, and end the program with status 0; a mistake ends it with
     status 2. Where `-h` is also the letter of an option, it asks for help only without a value.
     """
+    open_standard_streams()
+    ignore_broken_pipes()
     var args = Arguments(program, summary, options^)
     var words = command_line()
     if args._asks_for_help(words):
-        print(args.help(), end="", flush=True)
-        exit(0)
+        _say_and_exit(program, args.help())
     if "--version" in words:
-        print(t"{program} (llm.mojo) {VERSION}", flush=True)
-        exit(0)
+        _say_and_exit(program, String(t"{program} (llm.mojo) {VERSION}\n"))
     try:
         args.parse(words)
     except error:
         args.fail(String(error))
     args.check()
     return args^
+
+
+def _say_and_exit(program: String, text: String):
+    var screen = Screen()
+    screen.text(text)
+    try:
+        screen.check()
+    except error:
+        complain(String(t"{program}: {error}"))
+        exit(1)
+    exit(0)
 
 
 def command_line() -> List[String]:

@@ -2,7 +2,6 @@
 
 from llm.cli.arguments import Arguments
 from llm.cli.report import Report, Validation
-from llm.cli.signals import stop_signal
 from llm.cli.text_writer import generate
 from llm.cli.ticker import Ticker
 from llm.eval.choices import Choices, judge_all
@@ -30,7 +29,7 @@ def evaluate[
     """Makes the validation and the sample that are due after this step.
 
     Returns:
-        False if a signal to stop came during the validation: then all of it is left to the resumed run.
+        False if the run has to stop, which was found out during the validation: then all of it is left to the resumed run.
     """
     var step = run.state.step
     var last = step >= run.config.steps
@@ -38,7 +37,7 @@ def evaluate[
         return False
     if tokenizer and step > 0 and is_due(step, args.int("sample-every"), last):
         report.screen.line("--- sample")
-        generate(run.model, run.state.sampler, tokenizer.value(), args.int("gen-len"))
+        generate(run.model, run.state.sampler, tokenizer.value(), report.screen, args.int("gen-len"))
         report.screen.line("---")
     return True
 
@@ -48,13 +47,13 @@ def _validate[
 ](mut run: Trainer[dtype, O], mut questions: Optional[Choices], mut report: Report, args: Arguments) raises -> Bool:
     """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps checkpoints.
 
-    Nothing is reported or kept of a validation that a signal ends: it is made again from its beginning.
+    Nothing is reported or kept of a validation that ends early: it is made again from its beginning.
     """
     var judgements = List[Judgement]()
     if questions:
         var limit = args.int("hellaswag-limit")
         judgements = judge_all(questions.value(), run.model, limit, Ticker("hellaswag", report.screen))
-        if stop_signal() != 0:
+        if report.stops():
             return False
     var loss = run.validate(Ticker("validation", report.screen))
     if not loss:
@@ -67,6 +66,7 @@ def _validate[
         report.hellaswag(step, accuracy.acc(), accuracy.acc_norm())
     var wanted = args.int("checkpoint-every") > 0 or args.int("patience") > 0
     if best and wanted and step > 0 and args.given("out"):
+        report.before_saving()
         write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params, saves_bfloat16(args))
     return True
 

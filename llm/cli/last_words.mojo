@@ -5,6 +5,8 @@ from std.sys import argv
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import saves_bfloat16
 from llm.cli.report import Report
+from llm.cli.screen import Screen, complain, errors_are_seen
+from llm.cli.shell import shell_command
 from llm.cli.signals import signal_name, stop_signal
 from llm.eval.choices import Choices
 from llm.optim.optimizer import Optimizer
@@ -22,16 +24,18 @@ def farewell[
 ](run: Trainer[dtype, O], mut report: Report, args: Arguments, saved: Int) -> Int:
     """Says why the run ends and how to go on, and returns the exit status."""
     var signal = stop_signal()
+    ref failure = report.screen.failure
     ref state = run.state
     var steps = run.config.steps
     # A signal that comes when all is done, to the last validation, stops nothing.
     if signal != 0 and (state.step < steps or not state.evaluated):
-        var text = String(t"stopped by {signal_name(signal)} after step {state.step} of {steps}; ")
-        if args.given("out") and saved == state.step:
-            report.screen.line(text + "go on with: " + _resume_command(args))
-        else:
-            report.screen.line(text + "nothing was saved" + ("" if args.given("out") else ": no --out was given"))
+        _say_last(report.screen, String(t"stopped by {signal_name(signal)}{_what_now(run, args, saved)}"))
         return 128 + signal
+    if failure:
+        var ends = state.step >= steps and state.evaluated
+        var what = "; all steps are done" if ends else String(t": stopped{_what_now(run, args, saved)}")
+        complain(String(t"train_gpt2: standard output: cannot write: {failure}{what}"))
+        return 1
     if state.step < steps:
         report.screen.line(
             String(
@@ -40,6 +44,20 @@ def farewell[
             )
         )
     return 0
+
+
+def _what_now[dtype: DType, O: Optimizer, //](run: Trainer[dtype, O], args: Arguments, saved: Int) -> String:
+    var text = String(t" after step {run.state.step} of {run.config.steps}; ")
+    if args.given("out") and saved == run.state.step:
+        return text + "go on with: " + resume_command(args)
+    return text + "nothing was saved" + ("" if args.given("out") else ": no --out was given")
+
+
+def _say_last(mut screen: Screen, text: String):
+    """Says how a run has ended where a person sees it: the Ctrl-C that ended it has ended `tee` too."""
+    screen.line(text)
+    if screen.failure or (not screen.is_terminal and errors_are_seen()):
+        complain(text)
 
 
 def rescue[
@@ -55,7 +73,7 @@ def rescue[
     if run.train_data.has_failed:
         run.train_data.rewind()
     try:
-        report.flush()
+        report.before_saving()
         save_checkpoint(args.string("out"), run, args.int("keep"), saves_bfloat16(args))
         return _last_good(args, step)
     except error:
@@ -68,10 +86,10 @@ def _last_good(args: Arguments, saved: Int) -> String:
         return "; no checkpoint was saved before"
     return String(
         t"\n{checkpoint_model(args.string('out'), saved)} is the last checkpoint; go on from there with:"
-        t" {_resume_command(args)}"
+        t" {resume_command(args)}"
     )
 
 
-def _resume_command(args: Arguments) -> String:
+def resume_command(args: Arguments) -> String:
     """Returns the command that goes on with this run; its settings are in the folder."""
-    return String(t"{argv()[0]} -o {args.string('out')} -y 1")
+    return shell_command([String(argv()[0]), "-o", args.string("out"), "-y", "1"])

@@ -4,7 +4,8 @@ from std.os.path import exists
 from std.sys import argv
 
 from llm.cli.arguments import Arguments, Option, command_line, parse_arguments
-from llm.cli.settings import find_preset, read_settings, write_settings
+from llm.cli.shell import shell_command, shell_word
+from llm.cli.settings import find_preset, flags_only, read_settings, write_settings
 
 comptime RUN_SETTINGS = "run.toml"
 
@@ -29,7 +30,24 @@ def trainer_arguments() raises -> Arguments:
     except error:
         args.fail(String(error))
     args.check()
+    # Settings in files are TOML, which is UTF-8.
+    for option in args.options:
+        if args.given("out") and option.name not in flags_only() and not _is_utf8(args.string(option.name)):
+            args.fail(
+                String(
+                    t"--{option.name}: expected a text in UTF-8, which run.toml can hold, got"
+                    t" '{args.string(option.name)}'; rename it"
+                )
+            )
     return args^
+
+
+def _is_utf8(text: String) -> Bool:
+    try:
+        _ = String(from_utf8=text.as_bytes())
+        return True
+    except:
+        return False
 
 
 def save_settings(args: Arguments) raises:
@@ -38,27 +56,20 @@ def save_settings(args: Arguments) raises:
     Raises:
         If the file cannot be written.
     """
-    var command = String()
+    var words = List[String]()
     for word in argv():
-        command += " " + _shell_word(String(word))
+        words.append(String(word))
     var path = args.string("out") + "/" + RUN_SETTINGS
+    var go_on = shell_command([words[0], "-o", args.string("out"), "-y", "1"])
     var heading = String(
-        t"# {command.strip()}\n# To repeat the run: --preset {_shell_word(path)} --out ANOTHER_FOLDER\n"
+        t"# {shell_command(words)}\n# To go on with it: {go_on}\n# To repeat the run: --preset {shell_word(path)} --out"
+        t" ANOTHER_FOLDER\n"
     )
-    var without: List[String] = ["out", "preset", "resume", "dry-run", "trace"]
+    var without = flags_only()
     # Sizes and a default --init would contradict each other when they are read again.
     if not args.given("init") and args.int("n-layer") + args.int("n-head") + args.int("n-embd") > 0:
         without.append("init")
     write_settings(args, path, heading, without)
-
-
-def _shell_word(word: String) -> String:
-    for c in word.as_bytes():
-        var letter = UInt8(ord("a")) <= (c | 32) <= UInt8(ord("z"))
-        var digit = UInt8(ord("0")) <= c <= UInt8(ord("9"))
-        if not (letter or digit or c > 127 or chr(Int(c)) in "-_./=:,+@%"):
-            return "'" + word.replace("'", "'\\''").replace("\n", " ") + "'"
-    return word if word.byte_length() > 0 else String("''")
 
 
 def options() -> List[Option]:

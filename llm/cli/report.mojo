@@ -3,11 +3,12 @@
 from std.math import exp
 from std.time import perf_counter_ns
 
-from llm.base.files import AppendedFile, make_folder
+from llm.base.files import AppendedFile, HeldFolder, make_folder
 from llm.base.formatting import duration, fixed, scientific
 from llm.base.json import json_number
 from llm.cli.logs import LogEnd, open_log
 from llm.cli.screen import BOLD, GREEN, RED, YELLOW, Screen
+from llm.cli.signals import stop_signal
 from llm.train.step_record import StepRecord
 
 
@@ -68,6 +69,7 @@ struct Report(Movable):
     var screen: Screen
     var _log: Optional[AppendedFile]
     var _main_log: Optional[AppendedFile]
+    var _folder: Optional[HeldFolder]
     var _start: Int
     var _first_step: Int
 
@@ -78,12 +80,14 @@ struct Report(Movable):
             If the folder or a log cannot be made, or another run is writing to them.
         """
         self.screen = Screen()
+        self._folder = None
         self._log = None
         self._main_log = None
         self._start = Int(perf_counter_ns())
         self._first_step = resume.value().step if resume else 0
         if folder.byte_length() > 0:
             make_folder("report", folder)
+            self._folder = HeldFolder("report", folder)
             self._log = open_log(folder + "/log.jsonl", resume)
             self._main_log = open_log(folder + "/main.log", resume)
 
@@ -154,12 +158,21 @@ struct Report(Movable):
             text += String(t", validation in {min(val_every - step % val_every, steps - step)} steps")
         self.screen.live(text)
 
-    def flush(mut self) raises:
+    def stops(self) -> Bool:
+        """Tells whether the run has to end now: a signal has come, or the screen can no longer be written to."""
+        return stop_signal() != 0 or Bool(self.screen.failure)
+
+    def before_saving(mut self) raises:
         """Brings the logs to the disk.
 
         Raises:
-            If the disk is full or fails.
+            If the disk is full or fails, or the folder is gone: what has its name now is another run's.
         """
+        if self._folder and not self._folder.value().is_there():
+            raise Error(
+                t"save: the folder {self._folder.value().path} is gone, or another has its name; nothing was saved:"
+                t" make it again and resume from a copy"
+            )
         if self._log:
             self._log.value().flush()
             self._main_log.value().flush()

@@ -13,7 +13,7 @@ def read_settings(mut args: Arguments, path: String) raises:
     """Gives options the values that a file has for them. A flag that is parsed again afterwards counts more.
 
     Raises:
-        If the file is not flat TOML or names an option that there is not.
+        If the file is not flat TOML or names an option that there is not, or one that is not for files.
     """
     var lines = read_text("settings", path).split("\n")
     var seen = List[String]()
@@ -28,10 +28,21 @@ def read_settings(mut args: Arguments, path: String) raises:
             var name = trimmed(line, 0, equals)
             if name in seen:
                 raise Error(t"{name} is there twice")
+            for other in flags_only():
+                if name == other:
+                    raise Error(
+                        t"{name} is for the command line alone: a file does not say where to write or what to replace;"
+                        t" remove the line and give --{name}"
+                    )
             args.set(name, _value(trimmed(line, equals + 1, line.byte_length())), path)
             seen.append(name)
         except error:
             raise Error(t"{path}, line {i + 1}: {error}")
+
+
+def flags_only() -> List[String]:
+    """Lists the options that settings in files may not have."""
+    return ["out", "preset", "resume", "dry-run", "trace"]
 
 
 def find_preset(name: String) raises -> String:
@@ -65,7 +76,7 @@ def write_settings(args: Arguments, path: String, heading: String, without: List
         if option.is_switch():
             value = "true" if args.bool(option.name) else "false"
         elif not _is_toml_number(value):
-            value = _quoted(value)
+            value = toml_text(value)
         text += String(t"{option.name} = {value}\n")
     var file = AtomicFile("settings", path)
     file.write(text^)
@@ -78,19 +89,17 @@ def _value(text: String) raises -> String:
         var bytes = text.as_bytes()
         var quote = bytes[0]
         var value = List[UInt8]()
-        var escaped = False
-        for i in range(1, len(bytes)):
+        var i = 1
+        while i < len(bytes):
             var c = bytes[i]
-            if escaped and c != UInt8(ord('"')) and c != UInt8(ord("\\")):
-                break
-            if c == quote and not escaped:
+            if c == quote:
                 _check_end(trimmed(text, i + 1, len(bytes)))
                 return String(StringSlice(unsafe_from_utf8=Span(value)))
-            escaped = c == UInt8(ord("\\")) and quote == UInt8(ord('"')) and not escaped
-            if not escaped:
+            if c == UInt8(ord("\\")) and quote == UInt8(ord('"')):
+                i += _unescape(bytes[i + 1 :], value, text)
+            else:
                 value.append(c)
-        if escaped:
-            raise Error(t"expected only \\\\ and \\\" after a backslash in {text}")
+            i += 1
         raise Error(t"the text {text} does not end")
     var comment = text.find("#")
     var value = trimmed(text, 0, comment) if comment >= 0 else text
@@ -101,6 +110,25 @@ def _value(text: String) raises -> String:
     if not _is_toml_number(value):
         raise Error(t"expected a number, true, false, or a text in quotes, found '{value}'")
     return value.replace("_", "")
+
+
+def _unescape(bytes: Span[UInt8, _], mut value: List[UInt8], text: String) raises -> Int:
+    """Appends the character that is spelled behind a backslash; returns the bytes of its spelling."""
+    var names = 'btnfr"\\'
+    var characters: List[UInt8] = [0x08, 0x09, 0x0A, 0x0C, 0x0D, 0x22, 0x5C]
+    for i, name in enumerate(names.as_bytes()):
+        if len(bytes) > 0 and bytes[0] == name:
+            value.append(characters[i])
+            return 1
+    if len(bytes) >= 5 and bytes[0] == UInt8(ord("u")):
+        var code = 0
+        for c in bytes[1:5]:
+            var digit = String("0123456789abcdef").find(chr(Int(c)).lower())
+            code = code * 16 + digit if digit >= 0 and code >= 0 else -1
+        if code >= 0 and not 0xD800 <= code < 0xE000:
+            value.extend(chr(code).as_bytes())
+            return 5
+    raise Error(t"expected \\b, \\t, \\n, \\f, \\r, \\\", \\\\ or \\uXXXX after a backslash in {text}")
 
 
 def _check_end(left: String) raises:
@@ -124,8 +152,18 @@ def _is_toml_number(text: String) -> Bool:
     return digits and previous_digit and Bool(parse_number(text.replace("_", "")))
 
 
-def _quoted(text: String) -> String:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def toml_text(text: String) -> String:
+    """Writes a text in quotes."""
+    var quoted = String('"')
+    for byte in text.as_bytes():
+        if byte == UInt8(ord('"')) or byte == UInt8(ord("\\")):
+            quoted += "\\" + chr(Int(byte))
+        elif byte == 0x7F or byte < 0x20:
+            quoted += "\\u" + hex(Int(byte), prefix="").ascii_rjust(4, "0")
+        else:
+            # A byte of a longer character goes over as it is.
+            quoted += StringSlice(unsafe_from_utf8=Span(List[UInt8](length=1, fill=byte)))
+    return quoted + '"'
 
 
 def _own_path() -> String:

@@ -132,19 +132,34 @@ def tokenizer_path(args: Arguments) raises -> Optional[String]:
     return Optional(String("gpt2_tokenizer.bin")) if exists("gpt2_tokenizer.bin") else None
 
 
-def check_tokenizer(tokenizer: Optional[Tokenizer], config: GPT2Config) raises:
+def check_tokenizer(args: Arguments, tokenizer: Optional[Tokenizer], config: GPT2Config) raises:
     """Raises if there is a tokenizer that is not the model's."""
     if tokenizer:
-        check_vocabulary(tokenizer.value(), config)
+        check_vocabulary(tokenizer.value(), config, "; --tokenizer '' is none" if not args.given("tokenizer") else "")
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: GPT2Config) raises:
-    """Raises if a tokenizer is not the model's."""
+def check_vocabulary(tokenizer: Tokenizer, config: GPT2Config, otherwise: String = "") raises:
+    """Raises if a tokenizer is not the model's. What else one can do, `otherwise`, ends the message."""
     if tokenizer.vocab_size != config.vocab_size:
         raise Error(
-            t"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; give the"
-            t" tokenizer that the model was trained with (--tokenizer), or another model (--init)"
+            t"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; give the"
+            t" tokenizer that the model was trained with (--tokenizer), or another model (--init){otherwise}"
         )
+
+
+def check_resumed(args: Arguments, config: GPT2Config):
+    """Ends the program if a flag asks for another model than the one of the checkpoint that the run goes on from."""
+    var names: List[StaticString] = ["n-layer", "n-head", "n-embd", "block-size", "vocab-size"]
+    var sizes = [config.num_layers, config.num_heads, config.channels, config.max_seq_len, config.vocab_size]
+    for i in range(len(names)):
+        var given = args.int(names[i])
+        if args.given_as_flag(names[i]) and given > 0 and given != sizes[i]:
+            args.fail(
+                String(
+                    t"--{names[i]} {given}: the checkpoint to go on from has {sizes[i]}; leave the flag out, or train"
+                    t" another model into another --out"
+                )
+            )
 
 
 def training_data(args: Arguments, config: GPT2Config) raises -> DataLoader:

@@ -6,6 +6,7 @@ comptime SIGHUP = 1
 comptime SIGINT = 2
 comptime SIGTERM = 15
 
+comptime _SIGPIPE = Int32(13)
 comptime _SIGXFSZ = Int32(25)
 # Mojo has no global variables, and a handler gets no context: the flag is in a page of its own at a fixed address, which
 # `watch_for_signals` maps before it sets a handler. Beside the flag stands a word by which the page is known.
@@ -46,6 +47,11 @@ def watch_for_interrupts() raises:
     _make_flag()
     _ = external_call["signal", Int](Int32(SIGINT), _on_interrupt)
     _ = external_call["siginterrupt", Int32](Int32(SIGINT), Int32(1))
+
+
+def ignore_broken_pipes():
+    """From here on a write for which there is no reader left is an error, and no signal that ends the program."""
+    _ = external_call["signal", Int](_SIGPIPE, _do_nothing)
 
 
 def stop_signal() -> Int:

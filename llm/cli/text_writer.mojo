@@ -1,9 +1,9 @@
 """What a person sees of texts that are being written."""
 
-from std.sys import stderr
 from std.time import perf_counter_ns
 
 from llm.base.formatting import fixed
+from llm.cli.screen import Screen, complain
 from llm.cli.signals import stop_signal
 from llm.infer.generator import Generator
 from llm.infer.sampler import Sampler
@@ -16,13 +16,21 @@ comptime F32 = DType.float32
 
 def write_texts[
     dtype: DType, //
-](mut generator: Generator[dtype], tokenizer: Tokenizer, *, prompt: String, count: Int, stop: String) raises:
+](
+    mut generator: Generator[dtype],
+    tokenizer: Tokenizer,
+    mut screen: Screen,
+    *,
+    prompt: String,
+    count: Int,
+    stop: String,
+) raises:
     """Prints up to `count` tokens of each text behind the prompt: one text as it is drawn, several one by one at the end.
 
     A text ends early at its end-of-text token and before `stop`; a signal ends all. Says on stderr how fast it went.
 
     Raises:
-        If the model has diverged.
+        If the model has diverged, or what was printed has not arrived.
     """
     var start = perf_counter_ns()
     var num_texts = len(generator.active)
@@ -31,11 +39,11 @@ def write_texts[
     var texts = List[String](length=len(generator.samplers), fill=prompt)
     var shown = generator.active.copy()
     if streams:
-        print(prompt, end="", flush=True)
+        screen.text(prompt)
     var tokens = 0
     var steps = 0
     var ended = 0
-    while steps < count and ended < num_texts and stop_signal() == 0:
+    while steps < count and ended < num_texts and stop_signal() == 0 and not screen.failure:
         var active = generator.active.copy()
         var drawn = generator.next()
         steps += 1
@@ -44,7 +52,7 @@ def write_texts[
             var text = active[i]
             var piece = writers[text].push(tokenizer, drawn[i])
             if streams:
-                print(piece, end="", flush=True)
+                screen.text(piece)
             texts[text] += piece
             if writers[text].ended:
                 ended += 1
@@ -53,19 +61,20 @@ def write_texts[
     for i in range(num_texts):
         var rest = writers[shown[i]].finish()
         if streams:
-            print(rest, flush=True)
+            screen.text(rest + "\n")
         else:
-            print(texts[shown[i]] + rest)
-            if i + 1 < num_texts:
-                print("---")
+            screen.text(texts[shown[i]] + rest + ("\n---\n" if i + 1 < num_texts else "\n"))
     var seconds = Float64(perf_counter_ns() - start) / 1e9
     var note = String()
     if generator.has_dropped:
         note = String(t"; beyond the context of {generator.decoder.context} tokens the older half was dropped")
-    print(t"({tokens} tokens, {fixed(Float64(tokens) / seconds, 1)} tok/s{note})", file=stderr, flush=True)
+    screen.check()
+    complain(String(t"({tokens} tokens, {fixed(Float64(tokens) / seconds, 1)} tok/s{note})"))
 
 
-def generate[dtype: DType, //](model: GPT2[dtype], mut sampler: Sampler, tokenizer: Tokenizer, count: Int) raises:
+def generate[
+    dtype: DType, //
+](model: GPT2[dtype], mut sampler: Sampler, tokenizer: Tokenizer, mut screen: Screen, count: Int) raises:
     """Prints `count` tokens as they are drawn, starting from the token that begins a text. The model stays as it is.
 
     Raises:
@@ -77,8 +86,8 @@ def generate[dtype: DType, //](model: GPT2[dtype], mut sampler: Sampler, tokeniz
     var stream = TextStream()
     for _ in range(count):
         var drawn = generator.next()
-        print(stream.push(tokenizer.decode(drawn[0])), end="", flush=True)
-    print(stream.finish(), flush=True)
+        screen.text(stream.push(tokenizer.decode(drawn[0])))
+    screen.text(stream.finish() + "\n")
     sampler.set_rng_state(generator.samplers[0].rng_state())
 
 

@@ -29,8 +29,8 @@ struct Ticker[origin: MutOrigin](Watcher):
         self._every = _TERMINAL_NS if screen.is_terminal else _PIPE_NS
 
     def stopped(self) -> Bool:
-        """Tells whether a signal has asked to stop."""
-        return stop_signal() != 0
+        """Tells whether a signal has asked to stop, or nobody is there any more to see what comes out."""
+        return stop_signal() != 0 or Bool(self._screen[].failure)
 
     def show(mut self, done: Int, total: Int, what: String):
         """Shows, when it is time to, how many parts are done, what has come out so far, and how long the rest will take.

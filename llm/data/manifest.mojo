@@ -5,7 +5,7 @@
 
 from std.os.path import basename, exists
 
-from llm.base.files import AtomicFile, beside, glob_files, read_text
+from llm.base.files import AtomicFile, beside, glob_files, has_unfinished, read_text
 from llm.base.json import JsonObject, json_text
 from llm.base.sha256 import sha256_of_file, sha256_of_written
 from llm.text.tokenizer import Tokenizer
@@ -24,9 +24,16 @@ def check_manifests(pattern: String, tokenizer: Optional[String], vocab_size: In
     var checked = String()
     for shard in glob_files(pattern):
         var path = beside(shard, "manifest.json")
-        if path != checked and exists(path):
+        if path == checked:
+            continue
+        checked = path
+        if exists(path):
             _check(path, tokenizer, vocab_size)
-            checked = path
+        elif has_unfinished(path):
+            raise Error(
+                t"data: {path} is being written, or was when its program was killed: shards of two texts may lie beside"
+                t" each other; wait for it, or make the data again"
+            )
 
 
 def _check(path: String, tokenizer: Optional[String], vocab_size: Int) raises:

@@ -183,7 +183,13 @@ struct NpyHeader(Movable):
         self.start = (12 if wide else 10) + length
         if self.start > len(bytes):
             raise file.error("the header of the .npy file is cut off or damaged; make the file again")
-        var text = String(StringSlice(unsafe_from_utf8=Span(bytes)[12 if wide else 10 : self.start]))
+        var dictionary = Span(bytes)[12 if wide else 10 : self.start]
+        for byte in dictionary:
+            if (byte < 0x20 and byte != 0x0A) or byte >= 0x7F:
+                raise file.error(
+                    String(t"expected text in the header of the .npy file, found the byte {byte}; make the file again")
+                )
+        var text = String(StringSlice(unsafe_from_utf8=dictionary))
         self.size = 0
         if "'descr': '<u2'" in text:
             self.size = size_of[UInt16]()

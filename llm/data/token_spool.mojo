@@ -22,7 +22,7 @@ struct TokenSpool(Movable):
     var _is_wide: Bool
 
     def __init__(out self, path: String, vocab_size: Int) raises:
-        """Starts a file `path.tmp`.
+        """Starts a temporary file of this name.
 
         Raises:
             If it cannot be made there.

@@ -1,5 +1,7 @@
 """Sizes of a GPT-2 and the names under which people know them."""
 
+from llm.base.numbers import parse_integer
+from llm.base.strings import part
 from llm.formats.checkpoint import MAX_CHANNELS, MAX_LAYERS, MAX_LENGTH
 
 comptime VOCAB_ALIGNMENT = 128
@@ -98,10 +100,7 @@ def named_config(name: String) raises -> GPT2Config:
     elif name == "gpt2-xl":
         depth = 48
     elif name.startswith("d"):
-        try:
-            depth = Int(name.removeprefix("d"))
-        except:
-            depth = 0
+        depth = parse_integer(part(name, 1, name.byte_length())).or_else(0)
     else:
         depth = 0
 

@@ -6,7 +6,7 @@ single characters. `TextStream` makes whole characters of tokens that end within
 
 from llm.base.files import InputFile
 from llm.base.memory import Tensor
-from llm.formats.header import HEADER_BYTES, TOKENIZER_MAGIC, read_header
+from llm.formats.header import HEADER_BYTES, HEADER_INTS, TOKENIZER_MAGIC, Header, read_header
 from llm.text.bpe import LONGEST_PIECE, Merges, Workspace
 from llm.text.split import Splitter
 from llm.text.utf8 import character_at, continues, sequence_length
@@ -14,17 +14,25 @@ from llm.text.utf8 import character_at, continues, sequence_length
 comptime U8 = DType.uint8
 comptime REPLACEMENT = "\uFFFD"
 """Stands for bytes that are not UTF-8."""
+comptime _ADDED_AT = 4
+comptime LARGEST_FILE = 1 << 28
+"""Bytes of the tokens of a vocabulary: room for a million of the longest ones."""
 
 
 struct Tokenizer(Movable):
     """A vocabulary. Tokens may end within a character: see `TextStream`."""
 
+    var path: String
+    """The file, for messages."""
     var vocab_size: Int
     """Number of tokens."""
     var end_of_text: Int
     """The token between documents, or -1 if the vocabulary has none."""
     var _bytes: List[UInt8]
     var _starts: List[Int]
+    var _added: List[List[Int32]]
+    """Tokens that no merge makes, and that a text has where it has all their bytes, by the first of them; end of text is
+    not among them. Empty if there is none."""
     var _splitter: Splitter
     var _merges: Optional[Merges]
     """Of a vocabulary that has every byte."""
@@ -37,6 +45,7 @@ struct Tokenizer(Movable):
         Raises:
             If there is none under this name, or it does not hold what its header says.
         """
+        self.path = path
         var file = InputFile("tokenizer", path)
         var header = read_header(file, TOKENIZER_MAGIC, [2, 1])
         self.vocab_size = header[2]
@@ -59,6 +68,11 @@ struct Tokenizer(Movable):
                     t" the file is damaged: make it again"
                 )
             )
+        # Checked before memory is reserved: a sparse file of a terabyte takes no room on the disk.
+        if size > LARGEST_FILE:
+            raise file.error(
+                String(t"expected at most {LARGEST_FILE} bytes after the header, found {size}; give the right file")
+            )
         self._bytes = List[UInt8](length=size, fill=0)
         self._starts = List[Int](capacity=self.vocab_size)
         file.read(HEADER_BYTES, Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(self._bytes.unsafe_ptr())), size))
@@ -73,10 +87,18 @@ struct Tokenizer(Movable):
                     t" {min(position, size)}; the file is damaged: make it again"
                 )
             )
+        self._added = List[List[Int32]]()
         self._splitter = Splitter()
         self._merges = None
         self._characters = List[Int32]()
-        self._learn_merges()
+        var added = _added_tokens(header, self.vocab_size, self.end_of_text, file)
+        var is_added = List[Bool](length=self.vocab_size, fill=False)
+        if len(added) > 0:
+            self._added = List[List[Int32]](length=256, fill=List[Int32]())
+        for token in added:
+            is_added[Int(token)] = True
+            self._added[Int(self._token(Int(token))[0])].append(token)
+        self._learn_merges(is_added)
         if not self._merges:
             self._learn_characters()
 
@@ -85,7 +107,7 @@ struct Tokenizer(Movable):
         """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
         pass
 
-    def _learn_merges(mut self):
+    def _learn_merges(mut self, is_added: List[Bool]):
         """Finds out what makes which token, if there is a token for every byte."""
         var byte_tokens = List[Int32](length=256, fill=-1)
         for token in range(self.vocab_size):
@@ -97,7 +119,7 @@ struct Tokenizer(Movable):
         var merges = Merges(byte_tokens, self.vocab_size)
         var work = Workspace(text_bytes=0)
         for token in range(self.vocab_size):
-            if token != self.end_of_text:
+            if token != self.end_of_text and not is_added[token]:
                 merges.add(self._token(token), token, work)
         self._merges = merges^
 
@@ -150,6 +172,35 @@ struct Tokenizer(Movable):
         Raises:
             As `encode` does; with a vocabulary that has every byte only if a word is longer than 2 GB.
         """
+        if len(self._added) == 0:
+            self._encode_part(text, tokens, work)
+            return
+        var start = 0
+        var at = 0
+        while at < text.size:
+            var token = self._added_at(text, at)
+            if token < 0:
+                at += 1
+                continue
+            self._encode_part(text.slice(start, at - start), tokens, work)
+            tokens.append(token)
+            at += self._token(Int(token)).size
+            start = at
+        self._encode_part(text.slice(start, text.size - start), tokens, work)
+
+    def _added_at(self, text: Tensor[U8], at: Int) -> Int32:
+        """Returns the longest added token whose bytes begin at byte `at`; -1 if none does."""
+        var longest = 0
+        var found = Int32(-1)
+        for token in self._added[Int(text[at])]:
+            var bytes = self._token(Int(token))
+            if bytes.size > longest and _begins(text, at, bytes):
+                longest = bytes.size
+                found = token
+        return found
+
+    def _encode_part(self, text: Tensor[U8], mut tokens: List[Int32], mut work: Workspace) raises:
+        """Appends the tokens of a text between added ones."""
         if not self._merges:
             self._encode_characters(text, tokens)
             return
@@ -164,7 +215,21 @@ struct Tokenizer(Movable):
 
     def next_cut(self, text: Tensor[U8], start: Int) -> Int:
         """Returns a place at or after byte `start` > 0 where a text can be cut without changing its tokens."""
-        return self._splitter.next_cut(text, start)
+        var cut = self._splitter.next_cut(text, start)
+        while cut < text.size and self._is_within_added(text, cut):
+            cut = self._splitter.next_cut(text, cut + 1)
+        return cut
+
+    def _is_within_added(self, text: Tensor[U8], cut: Int) -> Bool:
+        """Tells whether the bytes of an added token lie on both sides of a cut."""
+        if len(self._added) == 0:
+            return False
+        # A token has at most 255 bytes.
+        for at in range(max(cut - 254, 0), cut):
+            var token = self._added_at(text, at)
+            if token >= 0 and at + self._token(Int(token)).size > cut:
+                return True
+        return False
 
     def _encode_characters(self, text: Tensor[U8], mut tokens: List[Int32]) raises:
         if len(self._characters) == 0:
@@ -266,6 +331,35 @@ def _is_control(character: List[UInt8]) -> Bool:
 def _view(bytes: Span[Byte, _]) -> Tensor[U8]:
     """Views bytes that the caller keeps alive."""
     return Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), len(bytes))
+
+
+def _added_tokens(header: Header, vocab_size: Int, end_of_text: Int, file: InputFile) raises -> List[Int32]:
+    """Reads the ranges of added tokens, in fields that llm.c leaves zero: how many, then the first and last of each."""
+    var added = List[Int32]()
+    var last = -1
+    for i in range(min(header[_ADDED_AT], (HEADER_INTS - _ADDED_AT - 1) // 2)):
+        var begin, end = header[_ADDED_AT + 1 + 2 * i], header[_ADDED_AT + 2 + 2 * i]
+        if not last < begin <= end < vocab_size or begin <= end_of_text <= end:
+            raise file.error(
+                String(
+                    t"expected added tokens from {last + 1} to {vocab_size - 1}, found {begin} to {end} in the header;"
+                    t" the file is damaged: make it again"
+                )
+            )
+        for token in range(begin, end + 1):
+            added.append(Int32(token))
+        last = end
+    return added^
+
+
+def _begins(text: Tensor[U8], at: Int, bytes: Tensor[U8]) -> Bool:
+    """Tells whether some bytes stand at byte `at` of a text."""
+    if at + bytes.size > text.size:
+        return False
+    for i in range(bytes.size):
+        if text[at + i] != bytes[i]:
+            return False
+    return True
 
 
 def _find(text: Tensor[U8], wanted: Tensor[U8], start: Int) -> Int:

@@ -8,6 +8,8 @@ from std.os.path import exists, isdir
 
 from llm.base.files import AtomicFile
 from llm.base.memory import Tensor
+from llm.base.numbers import parse_integer
+from llm.base.strings import part
 from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state, state_file
 from llm.model.checkpoints import checkpoint_file, read_parameters
 from llm.model.tensors import ParameterTensors
@@ -73,6 +75,15 @@ def save_checkpoint[
     sidecar.commit()
     var done = AtomicFile("save", _done(folder, step))
     done.commit()
+    remove_oldest(folder, keep)
+
+
+def remove_oldest(folder: String, keep: Int) raises:
+    """Removes the oldest checkpoints, so that `keep` stay (0: all).
+
+    Raises:
+        If the folder does not allow it.
+    """
     if keep > 0:
         var steps = complete_checkpoints(folder)
         for i in range(len(steps) - keep):
@@ -148,20 +159,37 @@ def remove_checkpoint(folder: String, step: Int) raises:
     _remove(_extra(folder, step))
 
 
-def clear_folder(folder: String, *, keep_checkpoints: Bool) raises:
+def clear_folder(folder: String, *, keep_checkpoints: Bool, is_ours: Bool) raises:
     """Removes what a killed run left unfinished under temporary names, and the checkpoints of a run that is replaced.
+
+    In a folder `is_ours` that goes for the files of checkpoints without `DONE_` too: a kill has interrupted their removal,
+    or their first save.
 
     Raises:
         If the folder cannot be read or does not allow it.
     """
+    var complete = complete_checkpoints(folder)
     for name in _names(folder):
+        var step = _step_of(name)
+        if is_ours and step and step.value() not in complete:
+            _remove(folder + "/" + name)
         for prefix in ["model_", "state_", "extra_", "DONE_", "best.bin"]:
             if name.startswith(prefix) and name.endswith(".tmp"):
                 _remove(folder + "/" + name)
     if not keep_checkpoints:
-        for step in complete_checkpoints(folder):
+        for step in complete:
             remove_checkpoint(folder, step)
         _remove(folder + "/best.bin")
+
+
+def _step_of(name: String) -> Optional[Int]:
+    """Returns the step of a checkpoint's file by its name; none if it is no such file."""
+    var parts: List[Tuple[String, String]] = [("model_", ".bin"), ("state_", "_00000.bin"), ("extra_", ".json")]
+    for ref each in parts:
+        var size = each[0].byte_length() + _DIGITS + each[1].byte_length()
+        if name.byte_length() == size and name.startswith(each[0]) and name.endswith(each[1]):
+            return parse_integer(part(name, each[0].byte_length(), each[0].byte_length() + _DIGITS))
+    return None
 
 
 def _names(folder: String) raises -> List[String]:

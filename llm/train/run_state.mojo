@@ -2,6 +2,8 @@
 what llm.c's state has no place for.
 """
 
+from std.math import isfinite
+
 from llm.base.files import AtomicFile, read_text
 from llm.base.json import JsonObject, json_number, json_numbers, json_text
 from llm.formats.training_state import IN_ORDER, RANDOM_WINDOWS, DataPosition
@@ -52,8 +54,8 @@ struct RunState(Movable):
         pass
 
     def validated(mut self, loss: Float32) -> Bool:
-        """Takes a validation loss and tells whether it is the lowest so far."""
-        if self.best_loss and not (loss < self.best_loss.value()):
+        """Takes a validation loss and tells whether it is the lowest so far; NaN never is."""
+        if not isfinite(loss) or (self.best_loss and not (loss < self.best_loss.value())):
             self.bad_validations += 1
             return False
         self.best_loss = loss

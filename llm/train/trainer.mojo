@@ -79,11 +79,7 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
             self.train_data.reset()
         var number = self.state.step + 1
         var loss = self._gradients(number)
-        if not isfinite(loss):
-            raise Error(
-                t"step {number}: the loss is {loss}: the model has diverged; use a lower --learning-rate, a"
-                t" --warmup or --grad-clip 1"
-            )
+        _expect_finite(number, "the loss", loss)
         var loss_z = self.state.losses.z_score(loss.cast[F64]())
         var learning_rate = self.config.schedule.learning_rate(self.state.step, self.config.steps)
         var grad_clip = Float32(self.config.grad_clip)
@@ -129,7 +125,8 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
         """Returns the mean loss over the first batches of the validation data; nothing if the watcher ended it.
 
         Raises:
-            If there is no batch, or the data has a token that the model does not know or has changed.
+            If there is no batch, the data has a token that the model does not know or has changed, or the loss is not
+            finite.
         """
         var batches = self.config.val_batches if self.config.val_batches >= 0 else self.val_data.num_batches
         if batches == 0:
@@ -146,7 +143,19 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
             self.model.forward(inputs, data.B, data.T)
             sum += self.model.loss(targets).cast[F64]()
             watcher.show(i + 1, batches, String(t"loss {fixed(sum / Float64(i + 1), 4)}"))
-        return Float32(sum / Float64(batches))
+        var loss = Float32(sum / Float64(batches))
+        _expect_finite(self.state.step, "the validation loss", loss)
+        return loss
+
+    def check_model(mut self) raises:
+        """Raises if the last update has ruined the model: by the loss on a batch, which a checkpoint cannot tell.
+
+        The batch is the one that was used last; a model that has taken no step since it was loaded is good.
+        """
+        ref data = self.train_data
+        var inputs = self._inputs.slice(0, data.B * data.T)
+        self.model.forward(inputs, data.B, data.T)
+        _expect_finite(self.state.step, "the loss after it", self.model.loss(self._targets.slice(0, data.B * data.T)))
 
     def _gradients(mut self, step: Int) raises -> Float32:
         """Leaves the gradient of the mean loss over all passes in the model, and returns that loss."""
@@ -167,6 +176,14 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
         """Has the optimizer take its step, and returns the gradient's norm."""
         self.optimizer.prepare(step=number, learning_rate=Float32(learning_rate), grad_scale=grad_scale)
         return self.model.update(self.optimizer)
+
+
+def _expect_finite(step: Int, what: String, loss: Float32) raises:
+    if not isfinite(loss):
+        raise Error(
+            t"step {step}: {what} is {loss}: the model has diverged; use a lower --learning-rate, a --warmup or"
+            t" --grad-clip 1"
+        )
 
 
 def _beyond(z: Optional[Float64], limit: Float64) -> Bool:
