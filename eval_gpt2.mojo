@@ -3,9 +3,10 @@
 from std.os.path import exists
 from std.sys import exit
 
-from llm.base.files import AtomicFile, beside
+from llm.base.files import beside
 from llm.base.formatting import grouped
 from llm.base.json import json_number, json_text
+from llm.base.written_files import AtomicFile
 from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cli.model_files import model_checkpoint
 from llm.cli.plan import check_memory_to_evaluate

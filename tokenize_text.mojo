@@ -5,8 +5,9 @@ from std.os.path import basename, exists
 from std.sys import exit
 from std.time import perf_counter_ns
 
-from llm.base.files import AtomicFile, InputFile, MappedFile, allow_many_files, glob_files, lock_folder
+from llm.base.files import InputFile, MappedFile, allow_many_files, glob_files
 from llm.base.formatting import fixed, grouped
+from llm.base.written_files import AtomicFile, lock_folder
 from llm.cli.arguments import Option, command_line, parse_arguments
 from llm.cli.screen import Screen, complain
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals

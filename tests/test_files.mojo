@@ -4,8 +4,9 @@ from std.os.path import exists
 from std.tempfile import mkdtemp
 from std.testing import TestSuite, assert_equal, assert_false, assert_raises, assert_true
 
-from llm.base.files import AppendedFile, AtomicFile, InputFile, MappedFile, glob_files, make_folder
+from llm.base.files import InputFile, MappedFile, glob_files
 from llm.base.memory import Arena
+from llm.base.written_files import AppendedFile, AtomicFile, make_folder
 from llm.model.checkpoints import read_config, read_parameters, write_checkpoint
 from llm.model.config import GPT2Config
 from llm.model.tensors import WTE, ParameterTensors

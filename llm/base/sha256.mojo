@@ -4,8 +4,9 @@ from std.bit import byte_swap
 from std.sys import CompilationTarget
 from std.sys.intrinsics import llvm_intrinsic
 
-from llm.base.files import AtomicFile, InputFile, Readable
+from llm.base.files import InputFile, Readable
 from llm.base.memory import Tensor
+from llm.base.written_files import AtomicFile
 
 comptime U8 = DType.uint8
 comptime Lanes = SIMD[DType.uint32, 4]

@@ -1,6 +1,7 @@
 """The logs of a run, which a resumed run continues without the steps that it does again."""
 
-from llm.base.files import AppendedFile, read_text
+from llm.base.files import read_text
+from llm.base.written_files import AppendedFile
 
 comptime _LARGEST_LOG = 1 << 32
 

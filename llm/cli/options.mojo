@@ -4,8 +4,8 @@ from std.os.path import exists
 from std.sys import argv
 
 from llm.cli.arguments import Arguments, Option, command_line, parse_arguments
-from llm.cli.shell import shell_command, shell_word
 from llm.cli.settings import find_preset, flags_only, read_settings, write_settings
+from llm.cli.shell import shell_command, shell_word
 
 comptime RUN_SETTINGS = "run.toml"
 

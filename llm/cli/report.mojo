@@ -3,9 +3,9 @@
 from std.math import exp
 from std.time import perf_counter_ns
 
-from llm.base.files import AppendedFile, HeldFolder, make_folder
 from llm.base.formatting import duration, fixed, scientific
 from llm.base.json import json_number
+from llm.base.written_files import AppendedFile, HeldFolder, make_folder
 from llm.cli.logs import LogEnd, open_log
 from llm.cli.screen import BOLD, GREEN, RED, YELLOW, Screen
 from llm.cli.signals import stop_signal

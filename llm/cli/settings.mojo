@@ -3,9 +3,10 @@
 from std.os.path import dirname, exists
 from std.ffi import external_call
 
-from llm.base.files import AtomicFile, read_text
+from llm.base.files import read_text
 from llm.base.numbers import parse_number
 from llm.base.strings import part, trimmed
+from llm.base.written_files import AtomicFile
 from llm.cli.arguments import Arguments
 
 

@@ -5,9 +5,10 @@
 
 from std.os.path import basename, exists
 
-from llm.base.files import AtomicFile, beside, glob_files, has_unfinished, read_text
+from llm.base.files import beside, glob_files, read_text
 from llm.base.json import JsonObject, json_text
 from llm.base.sha256 import sha256_of_file, sha256_of_written
+from llm.base.written_files import AtomicFile, has_unfinished
 from llm.text.tokenizer import Tokenizer
 from llm.text.unicode_table import UNICODE_VERSION
 

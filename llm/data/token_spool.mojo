@@ -2,8 +2,8 @@
 
 from std.sys import size_of
 
-from llm.base.files import AtomicFile
 from llm.base.memory import Tensor
+from llm.base.written_files import AtomicFile
 from llm.formats.header import TOKENS_MAGIC, WIDE_TOKENS_MAGIC, Header
 
 comptime _LARGEST_NARROW = 1 << 16

@@ -5,8 +5,9 @@ What the sizes mean and how many tensors there are is the model's affair (`model
 
 from std.sys import size_of
 
-from llm.base.files import AtomicFile, InputFile
+from llm.base.files import InputFile
 from llm.base.memory import Arena, Tensor
+from llm.base.written_files import AtomicFile
 from llm.formats.header import CHECKPOINT_MAGIC, HEADER_BYTES, Header, read_header
 
 comptime F32 = DType.float32

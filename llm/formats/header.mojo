@@ -3,8 +3,9 @@
 The one Mojo file that knows the magic numbers.
 """
 
-from llm.base.files import AtomicFile, InputFile
+from llm.base.files import InputFile
 from llm.base.memory import Tensor
+from llm.base.written_files import AtomicFile
 
 comptime HEADER_INTS = 256
 comptime HEADER_BYTES = HEADER_INTS * 4

@@ -2,9 +2,10 @@
 
 from std.sys import size_of
 
-from llm.base.files import AtomicFile, InputFile
+from llm.base.files import InputFile
 from llm.base.memory import Tensor
 from llm.base.random import Mt19937
+from llm.base.written_files import AtomicFile
 from llm.formats.header import HEADER_BYTES, STATE_MAGIC, Header, read_header
 
 comptime F32 = DType.float32

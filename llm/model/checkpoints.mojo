@@ -1,6 +1,6 @@
 """A GPT-2 from and to llm.c's checkpoints: its sizes in the header, its 16 tensors (`parameter_specs`) in order."""
 
-from llm.base.files import AtomicFile
+from llm.base.written_files import AtomicFile
 from llm.formats import checkpoint
 from llm.formats.checkpoint import CheckpointFile, CheckpointSizes
 from llm.model.config import GPT2Config

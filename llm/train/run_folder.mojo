@@ -6,10 +6,10 @@ A checkpoint is `model_STEP.bin`, `state_STEP_00000.bin` and `extra_STEP.json`, 
 from std.os import listdir, remove
 from std.os.path import exists, isdir
 
-from llm.base.files import AtomicFile
 from llm.base.memory import Tensor
 from llm.base.numbers import parse_integer
 from llm.base.strings import part
+from llm.base.written_files import AtomicFile
 from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state, state_file
 from llm.model.checkpoints import checkpoint_file, read_parameters
 from llm.model.tensors import ParameterTensors

@@ -4,8 +4,9 @@ what llm.c's state has no place for.
 
 from std.math import isfinite
 
-from llm.base.files import AtomicFile, read_text
+from llm.base.files import read_text
 from llm.base.json import JsonObject, json_number, json_numbers, json_text
+from llm.base.written_files import AtomicFile
 from llm.formats.training_state import IN_ORDER, RANDOM_WINDOWS, DataPosition
 from llm.infer.sampler import Sampler
 from llm.train.outliers import WINDOW, OutlierDetector

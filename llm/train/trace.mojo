@@ -3,9 +3,9 @@
 Only in programs built with `-D TRACE`; in others nothing of this is compiled.
 """
 
-from llm.base.files import AtomicFile
 from llm.base.formatting import fixed
 from llm.base.memory import Tensor
+from llm.base.written_files import AtomicFile
 from llm.cpu.threads.crew import TRACING, Event
 from llm.model.gpt2 import GPT2
 

@@ -10,8 +10,9 @@ TOKENS is a file of int32.
 
 from std.sys import argv, size_of
 
-from llm.base.files import AtomicFile, InputFile
+from llm.base.files import InputFile
 from llm.base.memory import Arena
+from llm.base.written_files import AtomicFile
 from llm.infer.generator import Generator
 from llm.infer.sampler import Sampler
 from llm.model.checkpoints import read_config, read_parameters

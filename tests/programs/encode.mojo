@@ -8,8 +8,9 @@ gets the places and int32 tokens in the same way. Decoding the tokens must give 
 
 from std.sys import argv, size_of
 
-from llm.base.files import AtomicFile, InputFile, MappedFile
+from llm.base.files import InputFile, MappedFile
 from llm.base.memory import Tensor
+from llm.base.written_files import AtomicFile
 from llm.text.tokenizer import Tokenizer
 
 comptime I32 = DType.int32

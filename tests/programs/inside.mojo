@@ -9,8 +9,9 @@ TOKENS is a file of B*T int32.
 from std.math import nan
 from std.sys import argv
 
-from llm.base.files import AtomicFile, InputFile
+from llm.base.files import InputFile
 from llm.base.memory import Arena, aligned_bytes
+from llm.base.written_files import AtomicFile
 from llm.model.checkpoints import load_parameters, read_config
 from llm.model.gpt2 import GPT2
 

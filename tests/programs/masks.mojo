@@ -6,8 +6,8 @@
 from std.math import nan
 from std.sys import argv
 
-from llm.base.files import AtomicFile
 from llm.base.memory import Arena
+from llm.base.written_files import AtomicFile
 from llm.cpu.dropout import Dropout, apply_dropout
 from llm.cpu.threads.crew import Team
 
