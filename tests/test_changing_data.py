@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llm_mojo import formats, reference
-from mojo_programs import ENVIRONMENT, TIMEOUT
+from mojo_programs import ENVIRONMENT, TIMEOUT, wait_for
 from tiny_run import SIZES, V, checkpoints
 
 B, T = 2, 8
@@ -249,3 +249,25 @@ def test_questions_that_change_during_evaluation(change, model, mojo_program, tm
     change(path)
     errors = failure_of(process)
     assert "hellaswag: " in errors and WHAT_IS_SAID[change] in errors
+
+
+# ----- texts
+
+
+@pytest.mark.parametrize("change", [grow, overwrite, replace, delete])
+def test_texts_that_change_while_they_are_tokenized(change, mojo_program, tmp_path):
+    """Otherwise the manifest would tell of other bytes than those that were tokenized."""
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"It was a dark and stormy night. " * 4_000_000)
+    vocabulary = tmp_path / "tokenizer.bin"
+    formats.write_tokenizer(vocabulary, [bytes([value]) for value in range(256)], None)
+    out = tmp_path / "out"
+    command = [mojo_program("tokenize_text.mojo").path, "-i", text, "-o", out, "--tokenizer", vocabulary]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "encoding": "utf-8", "env": ENVIRONMENT}
+    process = subprocess.Popen(command, **pipes)
+    # The first tokens are written; most of the text is still to be read.
+    wait_for(lambda: any(path.stat().st_size for path in out.glob("*_all.bin*")))
+    process.send_signal(signal.SIGSTOP)
+    change(text)
+    assert WHAT_IS_SAID[change] in failure_of(process)
+    assert not list(out.glob("*_train.bin")) and not (out / "manifest.json").exists()

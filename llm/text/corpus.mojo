@@ -2,6 +2,7 @@
 
 from std.atomic import Atomic
 
+from llm.base.file_identity import FileIdentity
 from llm.base.files import InputFile, MappedFile, glob_files
 from llm.base.memory import Tensor
 from llm.base.sha256 import Sha256
@@ -35,6 +36,8 @@ struct Corpus(Movable):
     """SHA-256 of the files that have been encoded so far, in hexadecimal."""
     var sizes: List[Int]
     """Bytes of each file."""
+    var _identities: List[FileIdentity]
+    """Of each file as it was found."""
     var num_bytes: Int
     """Bytes of all files."""
     var bytes_read: Int
@@ -57,6 +60,7 @@ struct Corpus(Movable):
         self.paths = List[String]()
         self.hashes = List[String]()
         self.sizes = List[Int]()
+        self._identities = List[FileIdentity]()
         self._hash = Sha256()
         self._open = List[MappedFile]()
         self.num_bytes = 0
@@ -65,11 +69,12 @@ struct Corpus(Movable):
         self._at = 0
         var found = glob_files(pattern)
         for path in found:
-            var size = InputFile("tokenize", path).size
-            if size > 0:
+            var file = InputFile("tokenize", path)
+            if file.size > 0:
                 self.paths.append(path)
-                self.sizes.append(size)
-                self.num_bytes += size
+                self.sizes.append(file.size)
+                self._identities.append(file.identity())
+                self.num_bytes += file.size
         if len(found) == 0:
             raise Error(t"tokenize: no file matches {pattern}; check the name")
         if len(self.paths) == 0:
@@ -79,14 +84,17 @@ struct Corpus(Movable):
         """Returns the next blocks, of about so many bytes together; none at the end. Earlier ones become invalid.
 
         Raises:
-            If a file can no longer be read.
+            If a file can no longer be read, or has changed since it was found.
         """
+        # What has been encoded since the last call was read while the files were as they were found.
+        for file in range(max(self._next - len(self._open), 0), self._next):
+            _ = self._unchanged(file)
         self._release()
         var blocks = List[Block]()
         var taken = 0
         while taken < num_bytes and (self._at > 0 or (self._next < len(self.paths) and len(self._open) < _MOST_FILES)):
             if self._at == 0:
-                self._open.append(MappedFile(InputFile("tokenize", self.paths[self._next])))
+                self._open.append(MappedFile(self._unchanged(self._next)))
                 self._next += 1
             ref file = self._open[len(self._open) - 1]
             var text = file.view[U8](0, file.size)
@@ -98,6 +106,12 @@ struct Corpus(Movable):
             self._at = end if end < file.size else 0
         self.bytes_read += taken
         return blocks^
+
+    def _unchanged(self, file: Int) raises -> InputFile:
+        """Opens a file that is still as it was found."""
+        var opened = InputFile("tokenize", self.paths[file])
+        opened.expect_unchanged(self._identities[file])
+        return opened^
 
     def _release(mut self):
         """Closes the files that are used up, and gives back the memory of what has been read of the other."""
