@@ -24,7 +24,7 @@ comptime _Call = def(Int, Team) thin -> None
 comptime TRACING = is_defined["TRACE"]()
 """With `mojo build -D TRACE` every member notes when it worked on what; otherwise nothing of that is compiled."""
 
-comptime _PATIENCE = 10_000
+comptime _PATIENCE = 40_000
 """Nanoseconds for which a waiting thread looks before it sleeps: longer than a team is apart on an idle machine. None if
 not all of the crew can run at once."""
 comptime _LOOKS = 16
