@@ -1,11 +1,12 @@
 """Evaluates a GPT-2: loss and perplexity on token shards, accuracy on HellaSwag. `--help` lists the flags."""
 
-from std.os.path import exists
+from std.os.path import exists, isfile
 from std.sys import exit
 
-from llm.base.files import beside
+from llm.base.files import InputFile, beside
 from llm.base.formatting import grouped
 from llm.base.json import json_number, json_text
+from llm.base.memory import Tensor
 from llm.base.written_files import AtomicFile
 from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cli.model_files import model_checkpoint
@@ -28,6 +29,10 @@ from llm.text.tokenizer import Tokenizer
 
 comptime POSITIONS = 1024
 """Positions that a pass over shards has at least: fewer would not keep the processor busy."""
+
+
+comptime RESULTS_BEGIN = '{"model": '
+"""What a file of `--json` begins with."""
 
 
 def options() -> List[Option]:
@@ -76,7 +81,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
     # Opened now, so that it is not after hours that it turns out to be impossible.
     var output = Optional[AtomicFile](None)
     if args.given("json"):
-        output = AtomicFile("eval_gpt2", args.string("json"))
+        output = results_file(args.string("json"))
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var B = (rows + T - 1) // T
     check_memory_to_evaluate[dtype](config, B, T, threads)
@@ -86,7 +91,7 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
     var screen = Screen()
     screen.line(String(t"{path}: {grouped(num_parameters(config))} parameters, context {grouped(config.max_seq_len)}"))
 
-    var results = String(t'{{"model": {json_text(path)}')
+    var results = String(t'{RESULTS_BEGIN}{json_text(path)}')
     if windows:
         ref window = windows.value()
         var data = args.string("val-data")
@@ -118,6 +123,24 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
         output.value().write(results + "}\n")
         output.value().commit()
     return 0
+
+
+def results_file(path: String) raises -> AtomicFile:
+    """Starts the file of `--json`, in place of results of ours at most.
+
+    Raises:
+        If something else is there, or it cannot be made.
+    """
+    if isfile(path):
+        var file = InputFile("json", path)
+        var begin = String(RESULTS_BEGIN)
+        var found = List[UInt8](length=min(file.size, begin.byte_length()), fill=0)
+        file.read(
+            0, Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(found.unsafe_ptr())), len(found))
+        )
+        if len(found) > 0 and StringSlice(unsafe_from_utf8=Span(found)) != begin:
+            raise file.error("there is a file that holds no results of eval_gpt2; choose another name, or remove it")
+    return AtomicFile("json", path)
 
 
 def sliding_window(args: Arguments, config: GPT2Config) raises -> SlidingWindow:

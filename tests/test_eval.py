@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import stat
 
 import numpy as np
 import pytest
@@ -352,3 +353,16 @@ def test_a_signal_during_hellaswag_leaves_it_to_the_resumed_run(trainer, many, t
     assert status == 128 + signal.SIGINT
     assert "val loss" not in shown and "stopped by Ctrl-C after step 0 of 4" in shown
     assert os.path.getsize(tmp_path / "run/log.jsonl") == 0 and not checkpoints(tmp_path / "run")
+
+
+def test_only_results_of_ours_are_replaced(program, folder, tmp_path):
+    """A checkpoint or a shard that is named by mistake stays; results are replaced by newer ones."""
+    run = ["-e", folder / "model.bin", "-h", folder / "hellaswag.bin", "--limit", 2, "--json"]
+    program.output(*run, tmp_path / "results.json")
+    program.output(*run, tmp_path / "results.json")
+    (tmp_path / "notes.json").write_text("{}")
+    assert "there is a file that holds no results of eval_gpt2" in program.error(*run, tmp_path / "notes.json")
+    assert (tmp_path / "notes.json").read_text() == "{}"
+    os.mkfifo(tmp_path / "pipe")
+    assert "expected an ordinary file, found a device or a pipe" in program.error(*run, tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -2,7 +2,7 @@
 
 from std.ffi import ErrNo, external_call, get_errno
 from std.os import listdir, makedirs
-from std.os.path import basename, dirname, exists, isdir
+from std.os.path import basename, dirname, exists, isdir, isfile
 from std.sys import CompilationTarget, size_of
 
 from llm.base.file_identity import FileIdentity
@@ -39,7 +39,7 @@ struct AtomicFile(Movable, Readable):
         """Starts a file, making its folder if there is none.
 
         Raises:
-            If the name is a folder's, or the file cannot be made there.
+            If the name is a folder's or a device's, or the file cannot be made there.
         """
         self.who = who
         self.path = path
@@ -48,6 +48,9 @@ struct AtomicFile(Movable, Readable):
         self.size = 0
         if isdir(path):
             raise Error(t"{who}: {path}: expected the name of a file, found a folder; name a file in it")
+        if exists(path) and not isfile(path):
+            # Renaming a file over a device would replace it.
+            raise Error(t"{who}: {path}: expected an ordinary file, found a device or a pipe; name a file on a disk")
         make_folder(who, dirname(path))
         _remove_leftovers(path)
         while self._fd < 0:
