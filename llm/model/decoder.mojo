@@ -123,10 +123,6 @@ struct Decoder[dtype: DType](Movable):
         self._check_text(text)
         self._cache.end(text)
 
-    def shares_prompt(self, text: Int) -> Bool:
-        """Tells whether a text goes on from the beginning of another."""
-        return self._cache.shares(text)
-
     def step(mut self, tokens: List[Int32], texts: List[Int]) raises:
         """Appends tokens[i] to texts[i] and computes the logits of what follows. The other texts stay as they are.
 

@@ -50,10 +50,6 @@ struct KVCache(Movable):
         """Counts the positions of a text."""
         return self._prompt_length[text] + self._own_length[text]
 
-    def shares(self, text: Int) -> Bool:
-        """Tells whether a text goes on from another's prompt."""
-        return self._prompt_of[text] != text
-
     def view(self, text: Int) -> CachedText:
         """Views a text as attention reads it."""
         var own = self._pages[text]
