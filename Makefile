@@ -9,8 +9,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The compiler looks its tools up beside itself, and should not look anything up on the network.
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MODULAR_TELEMETRY_ENABLED=0
+# The compiler looks its tools up beside itself, and should not look anything up on the network. The package is this checkout's,
+# wherever it has been moved since it was installed.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)/pysrc" MODULAR_TELEMETRY_ENABLED=0
 
 # make train TEXT=my.txt trains on that file or folder; without TEXT, on the documentation of this machine's Python.
 TEXT ?=
@@ -93,10 +94,7 @@ clean: ## Remove programs and packages; data, checkpoints and runs stay
 	rm -rf build $(VENV)
 
 build/%: %.mojo $(MOJO_SOURCES) $(VENV)/.ready
-	@command -v cc >/dev/null || { echo "make: no C compiler: linking needs 'cc'; on Debian and Ubuntu: sudo apt install gcc" >&2; exit 1; }
-	@echo "Compiling $@ ..."
-	@mkdir -p build
-	@$(RUN) mojo build -I . $< -o $@
+	@$(RUN) $(BIN)/python -m llm_mojo.native $< $@
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON): install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -1,0 +1,67 @@
+"""The compiled programs and the Python extension: built at first use in a checkout, chosen by processor in an installed wheel.
+
+`python -m llm_mojo.native SOURCE.mojo RESULT` is what make calls to build.
+"""
+
+import sys
+from pathlib import Path
+
+from llm_mojo import Error, compiler, processor
+
+PROGRAMS = "train_gpt2", "sample_gpt2", "eval_gpt2", "tokenize_text"
+# The name under which Python imports it is `llm_mojo._engine`.
+EXTENSION = "_engine.so"
+EXTENSION_SOURCE = Path("python") / "llm_mojo_engine.mojo"
+# In a wheel: native/<build>/<program>.
+INSTALLED = Path(__file__).resolve().parent / "native"
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def is_installed() -> bool:
+    """Whether this package comes with what is compiled, as that of a wheel does."""
+    return INSTALLED.is_dir()
+
+
+def program(name: str) -> Path:
+    """The program `name`, ready to run. Raises Error if it cannot be built here, or no build runs on this processor."""
+    assert name in PROGRAMS, name
+    if is_installed():
+        return _installed(name)
+    return compiler.build(_checkout(), CHECKOUT / f"{name}.mojo", CHECKOUT / "build" / name)
+
+
+def extension_path() -> Path:
+    """The shared library of the extension module `llm_mojo._engine`, ready to import. Raises Error as `program` does."""
+    if is_installed():
+        return _installed(EXTENSION)
+    options = ["--emit", "shared-lib"]
+    return compiler.build(_checkout(), CHECKOUT / EXTENSION_SOURCE, CHECKOUT / "build" / EXTENSION, options)
+
+
+def _installed(name):
+    path = INSTALLED / processor.best_build() / name
+    if not path.is_file():
+        raise Error(f"{path} is missing: the package is not whole; `pip install --force-reinstall llm-mojo` mends it")
+    return path
+
+
+def _checkout():
+    if not (CHECKOUT / "llm" / "__init__.mojo").is_file():
+        raise Error(
+            f"{CHECKOUT} has neither compiled programs nor Mojo sources; install llm-mojo from its wheel, or with"
+            " `pip install -e .` in a checkout"
+        )
+    return CHECKOUT
+
+
+def main(source: str, result: str) -> None:
+    """Builds one program of the checkout that make is in."""
+    try:
+        # make compares times.
+        compiler.build(Path.cwd(), Path.cwd() / source, Path.cwd() / result).touch()
+    except Error as error:
+        sys.exit(f"make: {error}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
