@@ -3,6 +3,7 @@
 from std.os.path import exists
 from std.sys import exit
 
+from llm.base.formatting import fixed
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
 from llm.cli.last_words import farewell, out_of_patience, rescue
@@ -140,6 +141,8 @@ def take_steps[
     """Trains until the run ends, and returns the exit status."""
     var out = args.string("out")
     var peak = measured_peak[dtype](run.model.num_threads()) if report.screen.is_terminal else 0
+    if peak > 0:
+        report.screen.line(String(t"peak        {fixed(peak / 1e9, 1)} GFLOP/s measured on these threads\n"))
     # The last checkpoint that is there; 0: none.
     var saved = run.state.step
     while True:

@@ -5,9 +5,9 @@ from std.tempfile import mkdtemp
 from std.testing import TestSuite, assert_equal, assert_false, assert_raises
 from std.utils.numerics import inf, nan
 
-from llm.base.formatting import aligned, duration, fixed, grouped, scientific
+from llm.base.formatting import aligned, duration, fixed, grouped, percent, scientific
 from llm.cli.logs import LogEnd, lines_to_keep
-from llm.cli.report import Report, Validation, step_json, step_line
+from llm.cli.report import Report, Validation, share_of_peak, step_json, step_line
 from llm.cli.screen import Screen
 from llm.train.step_record import StepRecord
 
@@ -41,6 +41,14 @@ def test_numbers() raises:
     assert_equal(grouped(999), "999")
     assert_equal(grouped(-1000), "-1,000")
     assert_equal(grouped(124439808), "124,439,808")
+
+
+def test_share_of_peak() raises:
+    # 256 tokens of 1e9 operations in 523.4321 ms are 489.08 G/s.
+    assert_equal(percent(share_of_peak(a_step(4, 1), 1_000_000_000, 1e12)), "49%")
+    assert_equal(percent(share_of_peak(a_step(4, 1), 1_000_000, 1e10)), "4.9%")
+    assert_equal(percent(0.0994), "9.9%")
+    assert_equal(percent(0.0996), "10%")
 
 
 def test_aligned() raises:

@@ -13,6 +13,11 @@ def scientific(value: Float64, decimals: Int) -> String:
     return formatted(value, String(t"%.{decimals}e"))
 
 
+def percent(share: Float64) -> String:
+    """Writes a part of the whole in two digits: 74%, 7.4%, 0.1%."""
+    return fixed(100 * share, 0 if share >= 0.0995 else 1) + "%"
+
+
 def grouped(value: Int) -> String:
     """Writes an integer with a comma before every three digits."""
     var digits = String(abs(value))

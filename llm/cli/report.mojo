@@ -3,7 +3,7 @@
 from std.math import exp
 from std.time import perf_counter_ns
 
-from llm.base.formatting import duration, fixed, scientific
+from llm.base.formatting import duration, fixed, percent, scientific
 from llm.base.json import json_number
 from llm.base.written_files import AppendedFile, HeldFolder, make_folder
 from llm.cli.logs import LogEnd, open_log
@@ -23,6 +23,11 @@ def step_line(step: StepRecord, screen: Screen) -> String:
         t" lr {scientific(step.learning_rate, 2)} | {fixed(step.milliseconds, 1)} ms | {step.tokens_per_second()}"
         t" tok/s{skipped}"
     )
+
+
+def share_of_peak(step: StepRecord, flops_per_token: Int, peak: Float64) -> Float64:
+    """Returns which part of the peak, in operations per second, a step has reached."""
+    return Float64(step.tokens * flops_per_token) / (step.milliseconds / 1000) / peak
 
 
 def step_json(step: StepRecord) -> String:
@@ -96,8 +101,8 @@ struct Report(Movable):
         """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
         pass
 
-    def step(mut self, step: StepRecord, flops: Int, peak: Float64) raises:
-        """Reports a step of so many floating-point operations, on a machine with this peak per second (0: unknown).
+    def step(mut self, step: StepRecord, flops_per_token: Int, peak: Float64) raises:
+        """Reports a step, on a machine with this peak of floating-point operations per second (0: unknown).
 
         Raises:
             If a log cannot be written.
@@ -105,8 +110,7 @@ struct Report(Movable):
         var line = step_line(step, self.screen)
         if self.screen.is_terminal:
             if peak > 0:
-                var share = Float64(flops) / (step.milliseconds / 1000) / peak
-                line += String(t" | {fixed(100 * share, 0)}% of peak")
+                line += String(t" | {percent(share_of_peak(step, flops_per_token, peak))} of peak")
             line += String(t" | ETA {duration(self._seconds_left(step))}")
         self.screen.line(line)
         if self._log:

@@ -1,0 +1,120 @@
+"""The figures that a run shows and logs, computed again from the flags and the data alone."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from tiny_run import SIZES, V, log
+
+STEPS, PASSES, B, T, L, C = 160, 2, 2, 8, 2, 16
+LR, WARMUP, FINAL = 3e-3, 20, 0.1
+ROUNDING_MS = 0.0005
+FLAGS = [*SIZES, "-x", STEPS, "-d", PASSES * B * T, "-v", 25, "-m", 2, "-s", 0]
+FLAGS += ["-l", LR, "-k", "cosine", "-u", WARMUP, "-q", FINAL, "--grad-clip", 1]
+
+
+@pytest.fixture(scope="module")
+def program(mojo_program):
+    return mojo_program("train_gpt2.mojo")
+
+
+@pytest.fixture(scope="module")
+def shown_run(program, data, tmp_path_factory):
+    """The folder of a run, and what a terminal showed of it, without colours."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    status, shown = program.on_terminal(
+        "-i", data / "train_*.bin", "-j", data / "val_*.bin", *FLAGS, "-o", out, NO_COLOR="1"
+    )
+    assert status == 0
+    return out, shown
+
+
+@pytest.fixture(scope="module")
+def records(shown_run):
+    return [json.loads(line) for line in (shown_run[0] / "log.jsonl").read_text().splitlines()]
+
+
+def test_learning_rates_follow_the_schedule(records):
+    for record in records:
+        if "loss" in record:
+            step = record["step"] - 1
+            expected = LR * (step + 1) / WARMUP
+            if step >= WARMUP:
+                part = (step - WARMUP) / (STEPS - WARMUP)
+                expected = LR * FINAL + LR * (1 - FINAL) * (1 + math.cos(math.pi * part)) / 2
+            assert record["lr"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_tokens_and_places_are_counted(records):
+    """The shards of 200 and 155 tokens hold 12 and 9 batches of 16 tokens and the one behind them."""
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, STEPS + 1))
+    for record in steps:
+        assert record["tokens"] == PASSES * B * T
+        rate = record["tokens"] / record["ms"] * 1000
+        assert record["tokens_per_second"] == pytest.approx(rate, rel=1.01 * ROUNDING_MS / record["ms"], abs=1)
+        assert record["epoch"] == (PASSES * record["step"] - 1) // 21
+    assert [record["step"] for record in records if "val_loss" in record] == [*range(0, STEPS, 25), STEPS]
+
+
+def test_z_scores_are_those_of_the_last_128_values(records):
+    for name in ("loss", "norm"):
+        steps = [record for record in records if "loss" in record]
+        values = np.array([record[name] for record in steps])
+        for i, record in enumerate(steps):
+            assert (f"{name}_z" in record) == (i >= 128)
+            if i >= 128:
+                window = values[i - 127 : i + 1]
+                assert record[f"{name}_z"] == pytest.approx((values[i] - window.mean()) / window.std(), abs=2e-3)
+
+
+def test_the_screen_says_what_the_log_says(shown_run, records):
+    _, shown = shown_run
+    losses = {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
+    found = re.findall(r"val loss (\S+) \| perplexity (\S+)\s", shown)
+    assert [float(loss) for loss, _ in found] == pytest.approx(list(losses.values()), abs=1e-6)
+    perplexities = [math.exp(loss) for loss in losses.values()]
+    assert [float(value) for _, value in found] == pytest.approx(perplexities, abs=0.0051)
+    by_step = {record["step"]: record for record in records if "loss" in record}
+    for step, steps, loss, lr, ms, rate in re.findall(
+        r"step +(\d+)/(\d+) \| loss (\S+).*? \| lr (\S+) \| (\S+) ms \| (\d+) tok/s", shown
+    ):
+        record = by_step.pop(int(step))
+        assert int(steps) == STEPS and int(rate) == record["tokens_per_second"]
+        assert float(loss) == pytest.approx(record["loss"], abs=1e-6)
+        assert float(lr) == pytest.approx(record["lr"], rel=1e-2) and float(ms) == pytest.approx(record["ms"], abs=0.06)
+    assert not by_step
+
+
+def test_the_share_of_the_peak(shown_run, records):
+    """6 operations a token for each weight of a matrix product, the embedding's as the output's, and attention's half."""
+    _, shown = shown_run
+    gigaflops = float(re.search(r"peak +(\S+) GFLOP/s", shown)[1])
+    operations = 6 * (L * 12 * C * C + V * C) + 6 * L * C * T
+    by_step = {record["step"]: record for record in records if "loss" in record}
+    found = re.findall(r"step +(\d+)/.*? \| (\S+)% of peak", shown)
+    assert len(found) == STEPS
+    for step, share in found:
+        ms = by_step[int(step)]["ms"]
+        expected = 100 * operations * PASSES * B * T / (ms / 1000) / (1e9 * gigaflops)
+        # Of the share itself, of the peak and of the time.
+        rounding = (0.051 if expected < 9.9 else 0.51) + expected * (0.051 / gigaflops + 1.01 * ROUNDING_MS / ms)
+        assert float(share) == pytest.approx(expected, abs=rounding)
+    assert max(float(share) for _, share in found) > 0
+
+
+def test_llm_c_s_log_says_the_same(shown_run):
+    out, _ = shown_run
+    lines = (out / "main.log").read_text().splitlines()
+    expected = []
+    for record in log(out):
+        if "val_loss" in record:
+            expected.append((record["step"], "tel", record["val_loss"]))
+        else:
+            expected.append((record["step"] - 1, "trl", record["loss"]))
+    found = [re.match(r"s:(\d+) (t[er]l):(\S+)", line).groups() for line in lines]
+    assert [(int(step), name) for step, name, _ in found] == [row[:2] for row in expected]
+    assert [float(value) for *_, value in found] == pytest.approx([row[2] for row in expected], abs=5.1e-5)
