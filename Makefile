@@ -13,15 +13,12 @@ BIN := $(VENV)/bin
 # wherever it has been moved since it was installed.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)/pysrc" MODULAR_TELEMETRY_ENABLED=0
 
-# make train TEXT=my.txt trains on that file or folder; without TEXT, on the documentation of this machine's Python.
+# make train TEXT=my.txt trains on that file or folder, or on several; without TEXT, on the documentation of this machine's Python.
 TEXT ?=
 # Where the run is kept; by default in runs/, under the name of the text without its ending.
 OUT ?=
-TRAIN_FLAGS := --preset presets/pydocs-small.toml
-# Settings that `make train` adds to its own, for example FLAGS="--max-steps 500".
+# What else the program is told, for example FLAGS="--max-steps 500".
 FLAGS ?=
-# 1: go on with the run in OUT; 0: replace it.
-RESUME ?= 0
 
 # make sample PROMPT="Once upon a time" continues this text.
 PROMPT ?=
@@ -43,18 +40,11 @@ help: ## List the targets
 
 setup: $(VENV)/.ready ## Install what training needs into .venv (train and test do it by themselves)
 
-# By the shell: make's own functions take a name with spaces for several, and quotes would end what is quoted. The trainer
-# takes patterns, in which a name's own brackets count only behind a backslash.
+# By the shell: make's own functions take a name with spaces for several, and quotes would end what is quoted.
 train: override export TEXT := $(value TEXT)
 train: override export OUT := $(value OUT)
-train: $(VENV)/.ready build/train_gpt2 ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
-	@name=pydocs; \
-	if [ -n "$$TEXT" ]; then name=$$(basename -- "$$(realpath -ms -- "$$TEXT")"); name=$${name%.*}; fi; \
-	data="data/$$name"; \
-	pattern=$$(printf '%s' "$$data" | sed 's/[][*?\\]/\\&/g'); \
-	$(BIN)/python -m llm_mojo prepare "$${TEXT:-pydocs}" --out "$$data"; \
-	$(RUN) build/train_gpt2 -i "$$pattern/*_train*.bin" -j "$$pattern/*_val*.bin" --tokenizer "$$data/tokenizer.bin" \
-		-o "$${OUT:-runs/$$name}" -y $(RESUME) $(TRAIN_FLAGS) $(FLAGS)
+train: $(VENV)/.ready ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
+	@$(RUN) $(BIN)/python -m llm_mojo train $${TEXT:+"$$TEXT"} $${OUT:+--out "$$OUT"} $(FLAGS)
 
 sample: $(VENV)/.ready build/sample_gpt2 ## Continue PROMPT="..." with the newest checkpoint of runs/; without PROMPT, talk to it
 	@[ -n "$(NEWEST)" ] || { echo "make: no checkpoint in runs/; 'make train' makes one" >&2; exit 1; }

@@ -9,6 +9,13 @@ import sys
 from llm_mojo import Error, version
 from llm_mojo.terminal import open_standard_files, plain_output
 
+PROGRAMS = {  # name: (program that it becomes, what it does); `train` decides some things before
+    "train": ("train_gpt2", "train a small GPT on text of your own, or on Python's documentation"),
+    "sample": ("sample_gpt2", "continue a prompt with a model, or talk to it"),
+    "eval": ("eval_gpt2", "loss and perplexity on token shards, accuracy on HellaSwag"),
+    "tokenize": ("tokenize_text", "turn plain text files into token shards natively"),
+    "test": ("test_gpt2", "compare a checkpoint's logits, loss, gradients and steps with PyTorch's"),
+}
 COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it does
     "prepare": ("llm_mojo.prepare", "turn a data set or a text of your own into token shards"),
     "datasets": ("llm_mojo.datasets", "list the data sets that prepare knows by name"),
@@ -43,6 +50,14 @@ def main(argv=None):
 
 def _run(argv):
     try:
+        if argv[:1] == ["train"]:
+            from llm_mojo import train
+
+            train.call(argv[1:], _program())
+        if argv and argv[0] in PROGRAMS:
+            from llm_mojo import native
+
+            native.become(PROGRAMS[argv[0]][0], argv[1:])
         parser, modules = _parse_commands(argv)
         args = parser.parse_args(argv)
         args.argv = argv
@@ -63,6 +78,11 @@ def _run(argv):
     return 0
 
 
+def _program():
+    """How this was called."""
+    return "llm-mojo" if os.path.basename(sys.argv[0]) == "llm-mojo" else "python -m llm_mojo"
+
+
 def _of_the_system(error):
     """What the system says, after the name of the file."""
     if error.errno is None or error.filename is None:
@@ -79,10 +99,12 @@ def _of_the_system(error):
 
 def _parse_commands(argv):
     """The parser, and the module of the command in use: only that one is imported, so that start-up is quick."""
-    parser = argparse.ArgumentParser(prog="python -m llm_mojo", description=__doc__)
+    parser = argparse.ArgumentParser(prog=_program(), description=__doc__)
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     modules = {}
+    for name, (_, description) in PROGRAMS.items():
+        subparsers.add_parser(name, help=description)
     for name, (module, description) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=description, description=description)
         if argv[:1] == [name]:
@@ -104,6 +126,11 @@ def _complain(message):
     return 1
 
 
-if __name__ == "__main__":
+def script():
+    """The command `llm-mojo`, and `python -m llm_mojo`."""
     open_standard_files()
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    script()

@@ -3,12 +3,16 @@
 `python -m llm_mojo.native SOURCE.mojo RESULT` is what make calls to build.
 """
 
+import os
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from llm_mojo import Error, compiler, processor
 
-PROGRAMS = "train_gpt2", "sample_gpt2", "eval_gpt2", "tokenize_text"
+PROGRAMS = "train_gpt2", "sample_gpt2", "eval_gpt2", "tokenize_text", "test_gpt2"
 # The name under which Python imports it is `llm_mojo._engine`.
 EXTENSION = "_engine.so"
 EXTENSION_SOURCE = Path("python") / "llm_mojo_engine.mojo"
@@ -30,6 +34,21 @@ def program(name: str) -> Path:
     return compiler.build(_checkout(), CHECKOUT / f"{name}.mojo", CHECKOUT / "build" / name)
 
 
+def become(name: str, words: Sequence[str]) -> NoReturn:
+    """Runs a program in place of this process: signals, terminal and exit status are its own."""
+    path = program(name)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python ignores it, and what is ignored stays so.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.execv(path, [f"{_shown(path)}", *words])
+
+
+def presets() -> Path:
+    """The folder of the presets."""
+    return (INSTALLED if is_installed() else CHECKOUT) / "presets"
+
+
 def extension_path() -> Path:
     """The shared library of the extension module `llm_mojo._engine`, ready to import. Raises Error as `program` does."""
     if is_installed():
@@ -43,6 +62,12 @@ def _installed(name):
     if not path.is_file():
         raise Error(f"{path} is missing: the package is not whole; `pip install --force-reinstall llm-mojo` mends it")
     return path
+
+
+def _shown(path):
+    """As a person would call it from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _checkout():

@@ -2,16 +2,22 @@
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.datasets import DATASETS, SHARD_TOKENS, Dataset, File, First, Last
+from llm_mojo.file_kinds import kind_of
 from llm_mojo.files import AnyPath
 from llm_mojo.readers import PACKERS, TEXT_SUFFIXES, TextReader, is_text, reader_for
+from llm_mojo.terminal import line
 
 LARGE_BYTES = 400_000_000  # own text of this size is cut into shards, the first of which is for validation
 BYTES_PER_VALIDATION_TOKEN = 40  # then: about a tenth, but no more than a whole shard
+LOOKED_AT = 1 << 16  # bytes
+BINARY = "binary data"
+NAMED = 10  # of the files that are left out
 KINDS_OF_FILES = f"plain text, JSON lines, .csv, .tsv, .parquet; also packed: {', '.join(PACKERS)}"
 
 
@@ -50,11 +56,16 @@ def own_text(name: str, paths: Iterable[AnyPath], separator: str | None = None, 
 
 
 def text_files(paths: Iterable[AnyPath]) -> list[Path]:
-    """The files given, and those with a known suffix in the folders given: in order of name, none hidden."""
+    """The files given, and those with a known suffix in the folders given: in order of name, none hidden.
+
+    Says what was left out of folders.
+    """
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(_files_of_folder(path), key=lambda file: file.relative_to(path).as_posix())
+            found, left_out = _files_of_folder(path)
+            if left_out:
+                print(f"note: {path}: {_described(path, left_out)}", flush=True)
             if not found:
                 known = " ".join(TEXT_SUFFIXES)
                 raise Error(
@@ -69,15 +80,47 @@ def text_files(paths: Iterable[AnyPath]) -> list[Path]:
             raise Error(f"{path}: expected a file or a folder, found something else; save the text in a file first")
         elif path.stat().st_size == 0:
             raise Error(f"{path}: the file is empty; give a file with text in it")
+        elif what_is(path) == BINARY:
+            raise Error(f"{path}: expected text, found {BINARY}; save its text, as UTF-8, first")
         else:
             files.append(path)
     return files
 
 
+def what_is(file: Path) -> str | None:
+    """What a file that would be read as plain text is instead, by its first bytes; None if it may be text.
+
+    Of a packed file the reader says that.
+    """
+    if not isinstance(reader_for(file), TextReader) or file.suffix.lower() in PACKERS:
+        return None
+    with open(file, "rb") as stream:
+        start = stream.read(LOOKED_AT)
+    if found := kind_of(start):
+        return found[0]
+    return BINARY if b"\0" in start else None
+
+
 def _files_of_folder(folder):
+    """(files with text, other files), each in order of name; of neither kind what is hidden or empty."""
+    found: list[Path] = []
+    left_out: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             file = Path(parent, name)
-            if not name.startswith(".") and is_text(file) and file.is_file() and file.stat().st_size:
-                yield file
+            if name.startswith(".") or not file.is_file() or not file.stat().st_size:
+                continue
+            (found if is_text(file) and not what_is(file) else left_out).append(file)
+    for files in found, left_out:
+        files.sort(key=lambda file: file.relative_to(folder).as_posix())
+    return found, left_out
+
+
+def _described(folder, files):
+    """How many files of which kinds are left out, and the first of their names."""
+    kinds = Counter(file.suffix.lower() or "without a suffix" for file in files)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item)))
+    names = ", ".join(line(file.relative_to(folder).as_posix()) for file in files[:NAMED])
+    more = ", ..." if len(files) > NAMED else ""
+    return f"left out {len(files)} files that are not read from folders: {counts} ({names}{more})"

@@ -90,7 +90,7 @@ def _positive(text):
 
 def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo prepare`."""
-    dataset = _find_dataset(args)
+    dataset = find_dataset(args.source, args.name, args.separator, args.field)
     out = args.out or DATA / dataset.name
     if dataset.is_evaluation:
         if args.val_fraction or args.val_tokens or args.shard_tokens or args.clean:
@@ -117,10 +117,12 @@ def run(args: argparse.Namespace) -> None:
     prepare(dataset, args.tokenizer or dataset.tokenizer, out, args.workers, args.force, args.argv)
 
 
-def _find_dataset(args):
-    sources, name = args.source, args.name
+def find_dataset(
+    sources: Sequence[str], name: str | None = None, separator: str | None = None, field: str | None = None
+) -> Dataset:
+    """The data set of that name, or the user's own text. Raises Error if there is no such thing."""
     if len(sources) == 1 and sources[0] in DATASETS:
-        if args.separator or args.field:
+        if separator or field:
             raise Error(f"prepare: --separator and --field are for text of your own; {sources[0]} has its own layout")
         if name:
             raise Error(f"prepare: --name is for text of your own; {sources[0]} has its name (--out sets the folder)")
@@ -129,14 +131,19 @@ def _find_dataset(args):
         raise Error(
             f"prepare: {mixed[0]} is a data set and is prepared by itself; for a file or folder of that name, ./{mixed[0]}"
         )
-    path = Path(os.path.realpath(sources[0]))
-    name = name or re.sub(r"[^\w.-]+", "_", path.name if path.is_dir() else path.name.split(".")[0])
+    name = name or name_of(sources[0])
     if not re.fullmatch(r"\w[\w.-]*", name) or len(os.fsencode(name)) > LONGEST_NAME or name in DATASETS:
         raise Error(
             f"prepare: {name!r} cannot be the name of your text (letters, digits, . _ -; up to {LONGEST_NAME} bytes; no"
             " data set's name); use --name NAME"
         )
-    return own_text(name, sources, args.separator, args.field)
+    return own_text(name, sources, separator, field)
+
+
+def name_of(source: AnyPath) -> str:
+    """The name that a file or folder gives its data: its letters and digits in any script, and _ for the rest."""
+    path = Path(os.path.realpath(source))
+    return re.sub(r"[^\w.-]+", "_", path.name if path.is_dir() else path.name.split(".")[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

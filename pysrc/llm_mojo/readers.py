@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_mojo import Error
+from llm_mojo.file_kinds import kind_of
 
 BLOCK_BYTES = 1 << 20
 LONGEST_WORD = 1 << 22  # text without white space for so many bytes is cut anywhere
@@ -86,23 +87,6 @@ PACKERS: dict[str, tuple[Callable, tuple]] = {  # suffix: (what unpacks it, the 
     ".xz": (lzma.LZMAFile, (lzma.LZMAError, EOFError)),
     ".zst": (_zstd, (OSError,)),
 }
-KINDS = [  # what files begin with, or have at a place: what they are, and their suffix if they can be unpacked
-    (0, b"\x1f\x8b", "gzip", ".gz"),
-    (0, b"\x28\xb5\x2f\xfd", "zstd", ".zst"),
-    (0, b"\xfd7zXZ\0", "xz", ".xz"),
-    (4, b"1AY&SY", "bzip2", ".bz2"),
-    (0, b"PK\x03\x04", "zip", None),
-    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip", None),
-    (0, b"Rar!\x1a\x07", "RAR", None),
-    (0, b"\x04\x22\x4d\x18", "lz4", None),
-    (0, b"\x1f\x9d", "compress", None),
-    (0, b"LZIP\x01", "lzip", None),
-    (257, b"ustar", "a tar archive", None),
-    (0, b"%PDF-", "PDF", None),
-    (0, b"PAR1", "parquet", None),
-    (0, b"ARROW1\0\0", "Arrow", None),
-    (0, b"SQLite format 3\0", "SQLite", None),
-]
 
 
 @contextmanager
@@ -125,10 +109,10 @@ def opened(path):
 
 
 def _check_kind(path, head):
-    for at, mark, kind, suffix in KINDS:
-        if head[at:].startswith(mark):
-            what = f"name it *{suffix}, or unpack it" if suffix else "unpack it, or save its text"
-            raise Error(f"{path}: expected text, found {kind}; {what} first")
+    if found := kind_of(head):
+        kind, suffix = found
+        what = f"name it *{suffix}, or unpack it" if suffix else "unpack it, or save its text"
+        raise Error(f"{path}: expected text, found {kind}; {what} first")
 
 
 def skip(stream, count):

@@ -27,7 +27,7 @@ def find_log(run: AnyPath) -> Path:
 
 
 def read_settings(path: AnyPath) -> dict[str, Any]:
-    """The settings that the trainer wrote to run.toml, flat TOML: name -> number, bool or text. Without a file, none.
+    """The settings in a run.toml or a preset, flat TOML: name -> number, bool or text. Without a file, none.
 
     Paths may have bytes that are no UTF-8: they are as Python has them in names of files. Other lines are left out.
     """
@@ -35,13 +35,22 @@ def read_settings(path: AnyPath) -> dict[str, Any]:
         return {}
     settings = {}
     for line in Path(path).read_bytes().decode(errors="surrogateescape").split("\n"):
-        name, equals, value = line.partition(" = ")
-        if equals and not line.startswith("#"):
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if equals and not name.startswith("#"):
             try:
-                settings[name] = json.loads(value, strict=False)
+                settings[name] = _value(value)
             except (ValueError, RecursionError):
                 continue
     return settings
+
+
+def _value(text):
+    """A TOML text, number or boolean, which a comment may follow."""
+    if text.startswith("'"):
+        return text[1 : text.index("'", 1)]
+    if not text.startswith('"'):
+        text = text.partition("#")[0].strip().replace("_", "")
+    return json.JSONDecoder(strict=False).raw_decode(text)[0]
 
 
 class Follower:

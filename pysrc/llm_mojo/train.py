@@ -1,0 +1,159 @@
+"""The command `train`: text in, trained model out. It prepares the text, fits the sizes to it, finds the run that goes on or
+a folder for a new one, and becomes the trainer.
+"""
+
+import glob
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llm_mojo import Error, fitting, native, runs
+from llm_mojo.datasets import DATA, DATASETS, MANIFEST, VAL_FRACTION, Dataset, Last
+from llm_mojo.prepare import find_dataset, name_of, prepare
+from llm_mojo.prepared import SHARD, read_journal, read_manifest
+from llm_mojo.trainer_flags import as_words, number, preset, split_words
+
+USAGE = """\
+usage: {program} train [TEXT ...] [flags]
+
+Trains a small GPT on text of your own: files and folders of them, or a data set by its name; without any, on Python's
+documentation. The same command again goes on with a run that was interrupted; for another text or other settings the run
+gets a folder of its own, runs/NAME-2. Nothing is replaced without --replace.
+
+      --out DIR          folder of the run (default: runs/NAME)
+      --replace          replace the run that is there
+      --tokenizer NAME   byte, char, gpt2, or a vocabulary of your own (default: byte for text of your own)
+      --preset NAME      settings to start from (default: pydocs-small)
+
+and the flags of the trainer:
+"""
+DEFAULT_TEXT = "pydocs"
+DEFAULT_PRESET = "pydocs-small"
+LONGEST = 120  # bytes of a name
+# What is not of a run but of a call, and what follows from the text.
+OF_A_CALL = ("trace", "dry-run")
+OF_THE_TEXT = ("train-data", "val-data")
+
+
+def call(words: Sequence[str], program: str) -> NoReturn:
+    """Runs `train` with the words behind its name; becomes the trainer in the end."""
+    if "--help" in words or list(words)[-1:] == ["-h"]:
+        print(USAGE.format(program=program), flush=True)
+        native.become("train_gpt2", ["--help"])
+    texts, flags = split_words(words, own_switches=["replace"])
+    if chosen := flags.keys() & {"resume", "train-data", "val-data"}:
+        raise Error(
+            f"train: --{min(chosen)} is chosen here, by the text and the runs there are; for data that are prepared use the"
+            " trainer itself (train_gpt2)"
+        )
+    out, replaces, tokenizer = flags.pop("out", None), flags.pop("replace", False), flags.pop("tokenizer", None)
+    flags = {"preset": flags.pop("preset", DEFAULT_PRESET)} | flags
+    settings = preset(flags["preset"]) | flags
+    sources = expand(texts) or [DEFAULT_TEXT]
+    dataset, fraction = _dataset(sources, settings)
+    native.program("train_gpt2")
+
+    data = data_folder(dataset)
+    prepare(dataset, tokenizer or dataset.tokenizer, data, argv=["train", *words])
+    shards = _shards(data)
+    changes = fitting.fit(settings, flags, *_tokens(shards))
+    if text := fitting.describe(changes, settings, fraction):
+        print(text)
+    trainer = _trainer_words(data, dataset.stem, flags | changes)
+    if "dry-run" in flags:
+        native.become("train_gpt2", trainer)
+    wanted = settings | changes
+    what = {
+        "text": [source if source in DATASETS else os.path.abspath(source) for source in sources],
+        "shards": {name: shard["sha256"] for name, shard in shards.items()},
+        "settings": {name: number(value) for name, value in wanted.items() if name not in OF_A_CALL + OF_THE_TEXT},
+    }
+    folder, goes_on = runs.choose(dataset.name, out, what, replaces)
+    if goes_on:
+        print(f"going on with {folder}, saved after step {runs.Run(folder).newest():,}; --replace begins anew")
+        also = {name: flags[name] for name in OF_A_CALL if name in flags}
+        native.become("train_gpt2", ["-o", f"{folder}", "-y", "1", *as_words(also)])
+    if not replaces and out is None and folder != runs.RUNS / dataset.name:
+        found = "a finished" if runs.Run(runs.RUNS / dataset.name).is_finished() else "another"
+        print(f"{runs.RUNS / dataset.name} holds {found} run and stays as it is; this one is {folder}")
+    runs.remember(folder, what)
+    native.become("train_gpt2", [*trainer, "-o", f"{folder}", "-y", "0"])
+
+
+def expand(texts: Sequence[str]) -> list[str]:
+    """Files, folders and names as they are given; what is none of these may be several, or patterns, in one word.
+
+    So `make train TEXT="a.txt b/*.md"` can say more than one.
+    """
+    found = []
+    for text in texts:
+        if text in DATASETS or os.path.lexists(text):
+            found.append(text)
+            continue
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            words = [text]
+        each = [sorted(glob.glob(word)) or [word] for word in words]
+        found += [word for words in each for word in words]
+    return found
+
+
+def _dataset(sources: Sequence[str], settings: dict[str, Any]) -> tuple[Dataset, float]:
+    """The text as a data set, and which share of it is for validation."""
+    if len(sources) == 1 and sources[0] in DATASETS:
+        return find_dataset(sources), VAL_FRACTION
+    name = name_of(sources[0]).strip("_")
+    # Cut within the limits of file systems, and never the name of a data set, which is another folder.
+    name = os.fsencode(name)[:LONGEST].decode(errors="ignore")
+    if not re.match(r"\w", name) or name in DATASETS:
+        name = f"my-{name}".rstrip("-")
+    dataset = find_dataset(sources, name)
+    fraction = VAL_FRACTION
+    if dataset.split == Last():
+        needed = int(settings["batch-size"]) * int(settings["seq-len"]) + 1
+        fraction = fitting.val_fraction(sum(file.size or 0 for file in dataset.files()), needed)
+        dataset = replace(dataset, split=Last(fraction))
+    return dataset, fraction
+
+
+def data_folder(dataset: Dataset) -> Path:
+    """data/NAME, or the first of data/NAME-2 and so on that has no other text than this."""
+    sources = {os.path.abspath(file.name) for file in dataset.files()}
+    for folder in runs.numbered(DATA / dataset.name):
+        manifest, journal = read_manifest(folder / MANIFEST), read_journal(folder)
+        if not manifest and not journal:
+            return folder
+        recipe = (manifest or journal or {}).get("recipe", {})
+        if dataset.name in DATASETS and recipe.get("dataset") == dataset.name:
+            return folder
+        names = [entry["name"] for entry in manifest["inputs"]] if manifest else (journal or {})["sources"]
+        if {*map(os.path.abspath, names)} == sources:
+            return folder
+    raise AssertionError
+
+
+def _shards(data: Path) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each shard."""
+    manifest = read_manifest(data / MANIFEST)
+    assert manifest
+    return {name: each for name, each in manifest["outputs"].items() if "tokens" in each}
+
+
+def _tokens(shards):
+    """How many tokens there are to train and to validate on."""
+    counts = {"train": 0, "val": 0}
+    for name, each in shards.items():
+        match = re.search(f"{SHARD}$", name)
+        assert match
+        counts[match[1]] += each["tokens"]
+    return counts["train"], counts["val"]
+
+
+def _trainer_words(data: Path, stem: str, flags: dict[str, Any]) -> list[str]:
+    patterns = {"train-data": f"{data}/{stem}_train*.bin", "val-data": f"{data}/{stem}_val*.bin"}
+    return as_words(patterns | {"tokenizer": f"{data}/tokenizer.bin"} | flags)
