@@ -11,6 +11,7 @@ from llm.base.written_files import AtomicFile
 from llm.cli.arguments import Arguments, Option, parse_arguments
 from llm.cli.model_files import model_checkpoint
 from llm.cli.plan import check_memory_to_evaluate
+from llm.cli.run_tokenizer import expect_own_tokenizer, own_tokenizer
 from llm.cli.screen import Screen, complain
 from llm.cli.setup import check_vocabulary, open_hellaswag
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
@@ -41,7 +42,13 @@ def options() -> List[Option]:
         Option("val-data", "j", "GLOB", "", "token shards: prints loss and perplexity"),
         Option("seq-len", "t", "N", "0", "tokens that a window over the shards shows (0: the model's context)"),
         Option("stride", "", "N", "", "tokens from one window to the next (default: as --seq-len)", minimum=1),
-        Option("tokenizer", "", "FILE", "", "of the shards, for bits per byte (default: tokenizer.bin beside them)"),
+        Option(
+            "tokenizer",
+            "",
+            "FILE",
+            "",
+            "of the shards, for bits per byte (default: tokenizer.bin beside them, or the run's)",
+        ),
         Option("hellaswag", "h", "FILE", "", "llm.c's evaluation file (1: the prepared one): prints acc and acc_norm"),
         Option("limit", "", "N", "0", "examples of HellaSwag to evaluate, from the first on (0: all)"),
         Option("json", "", "FILE", "", "where to write the results too, example by example"),
@@ -66,14 +73,14 @@ def evaluate[dtype: DType](args: Arguments) raises -> Int:
     var path = model_checkpoint(args)
     var config = read_config(path)
     var windows = Optional[SlidingWindow](None)
-    var questions = open_hellaswag(args, config, config.max_seq_len)
+    var questions = open_hellaswag(args, config, config.max_seq_len, own_tokenizer(path))
     var lengths = List[Int]()
     var T = 1
     var rows = 1
     if args.given("val-data"):
         windows = sliding_window(args, config)
         T = windows.value().T
-        lengths = lengths_of_tokens(args, windows.value(), config)
+        lengths = lengths_of_tokens(args, path, windows.value(), config)
         rows = max(T, POSITIONS)
     if questions:
         T = max(T, questions.value().file.longest)
@@ -151,7 +158,9 @@ def sliding_window(args: Arguments, config: GPT2Config) raises -> SlidingWindow:
     return SlidingWindow(args.string("val-data"), T, stride)
 
 
-def lengths_of_tokens(args: Arguments, window: SlidingWindow, config: GPT2Config) raises -> List[Int]:
+def lengths_of_tokens(
+    args: Arguments, checkpoint: String, window: SlidingWindow, config: GPT2Config
+) raises -> List[Int]:
     """Returns the bytes of each token, or nothing if there is no tokenizer of the shards.
 
     Raises:
@@ -161,12 +170,13 @@ def lengths_of_tokens(args: Arguments, window: SlidingWindow, config: GPT2Config
         args.string("tokenizer") if args.given("tokenizer") else beside(window.paths[0], "tokenizer.bin")
     )
     if not args.given("tokenizer") and not exists(path.value()):
-        path = None
+        path = own_tokenizer(checkpoint)
     check_manifests(args.string("val-data"), path, config.vocab_size)
     if not path:
         return List[Int]()
     var tokenizer = Tokenizer(path.value())
     check_vocabulary(tokenizer, config)
+    expect_own_tokenizer(path.value(), checkpoint)
     return token_lengths(tokenizer)
 
 

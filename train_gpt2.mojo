@@ -4,14 +4,17 @@ from std.os.path import exists
 from std.sys import exit
 
 from llm.base.formatting import fixed
+from llm.base.sha256 import sha256_of_file
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
 from llm.cli.last_words import farewell, out_of_patience, rescue
 from llm.cli.logs import LogEnd
-from llm.cli.options import RUN_SETTINGS, save_settings, trainer_arguments
+from llm.cli.options import save_settings, trainer_arguments
 from llm.cli.plan import check_memory, describe, plan, settings_in_use
 from llm.cli.report import Report
+from llm.cli.run_tokenizer import RUN_TOKENIZER, expect_own_tokenizer, keep_tokenizer
 from llm.cli.screen import Screen, complain, printable
+from llm.cli.settings import RUN_SETTINGS
 from llm.cli.setup import (
     adamw,
     check_flags,
@@ -23,6 +26,7 @@ from llm.cli.setup import (
     model_config,
     open_hellaswag,
     starts_at_random,
+    tokenizer_path,
     train_config,
     training_data,
     validation_data,
@@ -64,12 +68,18 @@ def train() raises -> Int:
     var tokenizer = find_tokenizer(args)
     var resumed = checkpoint_to_resume(args)
     var config: GPT2Config
+    var checkpoint = String()
     if resumed:
-        config = read_config(checkpoint_model(args.string("out"), resumed.value()))
+        checkpoint = checkpoint_model(args.string("out"), resumed.value())
+        config = read_config(checkpoint)
         check_resumed(args, config)
     else:
         config = model_config(args, tokenizer)
+        if not starts_at_random(args):
+            checkpoint = initial_checkpoint(args)
     check_tokenizer(args, tokenizer, config)
+    if tokenizer and checkpoint:
+        expect_own_tokenizer(tokenizer.value().path, checkpoint)
     var train_data = training_data(args, config)
     var val_data = validation_data(args, config)
     if args.choice("dtype") == "bf16":
@@ -101,7 +111,7 @@ def train_with[
     screen.line(settings_in_use(args, training, config, train_data, threads, resumed))
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
     screen.line(describe(args, model, train_data, val_data, threads))
-    var questions = open_hellaswag(args, config, train_data.T)
+    var questions = open_hellaswag(args, config, train_data.T, tokenizer_path(args))
     var run = Trainer(training^, model^, adamw(args, config), train_data^, val_data^)
     if resumed:
         load_checkpoint(args.string("out"), resumed.value(), run)
@@ -112,6 +122,8 @@ def train_with[
         run.model.initialize(args.int("seed"))
     else:
         load_parameters(initial_checkpoint(args), run.model)
+    if tokenizer:
+        run.state.tokenizer = sha256_of_file(tokenizer.value().path)
 
     # A run of which nobody can see anything does not begin.
     screen.check()
@@ -121,10 +133,13 @@ def train_with[
     if args.given("out"):
         # Where our settings are, files of checkpoints that are not whole are ours too.
         var is_ours = exists(args.string("out") + "/" + RUN_SETTINGS)
+        if tokenizer:
+            keep_tokenizer(args.string("out"), tokenizer.value().path, is_ours=is_ours)
         clear_folder(args.string("out"), keep_checkpoints=Bool(resumed), is_ours=is_ours)
         # A kill may have come after a save and before this.
         remove_oldest(args.string("out"), args.int("keep"))
-        save_settings(args)
+        var start = String() if resumed or starts_at_random(args) else initial_checkpoint(args)
+        save_settings(args, start, RUN_TOKENIZER if tokenizer else "", run.state.tokenizer)
     return take_steps(run, args, tokenizer, questions, report, trace)
 
 

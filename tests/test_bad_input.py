@@ -136,7 +136,7 @@ FULL_DISK = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10
 WRONG = {  # (program, status): what is wrong: (how, flags, what is said[, how it is run])
     (TRAIN, 1): {
         "no checkpoint": (without("model.bin"), [], r"model\.bin: No such file.*check the path"),
-        "the checkpoint is a folder": (folder_instead("model.bin"), [], r"model\.bin: expected a file, found a folder"),
+        "the checkpoint is a folder": (folder_instead("model.bin"), [], r"model\.bin: no checkpoint in this folder"),
         "the checkpoint is empty": (cut("model.bin", 0), [], r"header of 1024 bytes, found 0 bytes"),
         "half a header": (cut("model.bin", 1000), [], r"model\.bin: expected .* header of 1024 bytes, found 1000"),
         "a checkpoint cut off": (cut("model.bin", 2000), [], r"expected 169216 bytes.* found 2000.*cut off"),

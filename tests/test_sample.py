@@ -253,7 +253,7 @@ def test_a_published_model_that_is_there(program, run, tmp_path):
 def test_the_wrong_tokenizer(program, run, tmp_path):
     formats.write_tokenizer(tmp_path / "tokenizer.bin", BYTES[:256], None)
     error = program.error("-e", run, "--tokenizer", tmp_path / "tokenizer.bin", "-p", "x")
-    assert "has 256 tokens, the model 257; give the tokenizer that the model was trained with" in error
+    assert "is not the one that" in error and "give that one with --tokenizer" in error
 
 
 @pytest.mark.parametrize("tensor", ["wte", "lnfb", "fcw"])

@@ -180,6 +180,36 @@ def beside(path: String, name: String) -> String:
     return folder + "/" + name if folder.byte_length() > 0 else name
 
 
+def absolute_path(path: String) -> String:
+    """Returns a path that means the same file in every working directory; where that one is no UTF-8, the path itself.
+    """
+    var here = _working_directory()
+    return here + "/" + path if here and not path.startswith("/") else path
+
+
+def absolute_pattern(pattern: String) -> String:
+    """Returns a pattern for `glob_files` that matches the same files in every working directory, likewise."""
+    var here = _working_directory()
+    if not here or pattern.startswith("/"):
+        return pattern
+    if exists(pattern):
+        return here + "/" + pattern
+    for special in ["\\", "*", "?", "["]:
+        here = here.replace(special, "\\" + special)
+    return here + "/" + pattern
+
+
+def _working_directory() -> String:
+    """Returns the working directory; empty if it has none any more, or its name is no UTF-8."""
+    var buffer = List[UInt8](length=4096, fill=0)
+    if external_call["getcwd", Int](buffer.unsafe_ptr(), len(buffer)) == 0:
+        return ""
+    try:
+        return String(from_utf8=Span(buffer)[: buffer.index(0)])
+    except:
+        return ""
+
+
 def glob_files(pattern: String) raises -> List[String]:
     """Lists what matches a pattern of `*`, `?` and `[...]`, in byte order; a name that exists stands for itself.
 

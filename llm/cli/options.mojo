@@ -3,11 +3,10 @@
 from std.os.path import exists
 from std.sys import argv
 
+from llm.base.files import absolute_path, absolute_pattern
 from llm.cli.arguments import Arguments, Option, command_line, parse_arguments
-from llm.cli.settings import find_preset, flags_only, read_settings, write_settings
+from llm.cli.settings import RUN_SETTINGS, TOKENIZER_NOTE, find_preset, flags_only, read_settings, write_settings
 from llm.cli.shell import shell_command, shell_word
-
-comptime RUN_SETTINGS = "run.toml"
 
 
 def trainer_arguments() raises -> Arguments:
@@ -32,7 +31,11 @@ def trainer_arguments() raises -> Arguments:
     args.check()
     # Settings in files are TOML, which is UTF-8.
     for option in args.options:
-        if args.given("out") and option.name not in flags_only() and not _is_utf8(args.string(option.name)):
+        var goes_to_file = args.given("out") and option.name not in flags_only()
+        # The run's own copy is called by its name alone.
+        if option.name == "tokenizer":
+            goes_to_file = goes_to_file and args.given_as_flag("tokenizer")
+        if goes_to_file and not _is_utf8(args.string(option.name)):
             args.fail(
                 String(
                     t"--{option.name}: expected a text in UTF-8, which run.toml can hold, got"
@@ -50,8 +53,11 @@ def _is_utf8(text: String) -> Bool:
         return False
 
 
-def save_settings(args: Arguments) raises:
-    """Writes `OUT/run.toml`: what the run was called with, and all that follows from it.
+def save_settings(args: Arguments, checkpoint: String, tokenizer: String, tokenizer_sha256: String) raises:
+    """Writes `OUT/run.toml`: what the run was called with, and all that follows from it, wherever it will be read.
+
+    `checkpoint` is what it starts from, if that is a file; `tokenizer` the name of its own copy within OUT. Both may be
+    empty.
 
     Raises:
         If the file cannot be written.
@@ -69,7 +75,21 @@ def save_settings(args: Arguments) raises:
     # Sizes and a default --init would contradict each other when they are read again.
     if not args.given("init") and args.int("n-layer") + args.int("n-head") + args.int("n-embd") > 0:
         without.append("init")
-    write_settings(args, path, heading, without)
+    var instead = List[Tuple[String, String]]()
+    var notes = List[Tuple[String, String]]()
+    var patterns: List[StaticString] = ["train-data", "val-data"]
+    var files: List[StaticString] = ["tokenizer", "hellaswag"]
+    for name in patterns:
+        instead.append((String(name), absolute_pattern(args.string(name))))
+    for name in files:
+        if exists(args.string(name)):
+            instead.append((String(name), absolute_path(args.string(name))))
+    if checkpoint:
+        instead.append((String("init"), absolute_path(checkpoint)))
+    if tokenizer:
+        instead.append((String("tokenizer"), tokenizer))
+        notes.append((String(TOKENIZER_NOTE), tokenizer_sha256))
+    write_settings(args, path, heading, without, instead, notes)
 
 
 def options() -> List[Option]:
@@ -86,7 +106,7 @@ def options() -> List[Option]:
             "",
             "FILE",
             "",
-            "for samples (default: tokenizer.bin beside the data, or gpt2_tokenizer.bin; '': none)",
+            "default: the data's, --init's, or gpt2_tokenizer.bin; '': none, and no samples",
         ),
         Option("out", "o", "DIR", "", "folder for logs, settings and checkpoints (default: keep nothing)"),
         Option("checkpoint-every", "n", "N", "0", "steps between checkpoints (0: only at the end)"),
@@ -94,7 +114,13 @@ def options() -> List[Option]:
         Option("keep", "nk", "N", "0", "newest checkpoints to keep (0: all)"),
         Option("resume", "y", "0|1", "", "1: go on from the newest checkpoint in --out; 0: replace what is there"),
         # model
-        Option("init", "e", "MODEL", "gpt2_124M.bin", "checkpoint FILE.bin, gpt2..gpt2-xl, or d6..d60 at random"),
+        Option(
+            "init",
+            "e",
+            "MODEL",
+            "gpt2_124M.bin",
+            "FILE.bin, folder of a run, gpt2..gpt2-xl, or d6..d60 at random",
+        ),
         Option("n-layer", "", "N", "0", "layers of a model that starts at random (0: as --init dN, or d12)"),
         Option("n-head", "", "N", "0", "its attention heads (0: likewise)"),
         Option("n-embd", "", "N", "0", "its width (0: likewise)"),

@@ -3,11 +3,16 @@
 from std.os.path import dirname, exists
 from std.ffi import external_call
 
-from llm.base.files import read_text
+from llm.base.files import beside, read_text
 from llm.base.numbers import parse_number
 from llm.base.strings import part, trimmed
 from llm.base.written_files import AtomicFile
 from llm.cli.arguments import Arguments
+
+comptime RUN_SETTINGS = "run.toml"
+"""The settings in the folder of a run."""
+comptime TOKENIZER_NOTE = "tokenizer-sha256"
+"""No setting: of the tokenizer that a run has kept, which lies beside its settings."""
 
 
 def read_settings(mut args: Arguments, path: String) raises:
@@ -29,6 +34,8 @@ def read_settings(mut args: Arguments, path: String) raises:
             var name = trimmed(line, 0, equals)
             if name in seen:
                 raise Error(t"{name} is there twice")
+            if name == TOKENIZER_NOTE:
+                continue
             for other in flags_only():
                 if name == other:
                     raise Error(
@@ -39,6 +46,24 @@ def read_settings(mut args: Arguments, path: String) raises:
             seen.append(name)
         except error:
             raise Error(t"{path}, line {i + 1}: {error}")
+    # The name is relative to the run, which may have been moved.
+    if read_note(path, TOKENIZER_NOTE):
+        args.set("tokenizer", beside(path, args.string("tokenizer")), path)
+
+
+def read_note(path: String, wanted: String) raises -> Optional[String]:
+    """Returns the text that a file of settings has under a name; none if it has not, or there is no such file.
+
+    Raises:
+        If it cannot be read, or the value is no text.
+    """
+    if not exists(path):
+        return None
+    for line in read_text("settings", path).split("\n"):
+        var equals = line.find("=")
+        if equals >= 0 and String(line[byte=:equals]).strip() == wanted:
+            return _value(trimmed(String(line), equals + 1, line.byte_length()))
+    return None
 
 
 def flags_only() -> List[String]:
@@ -63,8 +88,15 @@ def find_preset(name: String) raises -> String:
     raise Error(t"no preset {name}: neither the file {name} nor {here} is there; `ls presets` lists them")
 
 
-def write_settings(args: Arguments, path: String, heading: String, without: List[String]) raises:
-    """Writes every option that has a value, so that `--preset FILE` repeats them.
+def write_settings(
+    args: Arguments,
+    path: String,
+    heading: String,
+    without: List[String],
+    instead: List[Tuple[String, String]],
+    notes: List[Tuple[String, String]],
+) raises:
+    """Writes every option that has a value, so that `--preset FILE` repeats them; `instead` has other values for some.
 
     Raises:
         If the file cannot be written.
@@ -72,13 +104,19 @@ def write_settings(args: Arguments, path: String, heading: String, without: List
     var text = heading
     for option in args.options:
         var value = args.string(option.name)
-        if option.name in without or value.byte_length() == 0:
+        for ref other in instead:
+            if option.name == other[0]:
+                value = other[1]
+        var is_said = value.byte_length() > 0 or (args.given(option.name) and option.name == "tokenizer")
+        if option.name in without or not is_said:
             continue
         if option.is_switch():
             value = "true" if args.bool(option.name) else "false"
         elif not _is_toml_number(value):
             value = toml_text(value)
         text += String(t"{option.name} = {value}\n")
+    for ref note in notes:
+        text += String(t"{note[0]} = {toml_text(note[1])}\n")
     var file = AtomicFile("settings", path)
     file.write(text^)
     file.commit()

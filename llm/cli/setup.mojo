@@ -1,9 +1,10 @@
 """What the flags of the trainer mean: which training, which model, which data, which tokenizer."""
 
-from std.os.path import exists
+from std.os.path import exists, isdir
 
 from llm.base.files import beside, glob_files
 from llm.cli.arguments import Arguments
+from llm.cli.run_tokenizer import own_tokenizer
 from llm.cpu.adamw import AdamWSettings
 from llm.data.loader import DataLoader
 from llm.data.manifest import check_manifests
@@ -15,7 +16,7 @@ from llm.optim.adamw import AdamW
 from llm.optim.schedule import Schedule
 from llm.text.tokenizer import Tokenizer
 from llm.train.config import TrainConfig
-from llm.train.run_folder import complete_checkpoints
+from llm.train.run_folder import checkpoint_model, complete_checkpoints
 
 comptime PREPARED_HELLASWAG = "data/hellaswag/hellaswag_val.bin"
 
@@ -66,14 +67,19 @@ def _is_depth(name: String) -> Bool:
 
 
 def initial_checkpoint(args: Arguments, otherwise: String = "") raises -> String:
-    """Returns the checkpoint that --init names; the published models have llm.c's file names.
+    """Returns the checkpoint that --init names: of a run the newest; the published models have llm.c's file names.
 
     What else one can do than download a model, `otherwise`, ends the message.
 
     Raises:
-        If a published model is not here yet.
+        If a published model is not here yet, or a folder has no checkpoint.
     """
     var name = args.string("init")
+    if isdir(name):
+        var steps = complete_checkpoints(name)
+        if len(steps) == 0:
+            raise Error(t"{name}: no checkpoint in this folder; train one into it: train_gpt2 --out {name}")
+        return checkpoint_model(name, steps[len(steps) - 1])
     for known in [("gpt2", "124M"), ("gpt2-medium", "355M"), ("gpt2-large", "774M"), ("gpt2-xl", "1558M")]:
         var path = String(t"gpt2_{known[1]}.bin")
         if (name == known[0] or name == path) and not exists(path):
@@ -120,8 +126,8 @@ def find_tokenizer(args: Arguments) raises -> Optional[Tokenizer]:
 
 
 def tokenizer_path(args: Arguments) raises -> Optional[String]:
-    """Finds the tokenizer file: the one named (none if the name is empty), tokenizer.bin beside the data, or
-    gpt2_tokenizer.bin here.
+    """Finds the tokenizer file: the one named (none if the name is empty), tokenizer.bin beside the data, that of the run
+    to start from, or gpt2_tokenizer.bin here.
     """
     if args.given("tokenizer"):
         return None if args.string("tokenizer") == "" else Optional(args.string("tokenizer"))
@@ -129,6 +135,10 @@ def tokenizer_path(args: Arguments) raises -> Optional[String]:
         var path = beside(shard, "tokenizer.bin")
         if exists(path):
             return path
+    if not starts_at_random(args):
+        var own = own_tokenizer(initial_checkpoint(args))
+        if own:
+            return own
     return Optional(String("gpt2_tokenizer.bin")) if exists("gpt2_tokenizer.bin") else None
 
 
@@ -185,11 +195,14 @@ def _open_data(args: Arguments, name: StaticString, config: GPT2Config, order: I
     return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))
 
 
-def open_hellaswag(args: Arguments, config: GPT2Config, context: Int) raises -> Optional[Choices]:
+def open_hellaswag(
+    args: Arguments, config: GPT2Config, context: Int, tokenizer: Optional[String]
+) raises -> Optional[Choices]:
     """Opens the file that --hellaswag names, if it does; llm.c's `-h 1` stands for the one that `prepare` makes.
 
     Raises:
-        If it is not such a file, or an example does not fit into the context.
+        If it is not such a file, was made with another tokenizer than this file, or an example does not fit into the
+        context.
     """
     var path = args.string("hellaswag")
     if not args.given("hellaswag") or path == "0":
@@ -198,6 +211,7 @@ def open_hellaswag(args: Arguments, config: GPT2Config, context: Int) raises -> 
         path = PREPARED_HELLASWAG
         if not exists(path):
             raise Error(t"{path} is not here; `python -m llm_mojo prepare hellaswag` makes it")
+    check_manifests(path, tokenizer, config.vocab_size)
     return Choices(path, vocab_size=config.vocab_size, context=context)
 
 

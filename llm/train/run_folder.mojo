@@ -4,7 +4,7 @@ A checkpoint is `model_STEP.bin`, `state_STEP_00000.bin` and `extra_STEP.json`, 
 """
 
 from std.os import listdir, remove
-from std.os.path import exists, isdir
+from std.os.path import basename, dirname, exists, isdir
 
 from llm.base.memory import Tensor
 from llm.base.numbers import parse_integer
@@ -14,7 +14,7 @@ from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state,
 from llm.model.checkpoints import checkpoint_file, read_parameters
 from llm.model.tensors import ParameterTensors
 from llm.optim.optimizer import Optimizer
-from llm.train.run_state import RunState, read_sidecar, sidecar_file
+from llm.train.run_state import RunState, read_sidecar, sidecar_file, sidecar_tokenizer
 from llm.train.trainer import Trainer
 
 comptime F32 = DType.float32
@@ -137,6 +137,19 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
             raise Error(t"resume: {_state(folder, step)}: {error}")
     except error:
         raise Error(t"{error} (to go on from an earlier checkpoint, remove {_done(folder, step)})")
+
+
+def tokenizer_of_checkpoint(model: String) raises -> Optional[String]:
+    """Returns the SHA-256 of the tokenizer that a checkpoint was trained with, by the name of its model; none if it has
+    no sidecar, or that says nothing.
+
+    Raises:
+        If the sidecar is damaged.
+    """
+    var step = _step_of(String(basename(model)))
+    var folder = String(dirname(model))
+    var path = _extra(folder if folder else String("."), step.or_else(0))
+    return sidecar_tokenizer(path) if step and exists(path) else Optional[String](None)
 
 
 def _states[O: Optimizer, //](optimizer: O) -> List[Tensor[F32]]:

@@ -25,6 +25,8 @@ struct RunState(Movable):
     """Where the run was in the training data when it began, was saved or resumed: between these the loader knows."""
     var optimizer: String
     """Name of the optimizer whose state belongs to the run."""
+    var tokenizer: String
+    """SHA-256 of the tokenizer file that the data was made with; empty if that is not known."""
     var sampler: Sampler
     """Draws the samples."""
     var best_loss: Optional[Float32]
@@ -42,6 +44,7 @@ struct RunState(Movable):
         self.evaluated = False
         self.data = data^
         self.optimizer = _LLM_C_OPTIMIZER
+        self.tokenizer = String()
         self.sampler = Sampler(seed=seed)
         self.best_loss = None
         self.best_step = 0
@@ -70,9 +73,12 @@ struct RunState(Movable):
         var optimizer = String()
         if self.optimizer != _LLM_C_OPTIMIZER:
             optimizer = String(t'\n  "optimizer": {json_text(self.optimizer)},')
+        var tokenizer = String()
+        if self.tokenizer:
+            tokenizer = String(t'\n  "tokenizer": {json_text(self.tokenizer)},')
         var best = json_number(self.best_loss.value()) if self.best_loss else String("null")
         return String(
-            t'{{\n  "version": 1,{optimizer}\n  "step": {self.step},\n  "evaluated":'
+            t'{{\n  "version": 1,{optimizer}{tokenizer}\n  "step": {self.step},\n  "evaluated":'
             t' {"true" if self.evaluated else "false"},\n  "epoch": {self.data.epoch},\n  "shuffle":'
             t' {self.data.order},\n  "sampler": "{self.sampler.rng_state()}",\n  "best_loss": {best},\n  "best_step":'
             t' {self.best_step},\n  "bad_validations":'
@@ -107,6 +113,19 @@ def read_sidecar(path: String, mut state: RunState) raises:
         raise Error(t"resume: {path}: {error}; the file is damaged: remove it, and the run goes on without it")
 
 
+def sidecar_tokenizer(path: String) raises -> Optional[String]:
+    """Returns what a sidecar says of the tokenizer: its SHA-256; none if it says nothing.
+
+    Raises:
+        If the file is damaged.
+    """
+    try:
+        var json = JsonObject(read_text("checkpoint", path))
+        return json.text("tokenizer") if json.has("tokenizer") else Optional[String](None)
+    except error:
+        raise Error(t"{path}: {error}; the file is damaged: give another checkpoint, or remove it")
+
+
 def _parse(text: String, mut state: RunState) raises:
     var json = JsonObject(text)
     _ = json.int("version", 1, 1)
@@ -118,6 +137,8 @@ def _parse(text: String, mut state: RunState) raises:
         state.data.order = RANDOM_WINDOWS
     if json.has("optimizer"):
         state.optimizer = json.text("optimizer")
+    if json.has("tokenizer"):
+        state.tokenizer = json.text("tokenizer")
     var sampler = json.text("sampler")
     try:
         # A generator is never at 0, which stands for what is not known.

@@ -10,14 +10,13 @@ import argparse
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
 
 from llm_mojo import Error
 from llm_mojo.files import atomic_folder, naming
 from llm_mojo.formats import map_checkpoint, parameter_shapes, read_added_tokens, read_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, tokenizer_files
-from llm_mojo.run_log import read_settings
+from llm_mojo.run_files import expect_own_tokenizer, find_tokenizer, newest_checkpoint
 from llm_mojo.safetensors import Safetensors, write_safetensors
 from llm_mojo.weights import CONFIG_FILE, CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
 
@@ -25,7 +24,6 @@ GENERATION_FILE = "generation_config.json"
 FILES = (MODEL_FILE, CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 PRODUCER = {"format": "pt", "producer": "llm.mojo"}
-GPT2_VOCABULARY = 50257
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
             f"export: {tokenizer} has {len(tokens):,} tokens, the model {config.vocab_size:,}; give the tokenizer"
             " that the model was trained with (--tokenizer)"
         )
+    expect_own_tokenizer(tokenizer, checkpoint)
     try:
         texts = tokenizer_files(tokens, eot, config.max_seq_len, read_added_tokens(tokenizer))
     except Error as error:
@@ -70,38 +69,6 @@ def run(args: argparse.Namespace) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # what is exported
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The model of the newest complete checkpoint in the folder of a run."""
-    steps = [match[1] for path in folder.iterdir() if (match := re.fullmatch(r"DONE_(\d{8})", path.name))]
-    if not steps:
-        raise Error(
-            f"export: {folder}: expected a run with a complete checkpoint (model_STEP.bin and DONE_STEP), found none;"
-            " name the checkpoint itself, or the folder that was the run's --out"
-        )
-    return folder / f"model_{max(steps)}.bin"
-
-
-def find_tokenizer(checkpoint: Path, vocab_size: int) -> Path:
-    """The tokenizer file of a checkpoint: the one beside it or that its run was given, else GPT-2's."""
-    settings = read_settings(checkpoint.parent / "run.toml")
-    settings = {name: value for name, value in settings.items() if isinstance(value, str) and "\0" not in value}
-    places = [checkpoint.with_name(f"{checkpoint.stem}_tokenizer.bin")]
-    if "tokenizer" in settings:
-        places.append(Path(settings["tokenizer"]))
-    if "train-data" in settings:
-        places.append(Path(settings["train-data"]).parent / "tokenizer.bin")
-    places.append(checkpoint.with_name("tokenizer.bin"))
-    if vocab_size == GPT2_VOCABULARY:
-        places += [checkpoint.with_name("gpt2_tokenizer.bin"), Path("gpt2_tokenizer.bin")]
-    for place in places:
-        if place.is_file():
-            return place
-    raise Error(
-        f"export: {checkpoint}: expected its tokenizer under one of these names, found none:"
-        f" {', '.join(map(str, places))}; name it with --tokenizer FILE"
-    )
 
 
 def _entries(config, dtype, tensors):
