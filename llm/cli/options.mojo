@@ -119,7 +119,7 @@ def options() -> List[Option]:
             "e",
             "MODEL",
             "gpt2_124M.bin",
-            "FILE.bin, folder of a run, gpt2..gpt2-xl, or d6..d60 at random",
+            "FILE.bin, run, gpt2..gpt2-xl, or d6..d60 at random",
         ),
         Option("n-layer", "", "N", "0", "layers of a model that starts at random (0: as --init dN, or d12)"),
         Option("n-head", "", "N", "0", "its attention heads (0: likewise)"),
