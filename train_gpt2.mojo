@@ -2,6 +2,7 @@
 
 from std.os.path import exists
 from std.sys import exit
+from std.time import perf_counter_ns
 
 from llm.base.formatting import fixed
 from llm.base.sha256 import sha256_of_file
@@ -10,6 +11,7 @@ from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
 from llm.cli.last_words import farewell, out_of_patience, rescue
 from llm.cli.logs import LogEnd
 from llm.cli.options import save_settings, trainer_arguments
+from llm.cli.pace import Pace, follow_plan, settle_steps, waits_for_steps
 from llm.cli.plan import check_memory, describe, plan, settings_in_use
 from llm.cli.report import Report
 from llm.cli.run_tokenizer import RUN_TOKENIZER, expect_own_tokenizer, keep_tokenizer
@@ -63,8 +65,10 @@ def main():
 
 def train() raises -> Int:
     """Trains and returns the exit status: 0, or 128 and the signal that stopped the run."""
+    var began = perf_counter_ns()
     var args = trainer_arguments()
     check_flags(args)
+    settle_steps(args)
     var tokenizer = find_tokenizer(args)
     var resumed = checkpoint_to_resume(args)
     var config: GPT2Config
@@ -83,14 +87,15 @@ def train() raises -> Int:
     var train_data = training_data(args, config)
     var val_data = validation_data(args, config)
     if args.choice("dtype") == "bf16":
-        return train_with[DType.bfloat16](args, tokenizer, config, resumed, train_data^, val_data^)
-    return train_with[DType.float32](args, tokenizer, config, resumed, train_data^, val_data^)
+        return train_with[DType.bfloat16](args, began, tokenizer, config, resumed, train_data^, val_data^)
+    return train_with[DType.float32](args, began, tokenizer, config, resumed, train_data^, val_data^)
 
 
 def train_with[
     dtype: DType
 ](
-    args: Arguments,
+    mut args: Arguments,
+    began: Int,
     tokenizer: Optional[Tokenizer],
     config: GPT2Config,
     resumed: Optional[Int],
@@ -100,6 +105,10 @@ def train_with[
     """Trains with matrix products of this type."""
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
     var training = train_config(args, train_data)
+    var peak = measured_peak[dtype](threads) if waits_for_steps(args) else 0
+    follow_plan(
+        args, training, training.passes * config.flops_per_token(train_data.T) * train_data.B * train_data.T, peak
+    )
     var screen = Screen()
     if args.bool("dry-run"):
         screen.text(printable(plan[dtype](training, config, train_data, threads)))
@@ -140,18 +149,20 @@ def train_with[
         remove_oldest(args.string("out"), args.int("keep"))
         var start = String() if resumed or starts_at_random(args) else initial_checkpoint(args)
         save_settings(args, start, RUN_TOKENIZER if tokenizer else "", run.state.tokenizer)
-    return take_steps(run, args, tokenizer, questions, report, trace)
+    var pace = Pace(args, began)
+    return take_steps(run, args, tokenizer, questions, report, trace, pace)
 
 
 def take_steps[
     dtype: DType, O: Optimizer, //
 ](
     mut run: Trainer[dtype, O],
-    args: Arguments,
+    mut args: Arguments,
     tokenizer: Optional[Tokenizer],
     mut questions: Optional[Choices],
     mut report: Report,
     mut trace: Trace,
+    mut pace: Pace,
 ) raises -> Int:
     """Trains until the run ends, and returns the exit status."""
     var out = args.string("out")
@@ -188,4 +199,5 @@ def take_steps[
         except error:
             raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
         trace.step(run.model, run.state.step)
+        pace.after_step(run, args, report)
         report.waiting(run.state.step, run.config.steps, args.int("val-every"))

@@ -131,6 +131,14 @@ def options() -> List[Option]:
         Option("seq-len", "t", "N", "64", "tokens per sequence (T)", minimum=1),
         Option("total-batch-size", "d", "N", "0", "tokens per step, accumulated over passes (0: one pass, B*T)"),
         Option("max-steps", "x", "N", "40", "steps to train (-1: one epoch)", minimum=-1),
+        Option(
+            "max-minutes",
+            "",
+            "X",
+            "0",
+            "minutes from start to end, instead of --max-steps (0: no limit)",
+        ),
+        Option("step-plan", "", "PLAN", "", "steps that --max-minutes has chosen, STEP:STEPS,..: run.toml has it"),
         Option("overfit", "a", "0|1", "0", "1: train on the first batch of the validation data over and over"),
         Option(
             "shuffle", "", "0|1|2", "1", "1: as llm.c shuffles; 2: random windows, as nanoGPT; 0: in order", maximum=2

@@ -122,6 +122,28 @@ def write_settings(
     file.commit()
 
 
+def change_settings(path: String, args: Arguments, names: List[StaticString]) raises:
+    """Writes a file of settings anew with what these options are now; all else in it stays.
+
+    Raises:
+        If the file cannot be read or written.
+    """
+    var text = String()
+    for line in read_text("settings", path).split("\n"):
+        var name = trimmed(String(line), 0, max(line.find("="), 0))
+        var changes = False
+        for other in names:
+            changes = changes or name == other
+        if not changes and line.byte_length() > 0:
+            text += String(t"{line}\n")
+    for name in names:
+        ref value = args.string(name)
+        text += String(t"{name} = {value if _is_toml_number(value) else toml_text(value)}\n")
+    var file = AtomicFile("settings", path)
+    file.write(text^)
+    file.commit()
+
+
 def _value(text: String) raises -> String:
     """Reads a TOML string, number or boolean, which a comment may follow; booleans become 1 and 0."""
     if text.startswith('"') or text.startswith("'"):
