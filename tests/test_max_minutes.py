@@ -120,4 +120,5 @@ def test_what_is_refused(more, message, program, data, tmp_path):
 
 def test_a_dry_run_expects_as_many_steps_as_fit(program, data, tmp_path):
     output = program.output(*flags(data, "a", "--max-minutes", 3, "--dry-run"), cwd=tmp_path)
-    assert re.search(r" and (2:59|3:0\d) in all", output)
+    # Beyond the 40 of the default, on any machine.
+    assert int(re.search(r"([\d,]+) steps$", output, re.M)[1].replace(",", "")) > 10_000
