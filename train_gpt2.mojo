@@ -5,16 +5,16 @@ from std.sys import exit
 from std.time import perf_counter_ns
 
 from llm.base.formatting import fixed
-from llm.base.sha256 import sha256_of_file
 from llm.cli.arguments import Arguments
-from llm.cli.evaluation import evaluate, is_due, saves_bfloat16
-from llm.cli.last_words import farewell, out_of_patience, rescue
+from llm.cli.evaluation import evaluate
+from llm.cli.keeping import Keeping, room_for, saves_bfloat16
+from llm.cli.last_words import farewell, out_of_patience, rescue, save_elsewhere
 from llm.cli.logs import LogEnd
 from llm.cli.options import save_settings, trainer_arguments
 from llm.cli.pace import Pace, follow_plan, settle_steps, waits_for_steps
 from llm.cli.plan import check_memory, describe, plan, settings_in_use
 from llm.cli.report import Report
-from llm.cli.run_tokenizer import RUN_TOKENIZER, expect_own_tokenizer, keep_tokenizer
+from llm.cli.run_tokenizer import RunTokenizer, expect_own_tokenizer
 from llm.cli.screen import Screen, complain, printable
 from llm.cli.settings import RUN_SETTINGS
 from llm.cli.setup import (
@@ -41,6 +41,7 @@ from llm.eval.choices import Choices
 from llm.model.checkpoints import load_parameters, read_config
 from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
+from llm.model.tensors import num_parameters
 from llm.optim.optimizer import Optimizer
 from llm.text.tokenizer import Tokenizer
 from llm.train.run_folder import (
@@ -131,8 +132,13 @@ def train_with[
         run.model.initialize(args.int("seed"))
     else:
         load_parameters(initial_checkpoint(args), run.model)
+    var vocabulary = Optional[RunTokenizer](None)
     if tokenizer:
-        run.state.tokenizer = sha256_of_file(tokenizer.value().path)
+        vocabulary = RunTokenizer(tokenizer.value().path)
+        run.state.tokenizer = vocabulary.value().sha256
+    var keeping = Keeping(args, num_parameters(config), Int(perf_counter_ns()))
+    if args.given("out"):
+        screen.line(room_for(run, args, keeping, num_parameters(config)))
 
     # A run of which nobody can see anything does not begin.
     screen.check()
@@ -142,15 +148,17 @@ def train_with[
     if args.given("out"):
         # Where our settings are, files of checkpoints that are not whole are ours too.
         var is_ours = exists(args.string("out") + "/" + RUN_SETTINGS)
-        if tokenizer:
-            keep_tokenizer(args.string("out"), tokenizer.value().path, is_ours=is_ours)
+        if vocabulary:
+            vocabulary.value().keep(args.string("out"), is_ours=is_ours)
         clear_folder(args.string("out"), keep_checkpoints=Bool(resumed), is_ours=is_ours)
         # A kill may have come after a save and before this.
-        remove_oldest(args.string("out"), args.int("keep"))
+        remove_oldest(args.string("out"), keeping.keep)
         var start = String() if resumed or starts_at_random(args) else initial_checkpoint(args)
-        save_settings(args, start, RUN_TOKENIZER if tokenizer else "", run.state.tokenizer)
+        save_settings(
+            args, args.string("out"), start, vocabulary.value().sha256 if vocabulary else Optional[String](None)
+        )
     var pace = Pace(args, began)
-    return take_steps(run, args, tokenizer, questions, report, trace, pace)
+    return take_steps(run, args, tokenizer, vocabulary, questions, report, keeping, trace, pace)
 
 
 def take_steps[
@@ -159,8 +167,10 @@ def take_steps[
     mut run: Trainer[dtype, O],
     mut args: Arguments,
     tokenizer: Optional[Tokenizer],
+    vocabulary: Optional[RunTokenizer],
     mut questions: Optional[Choices],
     mut report: Report,
+    mut keeping: Keeping,
     mut trace: Trace,
     mut pace: Pace,
 ) raises -> Int:
@@ -172,23 +182,26 @@ def take_steps[
     # The last checkpoint that is there; 0: none.
     var saved = run.state.step
     while True:
+        if args.given("out") and not report.has_folder():
+            raise save_elsewhere(run, vocabulary, report, args)
         if not run.state.evaluated and not report.stops():
             try:
-                run.state.evaluated = evaluate(run, questions, tokenizer, report, args)
+                run.state.evaluated = evaluate(run, questions, tokenizer, report, keeping, args)
             except error:
-                raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
+                raise Error(t"{error}{rescue(run, questions, report, keeping, args, saved)}")
             if run.state.evaluated and saved > 0 and saved == run.state.step:
                 report.before_saving()
                 save_sidecar(out, run)
         var ends = run.state.step >= run.config.steps or report.stops() or out_of_patience(run, args)
-        var due = ends or is_due(run.state.step, args.int("checkpoint-every"), False)
+        var due = ends or keeping.is_due(run.state.step, Int(perf_counter_ns()))
         if args.given("out") and due and run.state.step > saved:
             try:
                 run.check_model()
             except error:
-                raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
+                raise Error(t"{error}{rescue(run, questions, report, keeping, args, saved)}")
             report.before_saving()
-            save_checkpoint(out, run, args.int("keep"), saves_bfloat16(args))
+            save_checkpoint(out, run, keeping.keep, saves_bfloat16(args))
+            keeping.saved(Int(perf_counter_ns()))
             saved = run.state.step
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))
         if ends:
@@ -197,7 +210,7 @@ def take_steps[
         try:
             report.step(run.step(), run.model.config.flops_per_token(run.train_data.T), peak)
         except error:
-            raise Error(t"{error}{rescue(run, questions, report, args, saved)}")
+            raise Error(t"{error}{rescue(run, questions, report, keeping, args, saved)}")
         trace.step(run.model, run.state.step)
         pace.after_step(run, args, report)
         report.waiting(run.state.step, run.config.steps, args.int("val-every"))

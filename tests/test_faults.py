@@ -147,7 +147,7 @@ def test_a_folder_made_anew_is_another_run(program, data, tmp_path):
     second = contents(out)
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=TIMEOUT)[1]
-    assert process.returncode == 1 and "is gone, or another has its name; nothing was saved" in errors
+    assert process.returncode == 1 and "is gone, or another has its name; the run was saved as " in errors
     assert contents(out) == second
 
 

@@ -210,6 +210,22 @@ def _working_directory() -> String:
         return ""
 
 
+def free_bytes(path: String) -> Optional[Int]:
+    """Returns how much this user may still write to the disk where a folder is or will be; none if the system does not
+    tell.
+    """
+    # A struct statvfs: the size of a fragment is its second number, the free ones for us the fifth.
+    var numbers = List[Int](length=16, fill=0)
+    var name = path
+    while name and not exists(name):
+        name = String(dirname(name))
+    if not name:
+        name = "."
+    if external_call["statvfs", Int32](name.as_c_string_span().ptr(), numbers.unsafe_ptr()) != 0:
+        return None
+    return numbers[1] * numbers[4]
+
+
 def glob_files(pattern: String) raises -> List[String]:
     """Lists what matches a pattern of `*`, `?` and `[...]`, in byte order; a name that exists stands for itself.
 

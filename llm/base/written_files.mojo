@@ -6,7 +6,7 @@ from std.os.path import basename, dirname, exists, isdir, isfile
 from std.sys import CompilationTarget, size_of
 
 from llm.base.file_identity import FileIdentity
-from llm.base.files import CLOSE_ON_EXEC, OPEN_READ, Readable, beside, open_at, read_at
+from llm.base.files import CLOSE_ON_EXEC, OPEN_READ, Readable, beside, open_at, read_at, read_text
 from llm.base.memory import Tensor
 
 comptime _OPEN_NEW = Int32(0o302) | CLOSE_ON_EXEC
@@ -15,6 +15,7 @@ comptime _NO_FOLLOW = Int32(0o400000) if CompilationTarget.is_x86() else Int32(0
 comptime _OPEN_APPEND = Int32(0o2101) | _NO_FOLLOW | CLOSE_ON_EXEC
 comptime _TRUNCATE = Int32(0o1000)
 comptime _LOCK_EXCLUSIVE_AT_ONCE = Int32(6)
+comptime _LARGEST_COPY = 1 << 32
 comptime _TEMPORARY = ".llm-mojo.tmp"
 
 
@@ -214,6 +215,16 @@ struct AppendedFile(Movable):
         """
         if external_call["ftruncate", Int32](self._fd, size) != 0:
             raise Error(t"{self.who}: cannot shorten {self.path}: {get_errno()}; check the disk")
+
+    def copy_to(self, path: String) raises:
+        """Writes what the file holds to another, also if it has no name any more.
+
+        Raises:
+            If it cannot be read, or the other not be written.
+        """
+        var copy = AtomicFile(self.who, path)
+        copy.write(read_text(self.who, String(t"/proc/self/fd/{self._fd}"), _LARGEST_COPY))
+        copy.commit()
 
 
 struct HeldFolder(Movable):

@@ -1,6 +1,9 @@
 """What a run does between its steps to see how good its model is: HellaSwag, validation, a sample; and it keeps the best."""
 
+from std.time import perf_counter_ns
+
 from llm.cli.arguments import Arguments
+from llm.cli.keeping import Keeping, is_due, saves_bfloat16
 from llm.cli.report import Report, Validation
 from llm.cli.text_writer import generate
 from llm.cli.ticker import Ticker
@@ -12,11 +15,6 @@ from llm.text.tokenizer import Tokenizer
 from llm.train.trainer import Trainer
 
 
-def is_due(step: Int, every: Int, last: Bool) -> Bool:
-    """Tells whether something happens now that happens every so many steps and after the last; never if every is 0."""
-    return every > 0 and (step % every == 0 or last)
-
-
 def evaluate[
     dtype: DType, O: Optimizer, //
 ](
@@ -24,6 +22,7 @@ def evaluate[
     mut questions: Optional[Choices],
     tokenizer: Optional[Tokenizer],
     mut report: Report,
+    mut keeping: Keeping,
     args: Arguments,
 ) raises -> Bool:
     """Makes the validation and the sample that are due after this step.
@@ -33,7 +32,7 @@ def evaluate[
     """
     var step = run.state.step
     var last = step >= run.config.steps
-    if is_due(step, args.int("val-every"), last) and not _validate(run, questions, report, args):
+    if is_due(step, args.int("val-every"), last) and not _validate(run, questions, report, keeping, args):
         return False
     if tokenizer and step > 0 and is_due(step, args.int("sample-every"), last):
         report.screen.line("--- sample")
@@ -44,8 +43,14 @@ def evaluate[
 
 def _validate[
     dtype: DType, O: Optimizer, //
-](mut run: Trainer[dtype, O], mut questions: Optional[Choices], mut report: Report, args: Arguments) raises -> Bool:
-    """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps checkpoints.
+](
+    mut run: Trainer[dtype, O],
+    mut questions: Optional[Choices],
+    mut report: Report,
+    mut keeping: Keeping,
+    args: Arguments,
+) raises -> Bool:
+    """Validates, and keeps the model as `best.bin` if it is the best so far and the run keeps that.
 
     Nothing is reported or kept of a validation that ends early: it is made again from its beginning.
     """
@@ -64,13 +69,8 @@ def _validate[
     if questions:
         var accuracy = Accuracy(judgements)
         report.hellaswag(step, accuracy.acc(), accuracy.acc_norm())
-    var wanted = args.int("checkpoint-every") > 0 or args.int("patience") > 0
-    if best and wanted and step > 0 and args.given("out"):
+    # If the folder is gone, the run is saved elsewhere next.
+    if best and step > 0 and report.has_folder() and keeping.best_is_due(Int(perf_counter_ns())):
         report.before_saving()
         write_checkpoint(args.string("out") + "/best.bin", run.model.config, run.model.params, saves_bfloat16(args))
     return True
-
-
-def saves_bfloat16(args: Arguments) -> Bool:
-    """Tells whether models are written in bfloat16."""
-    return args.choice("save-dtype") == "bf16"

@@ -1,10 +1,13 @@
 """Why a run ends, and how to go on with it."""
 
+from std.os.path import basename, exists
 from std.sys import argv
 
 from llm.cli.arguments import Arguments
-from llm.cli.evaluation import saves_bfloat16
+from llm.cli.keeping import Keeping, saves_bfloat16
+from llm.cli.options import save_settings
 from llm.cli.report import Report
+from llm.cli.run_tokenizer import RunTokenizer
 from llm.cli.screen import Screen, complain, errors_are_seen
 from llm.cli.shell import shell_command
 from llm.cli.signals import signal_name, stop_signal
@@ -62,7 +65,14 @@ def _say_last(mut screen: Screen, text: String):
 
 def rescue[
     dtype: DType, O: Optimizer, //
-](mut run: Trainer[dtype, O], questions: Optional[Choices], mut report: Report, args: Arguments, saved: Int,) -> String:
+](
+    mut run: Trainer[dtype, O],
+    questions: Optional[Choices],
+    mut report: Report,
+    keeping: Keeping,
+    args: Arguments,
+    saved: Int,
+) -> String:
     """Saves the state after the last whole step, if it is the data that has failed; says what there is to go on from.
     """
     var data_failed = run.train_data.has_failed or run.val_data.has_failed
@@ -74,7 +84,7 @@ def rescue[
         run.train_data.rewind()
     try:
         report.before_saving()
-        save_checkpoint(args.string("out"), run, args.int("keep"), saves_bfloat16(args))
+        save_checkpoint(args.string("out"), run, keeping.keep, saves_bfloat16(args))
         return _last_good(args, step)
     except error:
         return String(t"; the state after step {step} could not be saved: {error}{_last_good(args, saved)}")
@@ -93,3 +103,36 @@ def _last_good(args: Arguments, saved: Int) -> String:
 def resume_command(args: Arguments) -> String:
     """Returns the command that goes on with this run; its settings are in the folder."""
     return shell_command([String(argv()[0]), "-o", args.string("out"), "-y", "1"])
+
+
+def save_elsewhere[
+    dtype: DType, O: Optimizer, //
+](mut run: Trainer[dtype, O], tokenizer: Optional[RunTokenizer], report: Report, args: Arguments) -> Error:
+    """Saves a run whose folder is gone into a new one, and returns what there is to say about it."""
+    var folder = args.string("out")
+    var gone = String(t"save: the folder {folder} is gone, or another has its name")
+    var name = String(basename(folder))
+    for place in [folder, name, String("/tmp/") + name]:
+        var path = _free_name(place + "-rescued")
+        try:
+            save_checkpoint(path, run, 0, saves_bfloat16(args), makes_folder=True)
+            if tokenizer:
+                tokenizer.value().keep(path, is_ours=True)
+            report.copy_logs(path)
+            save_settings(args, path, "", tokenizer.value().sha256 if tokenizer else Optional[String](None))
+        except:
+            continue
+        var go_on = shell_command([String(argv()[0]), "-o", path, "-y", "1"])
+        return Error(
+            t"{gone}; the run was saved as {checkpoint_model(path, run.state.step)} instead; go on with: {go_on}"
+        )
+    return Error(t"{gone}; it could not be saved elsewhere either")
+
+
+def _free_name(name: String) -> String:
+    var path = name
+    var number = 2
+    while exists(path):
+        path = String(t"{name}-{number}")
+        number += 1
+    return path^

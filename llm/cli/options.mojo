@@ -5,7 +5,15 @@ from std.sys import argv
 
 from llm.base.files import absolute_path, absolute_pattern
 from llm.cli.arguments import Arguments, Option, command_line, parse_arguments
-from llm.cli.settings import RUN_SETTINGS, TOKENIZER_NOTE, find_preset, flags_only, read_settings, write_settings
+from llm.cli.settings import (
+    RUN_SETTINGS,
+    RUN_TOKENIZER,
+    TOKENIZER_NOTE,
+    find_preset,
+    flags_only,
+    read_settings,
+    write_settings,
+)
 from llm.cli.shell import shell_command, shell_word
 
 
@@ -53,11 +61,10 @@ def _is_utf8(text: String) -> Bool:
         return False
 
 
-def save_settings(args: Arguments, checkpoint: String, tokenizer: String, tokenizer_sha256: String) raises:
-    """Writes `OUT/run.toml`: what the run was called with, and all that follows from it, wherever it will be read.
+def save_settings(args: Arguments, folder: String, checkpoint: String, tokenizer_sha256: Optional[String]) raises:
+    """Writes `FOLDER/run.toml`: what the run was called with, and all that follows from it, wherever it will be read.
 
-    `checkpoint` is what it starts from, if that is a file; `tokenizer` the name of its own copy within OUT. Both may be
-    empty.
+    `checkpoint` is what it starts from, or empty; the hash is that of the copy of its tokenizer that lies there, if any.
 
     Raises:
         If the file cannot be written.
@@ -65,8 +72,8 @@ def save_settings(args: Arguments, checkpoint: String, tokenizer: String, tokeni
     var words = List[String]()
     for word in argv():
         words.append(String(word))
-    var path = args.string("out") + "/" + RUN_SETTINGS
-    var go_on = shell_command([words[0], "-o", args.string("out"), "-y", "1"])
+    var path = folder + "/" + RUN_SETTINGS
+    var go_on = shell_command([words[0], "-o", folder, "-y", "1"])
     var heading = String(
         t"# {shell_command(words)}\n# To go on with it: {go_on}\n# To repeat the run: --preset {shell_word(path)} --out"
         t" ANOTHER_FOLDER\n"
@@ -86,9 +93,9 @@ def save_settings(args: Arguments, checkpoint: String, tokenizer: String, tokeni
             instead.append((String(name), absolute_path(args.string(name))))
     if checkpoint:
         instead.append((String("init"), absolute_path(checkpoint)))
-    if tokenizer:
-        instead.append((String("tokenizer"), tokenizer))
-        notes.append((String(TOKENIZER_NOTE), tokenizer_sha256))
+    if tokenizer_sha256:
+        instead.append((String("tokenizer"), String(RUN_TOKENIZER)))
+        notes.append((String(TOKENIZER_NOTE), tokenizer_sha256.value()))
     write_settings(args, path, heading, without, instead, notes)
 
 
@@ -109,9 +116,15 @@ def options() -> List[Option]:
             "default: the data's, --init's, or gpt2_tokenizer.bin; '': none, and no samples",
         ),
         Option("out", "o", "DIR", "", "folder for logs, settings and checkpoints (default: keep nothing)"),
-        Option("checkpoint-every", "n", "N", "0", "steps between checkpoints (0: only at the end)"),
+        Option(
+            "checkpoint-every",
+            "n",
+            "N",
+            "",
+            "steps between checkpoints; 0: at the end (default: at validations, 5 minutes apart)",
+        ),
         Option("save-dtype", "", "fp32|bf16", "fp32", "of model_*.bin (llm.c's version 3 or 5); the state keeps fp32"),
-        Option("keep", "nk", "N", "0", "newest checkpoints to keep (0: all)"),
+        Option("keep", "nk", "N", "", "newest checkpoints to keep; 0: all (default: 2; with -n all)"),
         Option("resume", "y", "0|1", "", "1: go on from the newest checkpoint in --out; 0: replace what is there"),
         # model
         Option(

@@ -131,22 +131,23 @@ struct Pace(Movable):
                     t" them"
                 )
             )
-        self._keep(run.config, args)
+        self._keep(run.config, args, report)
 
-    def _keep(self, config: TrainConfig, mut args: Arguments) raises:
+    def _keep(self, config: TrainConfig, mut args: Arguments, report: Report) raises:
         var plan = String()
         for turn in config.schedule.turns:
             plan += String(t"{',' if plan else ''}{turn.step}:{turn.steps}")
         args.set("step-plan", plan, "")
         args.set("max-steps", String(config.steps), "")
-        if args.given("out"):
+        if report.has_folder():
             change_settings(args.string("out") + "/" + RUN_SETTINGS, args, ["max-steps", "step-plan"])
 
 
 def _pause_every(args: Arguments) -> Int:
     """Returns the steps between validations, samples or checkpoints, whichever come most often; 0: there are none."""
     var most_often = 0
-    for every in [args.int("val-every"), args.int("sample-every"), args.int("checkpoint-every")]:
+    var saves = args.int("checkpoint-every") if args.given("checkpoint-every") else 0
+    for every in [args.int("val-every"), args.int("sample-every"), saves]:
         if every > 0 and (most_often == 0 or every < most_often):
             most_often = every
     return most_often

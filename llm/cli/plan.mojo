@@ -187,4 +187,6 @@ def _sizes(config: GPT2Config) -> String:
 
 def megabytes(bytes: Int) -> String:
     """Writes a number of bytes in MB."""
+    if bytes < 1_000_000:
+        return fixed(Float64(bytes) / 1e6, 1) + " MB"
     return grouped((bytes + 500_000) // 1_000_000) + " MB"

@@ -166,6 +166,24 @@ struct Report(Movable):
         """Tells whether the run has to end now: a signal has come, or the screen can no longer be written to."""
         return stop_signal() != 0 or Bool(self.screen.failure)
 
+    def has_folder(self) raises -> Bool:
+        """Tells whether the run has a folder, and it is still under its name.
+
+        Raises:
+            If the disk fails.
+        """
+        return Bool(self._folder) and self._folder.value().is_there()
+
+    def copy_logs(self, folder: String) raises:
+        """Writes what the logs have so far to another folder; they may have no name any more.
+
+        Raises:
+            If they cannot be written there.
+        """
+        if self._log:
+            self._log.value().copy_to(folder + "/log.jsonl")
+            self._main_log.value().copy_to(folder + "/main.log")
+
     def before_saving(mut self) raises:
         """Brings the logs to the disk.
 

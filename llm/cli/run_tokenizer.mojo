@@ -6,10 +6,8 @@ from llm.base.files import InputFile, beside
 from llm.base.memory import Tensor
 from llm.base.sha256 import sha256_of_file
 from llm.base.written_files import AtomicFile
-from llm.cli.settings import RUN_SETTINGS, TOKENIZER_NOTE, read_note
+from llm.cli.settings import RUN_SETTINGS, RUN_TOKENIZER, TOKENIZER_NOTE, read_note
 from llm.train.run_folder import tokenizer_of_checkpoint
-
-comptime RUN_TOKENIZER = "tokenizer.bin"
 
 
 def trained_with(checkpoint: String) raises -> Optional[String]:
@@ -47,25 +45,45 @@ def expect_own_tokenizer(tokenizer: String, checkpoint: String) raises:
         )
 
 
-def keep_tokenizer(folder: String, source: String, *, is_ours: Bool) raises:
-    """Copies a tokenizer file into the folder of a run, where `is_ours` tells that what is there is a run's.
+struct RunTokenizer(Movable):
+    """A tokenizer file as it was when the run began."""
 
-    Raises:
-        If another one is there that no run of ours has written, or the copy cannot be written.
-    """
-    var path = folder + "/" + RUN_TOKENIZER
-    if exists(path) and sha256_of_file(path) == sha256_of_file(source):
-        return
-    if exists(path) and not is_ours:
-        raise Error(
-            t"{path} is there and is not the tokenizer of this run ({source}); choose another --out, or move it away"
+    var path: String
+    var sha256: String
+    var _bytes: List[UInt8]
+
+    def __init__(out self, path: String) raises:
+        """Reads the file.
+
+        Raises:
+            If it cannot be read.
+        """
+        self.path = path
+        self.sha256 = sha256_of_file(path)
+        var file = InputFile("tokenizer", path)
+        self._bytes = List[UInt8](length=file.size, fill=0)
+        file.read(0, self._view())
+
+    def keep(self, folder: String, *, is_ours: Bool) raises:
+        """Writes a copy into the folder of a run, where `is_ours` tells that what is there is a run's.
+
+        Raises:
+            If another one is there that no run of ours has written, or the copy cannot be written.
+        """
+        var path = folder + "/" + RUN_TOKENIZER
+        if exists(path) and sha256_of_file(path) == self.sha256:
+            return
+        if exists(path) and not is_ours:
+            raise Error(
+                t"{path} is there and is not the tokenizer of this run ({self.path}); choose another --out, or move it"
+                t" away"
+            )
+        var copy = AtomicFile("tokenizer", path)
+        copy.write(self._view())
+        copy.commit()
+
+    def _view(self) -> Tensor[DType.uint8]:
+        """Views the bytes, as long as they are there."""
+        return Tensor[DType.uint8](
+            Tensor[DType.uint8].Ptr(unsafe_from_address=Int(self._bytes.unsafe_ptr())), len(self._bytes)
         )
-    var file = InputFile("tokenizer", source)
-    var bytes = List[UInt8](length=file.size, fill=0)
-    var view = Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), file.size)
-    file.read(0, view)
-    var copy = AtomicFile("tokenizer", path)
-    copy.write(view)
-    # A view keeps nothing alive.
-    _ = bytes^
-    copy.commit()

@@ -11,6 +11,8 @@ from llm.cli.arguments import Arguments
 
 comptime RUN_SETTINGS = "run.toml"
 """The settings in the folder of a run."""
+comptime RUN_TOKENIZER = "tokenizer.bin"
+"""The tokenizer there."""
 comptime TOKENIZER_NOTE = "tokenizer-sha256"
 """No setting: of the tokenizer that a run has kept, which lies beside its settings."""
 

@@ -4,7 +4,7 @@ A checkpoint is `model_STEP.bin`, `state_STEP_00000.bin` and `extra_STEP.json`, 
 """
 
 from std.os import listdir, remove
-from std.os.path import basename, dirname, exists, isdir
+from std.os.path import basename, dirname, exists, getsize, isdir
 
 from llm.base.memory import Tensor
 from llm.base.numbers import parse_integer
@@ -47,7 +47,14 @@ def complete_checkpoints(folder: String) raises -> List[Int]:
 
 def save_checkpoint[
     dtype: DType, O: Optimizer, //
-](folder: String, mut run: Trainer[dtype, O], keep: Int = 0, in_bfloat16: Bool = False) raises:
+](
+    folder: String,
+    mut run: Trainer[dtype, O],
+    keep: Int = 0,
+    in_bfloat16: Bool = False,
+    *,
+    makes_folder: Bool = False,
+) raises:
     """Writes a checkpoint and then removes the oldest, so that `keep` stay (0: all).
 
     With `in_bfloat16` the model's file is rounded, and the state holds the parameters in float32 as well.
@@ -58,7 +65,7 @@ def save_checkpoint[
     Raises:
         If the disk is full or fails, or the folder is gone; the checkpoints from before are unchanged.
     """
-    if not isdir(folder):
+    if not isdir(folder) and not makes_folder:
         raise Error(t"save: the folder {folder} is gone; nothing was saved: make it again and resume from a copy")
     run.state.data = run.train_data.position()
     ref state = run.state
@@ -88,6 +95,19 @@ def remove_oldest(folder: String, keep: Int) raises:
         var steps = complete_checkpoints(folder)
         for i in range(len(steps) - keep):
             remove_checkpoint(folder, steps[i])
+
+
+def size_of_checkpoints(folder: String) raises -> Int:
+    """Returns the bytes of all complete checkpoints in a folder.
+
+    Raises:
+        If the folder cannot be read.
+    """
+    var bytes = 0
+    for step in complete_checkpoints(folder):
+        for path in [checkpoint_model(folder, step), _state(folder, step)]:
+            bytes += getsize(path) if exists(path) else 0
+    return bytes
 
 
 def save_sidecar[dtype: DType, O: Optimizer, //](folder: String, mut run: Trainer[dtype, O]) raises:
