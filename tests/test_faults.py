@@ -209,7 +209,7 @@ def test_runs_of_any_name_go_on(name, program, data, tmp_path):
     arguments = [os.fsencode(str(word)) for word in settings(data, None, *ENDLESS)]
     command = [os.fsencode(program.path), *arguments, b"-o", out]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
-    while not process.stdout.readline().startswith(b"step"):
+    while not process.stdout.readline().startswith(b"step "):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=TIMEOUT)

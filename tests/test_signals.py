@@ -31,7 +31,7 @@ def start(program, arguments, **options):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "env": ENVIRONMENT}
     process = subprocess.Popen(command, **(pipes | options))
     for line in process.stdout:
-        if line.startswith("step"):
+        if line.startswith("step "):
             break
     return process
 
@@ -125,7 +125,7 @@ def test_a_run_without_a_terminal_outlives_it(program, data, tmp_path):
     process.send_signal(signal.SIGHUP)
     # More than the pipe can hold of what was printed before the signal.
     for _ in range(3000):
-        assert process.stdout.readline().startswith("step")
+        assert process.stdout.readline().startswith("step ")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=TIMEOUT)
     assert process.returncode == 143
