@@ -33,7 +33,7 @@ ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./
 # What `mojo format` calls, which itself cannot only look.
 MBLACK := $(BIN)/mblack --fast --preview -t mojo -l 120
 
-.PHONY: help setup train sample finetune test test-long bench bench-quick lint format clean
+.PHONY: help setup train sample finetune test test-long test-arm bench bench-quick lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,15 @@ test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (instal
 
 test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs, 2 GB of text, 10,000 damaged files, checked builds
 	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)
+
+# Emulated: by the compiler's ARM libraries, a cross linker and qemu (tests/arm.py). Two tests ask for what the emulator
+# itself lacks: a process with threads that forks, and one that may not start another thread.
+ARM_TESTS := tests/cpu tests/test_layers.py tests/test_parity.py tests/test_bf16.py tests/test_threads.py \
+	tests/test_files.mojo tests/test_checkpoint.py tests/test_dataloader.py tests/test_arm.py
+test-arm: $(VENV)/.ready-test ## The kernels, small models and files on an emulated 64-bit ARM; needs a cross linker and qemu
+	@$(BIN)/python tests/arm.py
+	@MOJO_TARGET=aarch64 $(RUN) $(BIN)/python -m pytest $(ARM_TESTS) \
+		-k "not 124m and not after_fork and not crew_that_fails" $(FLAGS)
 
 bench: $(VENV)/.ready-bench ## Time training beside C, OpenMP and PyTorch; writes bench/results, the README's tables, imgs
 	@$(RUN) $(BIN)/python -m llm_mojo bench $(FLAGS)

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import arm
 from mojo_programs import ENVIRONMENT, ROOT
 
 BUILD = ROOT / "build" / "tests"
@@ -24,6 +25,11 @@ if CHECKED:
     BUILD = BUILD.with_name(f"{BUILD.name}-{CHECKED}")
     # The library tells the sanitizer the bounds of an empty list, which begins nowhere: that ends the program.
     ENVIRONMENT["ASAN_OPTIONS"] = "detect_container_overflow=0"
+
+# MOJO_TARGET=aarch64 tests programs for ARM, emulated.
+TARGET = os.environ.get("MOJO_TARGET", "")
+if TARGET:
+    BUILD = BUILD.with_name(f"tests-{TARGET}")
 
 FROM_IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|.*)", re.M)
 IMPORT = re.compile(r"^[ \t]*import[ \t]+(.*)", re.M)
@@ -69,10 +75,11 @@ def sources_of(program, root=ROOT):
 class Builder:
     """Builds programs in threads; who wants one waits for that one only."""
 
-    def __init__(self, root=ROOT, folder=BUILD, environment=ENVIRONMENT):
+    def __init__(self, root=ROOT, folder=BUILD, environment=ENVIRONMENT, target=TARGET):
         self._root = root
         self._folder = folder
         self._environment = environment
+        self._target = target
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._builds = {}
         self._compilers = set()
@@ -115,8 +122,13 @@ class Builder:
             command += ["--target-cpu", TARGET_CPU]
         if CHECKED:
             command += CHECKS[CHECKED]
+        if self._target == arm.TARGET:
+            command += arm.COMPILER_FLAGS
         try:
             status, errors = self._run(command)
+            if not status and self._target == arm.TARGET:
+                errors = arm.link(fresh, binary)
+                status = bool(errors)
             if status:
                 return binary, f"{program.relative_to(self._root)} does not build:\n{errors}"
             # A source that changes during the build is newer than the binary.
