@@ -8,11 +8,12 @@ import hashlib
 import re
 import signal
 import subprocess
+import threading
 
 import numpy as np
 import pytest
 
-from llm_mojo import pydocs, tokenize
+from llm_mojo import native, pydocs, tokenize
 from mojo_builds import Builder
 from mojo_programs import ENVIRONMENT, ROOT, TIMEOUT, Program
 from tiny_run import flags, make_data
@@ -51,6 +52,9 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish(session):
     """Begins to build what the selected tests need, in their order: Mojo tests, and programs that Python tests name."""
     if not session.config.option.collectonly:
+        if any(item.get_closest_marker("engine") for item in session.items):
+            # Whoever wants it waits for this build.
+            threading.Thread(target=native.extension_path, daemon=True).start()
         BUILDER.start(program for item in session.items for program in programs_of(item))
 
 

@@ -91,11 +91,7 @@ struct GPT2[dtype: DType = F32](Movable):
         Raises:
             If T is longer than the model's context, the model is too wide for its type, or the system has no room.
         """
-        if B < 1 or T < 1 or T > config.max_seq_len:
-            raise Error(
-                t"model: B={B}, T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
-                t" use --seq-len {config.max_seq_len} or less"
-            )
+        _check_batch(config, B, T)
         # The longest sum that ends in numbers of the model's type: a product with the channels of a position.
         check_product[Self.dtype, Self.dtype](config.channels)
         self.params = ParameterTensors[F32](config)
@@ -108,9 +104,7 @@ struct GPT2[dtype: DType = F32](Movable):
             matrices=self._rounded.tensors(),
             vectors=self.params.tensors(),
         )
-        self.acts = Activations[Self.dtype](ActivationSizes(config.copy(), B, T, threads))
-        for t in range(T):
-            self.acts.positions[t] = Int32(t)
+        self.acts = _planned[Self.dtype](config, B, T, threads)
         self.config = config^
         self.B = 0
         self.T = 0
@@ -124,6 +118,16 @@ struct GPT2[dtype: DType = F32](Movable):
     def __deinit__(deinit self):
         """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
         pass
+
+    def plan(mut self, B: Int, T: Int) raises:
+        """Makes room for passes over B sequences of T tokens in place of what was planned; the last pass is forgotten.
+
+        Raises:
+            As the constructor does; then the model is as before.
+        """
+        _check_batch(self.config, B, T)
+        self.acts = _planned[Self.dtype](self.config, B, T, self.num_threads())
+        self._state = _NOTHING
 
     # ----- parameters
 
@@ -478,6 +482,21 @@ struct GPT2[dtype: DType = F32](Movable):
                     t"{who}: token {tokens[i]} at position {i} of the batch is not in this model's vocabulary of"
                     t" {self.config.vocab_size}; use data made with the model's own tokenizer"
                 )
+
+
+def _check_batch(config: GPT2Config, B: Int, T: Int) raises:
+    if B < 1 or T < 1 or T > config.max_seq_len:
+        raise Error(
+            t"model: B={B}, T={T} but this model takes T from 1 to {config.max_seq_len} (rows of wpe);"
+            t" use --seq-len {config.max_seq_len} or less"
+        )
+
+
+def _planned[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int) raises -> Activations[dtype]:
+    var acts = Activations[dtype](ActivationSizes(config.copy(), B, T, threads))
+    for t in range(T):
+        acts.positions[t] = Int32(t)
+    return acts^
 
 
 def _leading_targets(targets: Tokens) -> Int:

@@ -1,4 +1,20 @@
-"""The Python side of llm.mojo: data, weights and the PyTorch reference. `python -m llm_mojo --help` lists the commands."""
+"""Train, sample and look into GPT-2s from Python: `GPT2`, `Tokenizer`, `AdamW`, `train`, `prepare`, `export`, `plot`.
+
+    model = llm_mojo.GPT2.from_pretrained("runs/pydocs")
+
+`python -m llm_mojo --help` lists the commands.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_mojo.model import GPT2, AdamW, GPT2Config
+    from llm_mojo.text import Tokenizer
+
+# What is here under its name: the module that has it, which is imported when it is asked for.
+_PLACES = {"GPT2": "model", "GPT2Config": "model", "AdamW": "model", "Tokenizer": "text"}
+_FUNCTIONS = "train", "prepare", "export", "plot"
+__all__ = ["GPT2", "AdamW", "Error", "GPT2Config", "Tokenizer"]
 
 
 class Error(Exception):
@@ -17,3 +33,13 @@ def version():
     except importlib.metadata.PackageNotFoundError:
         text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
         return re.search(r'^version = "(.+)"$', text, re.M)[1]  # type: ignore[index]  # it has one
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"llm_mojo.{_PLACES[name]}"), name)
+    if name in _FUNCTIONS:
+        return importlib.import_module(f"llm_mojo.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
