@@ -122,9 +122,7 @@ def llm_model_load(model: Int, bf16: Int, path: Int, path_bytes: Int, message: I
 
 
 @export
-def llm_model_save(
-    model: Int, bf16: Int, path: Int, path_bytes: Int, in_bfloat16: Int, message: Int
-) abi("C") -> Int:
+def llm_model_save(model: Int, bf16: Int, path: Int, path_bytes: Int, in_bfloat16: Int, message: Int) abi("C") -> Int:
     """Writes the parameters as a checkpoint."""
 
     def call() raises {imm}:
@@ -201,9 +199,7 @@ def llm_model_losses(model: Int, bf16: Int, targets: Int, losses: Int, size: Int
 
     def call() raises {imm}:
         var wanted = view[I32](targets, size)
-        var found = (
-            at[GPT2[BF16]](model)[].losses(wanted) if bf16 != 0 else at[GPT2[F32]](model)[].losses(wanted)
-        )
+        var found = at[GPT2[BF16]](model)[].losses(wanted) if bf16 != 0 else at[GPT2[F32]](model)[].losses(wanted)
         for i in range(size):
             view[F32](losses, size)[i] = found[i]
 
@@ -231,10 +227,9 @@ def llm_model_backward(
     def call() raises {imm}:
         var wanted = view[I32](targets, size)
         var adds = accumulate != 0
-        var found = (
-            at[GPT2[BF16]](model)[].backward(wanted, adds, weight) if bf16
-            != 0 else at[GPT2[F32]](model)[].backward(wanted, adds, weight)
-        )
+        var found = at[GPT2[BF16]](model)[].backward(wanted, adds, weight) if bf16 != 0 else at[GPT2[F32]](
+            model
+        )[].backward(wanted, adds, weight)
         view[F32](loss, 1)[0] = found
 
     return attempt(call, message)
@@ -478,9 +473,7 @@ def llm_tokenizer_encode(
 
 
 @export
-def llm_tokenizer_token(
-    tokenizer: Int, token: Int, bytes: Int, size: Int, message: Int
-) abi("C") -> Int:
+def llm_tokenizer_token(tokenizer: Int, token: Int, bytes: Int, size: Int, message: Int) abi("C") -> Int:
     """Writes where the bytes of a token are, and how many, an int64 each."""
 
     def call() raises {imm}:
