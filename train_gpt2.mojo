@@ -4,11 +4,11 @@ from std.os.path import exists
 from std.sys import exit
 from std.time import perf_counter_ns
 
-from llm.base.formatting import fixed
+from llm.base.formatting import fixed, wrapped
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate
 from llm.cli.keeping import Keeping, room_for, saves_bfloat16
-from llm.cli.last_words import farewell, out_of_patience, rescue, save_elsewhere
+from llm.cli.last_words import farewell, note_what_is_kept, out_of_patience, rescue, save_elsewhere
 from llm.cli.logs import LogEnd
 from llm.cli.options import save_settings, trainer_arguments
 from llm.cli.pace import Pace, follow_plan, settle_steps, waits_for_steps
@@ -118,9 +118,12 @@ def train_with[
 
     check_memory[dtype](config, train_data.B, train_data.T, threads)
     var trace = Trace(args.string("trace"), threads)
-    screen.line(settings_in_use(args, training, config, train_data, threads, resumed))
+    var settings = settings_in_use(
+        args, training, config, train_data, threads, resumed, only_changed=screen.is_terminal
+    )
+    screen.line(wrapped(settings, screen.columns(), 20))
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
-    screen.line(describe(args, model, train_data, val_data, threads))
+    screen.line(wrapped(describe(args, model, train_data, val_data, threads), screen.columns(), 12))
     var questions = open_hellaswag(args, config, train_data.T, tokenizer_path(args))
     var run = Trainer(training^, model^, adamw(args, config), train_data^, val_data^)
     if resumed:
@@ -138,7 +141,7 @@ def train_with[
         run.state.tokenizer = vocabulary.value().sha256
     var keeping = Keeping(args, num_parameters(config), Int(perf_counter_ns()))
     if args.given("out"):
-        screen.line(room_for(run, args, keeping, num_parameters(config)))
+        screen.line(wrapped(room_for(run, args, keeping, num_parameters(config)), screen.columns(), 12))
 
     # A run of which nobody can see anything does not begin.
     screen.check()
@@ -181,6 +184,7 @@ def take_steps[
         report.screen.line(String(t"peak        {fixed(peak / 1e9, 1)} GFLOP/s measured on these threads\n"))
     # The last checkpoint that is there; 0: none.
     var saved = run.state.step
+    note_what_is_kept(args, saved, report.screen)
     while True:
         if args.given("out") and not report.has_folder():
             raise save_elsewhere(run, vocabulary, report, args)
@@ -203,6 +207,7 @@ def take_steps[
             save_checkpoint(out, run, keeping.keep, saves_bfloat16(args))
             keeping.saved(Int(perf_counter_ns()))
             saved = run.state.step
+            note_what_is_kept(args, saved, report.screen)
             report.screen.line(String(t"saved {checkpoint_model(out, saved)}"))
         if ends:
             trace.finish()
@@ -213,4 +218,3 @@ def take_steps[
             raise Error(t"{error}{rescue(run, questions, report, keeping, args, saved)}")
         trace.step(run.model, run.state.step)
         pace.after_step(run, args, report)
-        report.waiting(run.state.step, run.config.steps, args.int("val-every"))

@@ -25,16 +25,27 @@ def program(mojo_program):
 def shown_run(program, data, tmp_path_factory):
     """The folder of a run, and what a terminal showed of it, without colours."""
     out = tmp_path_factory.mktemp("run") / "run"
-    status, shown = program.on_terminal(
-        "-i", data / "train_*.bin", "-j", data / "val_*.bin", *FLAGS, "-o", out, NO_COLOR="1"
-    )
+    flags = ["-i", data / "train_*.bin", "-j", data / "val_*.bin", *FLAGS, "-o", out]
+    status, shown = program.on_terminal(*flags, NO_COLOR="1")
     assert status == 0
     return out, shown
 
 
 @pytest.fixture(scope="module")
+def piped_run(program, data, tmp_path_factory):
+    """The same of another run, into a pipe."""
+    out = tmp_path_factory.mktemp("piped") / "run"
+    flags = ["-i", data / "train_*.bin", "-j", data / "val_*.bin", *FLAGS, "-o", out]
+    return out, program.output(*flags)
+
+
+def records_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
 def records(shown_run):
-    return [json.loads(line) for line in (shown_run[0] / "log.jsonl").read_text().splitlines()]
+    return records_of(shown_run[0])
 
 
 def test_learning_rates_follow_the_schedule(records):
@@ -71,37 +82,57 @@ def test_z_scores_are_those_of_the_last_128_values(records):
                 assert record[f"{name}_z"] == pytest.approx((values[i] - window.mean()) / window.std(), abs=2e-3)
 
 
-def test_the_screen_says_what_the_log_says(shown_run, records):
-    _, shown = shown_run
-    losses = {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
+@pytest.mark.parametrize("where", ["shown_run", "piped_run"])
+def test_validations_are_those_of_the_log(where, request):
+    out, shown = request.getfixturevalue(where)
+    losses = {record["step"]: record["val_loss"] for record in records_of(out) if "val_loss" in record}
     found = re.findall(r"val loss (\S+) \| perplexity (\S+)\s", shown)
     assert [float(loss) for loss, _ in found] == pytest.approx(list(losses.values()), abs=1e-6)
     perplexities = [math.exp(loss) for loss in losses.values()]
     assert [float(value) for _, value in found] == pytest.approx(perplexities, abs=0.0051)
-    by_step = {record["step"]: record for record in records if "loss" in record}
-    for step, steps, loss, lr, ms, rate in re.findall(
-        r"step +(\d+)/(\d+) \| loss (\S+).*? \| lr (\S+) \| (\S+) ms \| (\d+) tok/s", shown
-    ):
-        record = by_step.pop(int(step))
+
+
+def test_lines_of_steps_are_those_of_the_log(piped_run):
+    out, shown = piped_run
+    by_step = {record["step"]: record for record in records_of(out) if "loss" in record}
+    line = r"step +(\d+)/(\d+) \| loss (\S+)(?: \((\S+)z\))? \| norm (\S+)(?: \((\S+)z\))? \| lr (\S+) \| (\S+) ms \| (\d+) tok/s"
+    found = re.findall(line, shown)
+    assert len(found) >= 90
+    for step, steps, loss, loss_z, norm, norm_z, lr, ms, rate in found:
+        record = by_step[int(step)]
         assert int(steps) == STEPS and int(rate) == record["tokens_per_second"]
         assert float(loss) == pytest.approx(record["loss"], abs=1e-6)
+        assert float(norm) == pytest.approx(record["norm"], abs=6e-5)
         assert float(lr) == pytest.approx(record["lr"], rel=1e-2) and float(ms) == pytest.approx(record["ms"], abs=0.06)
-    assert not by_step
+        assert bool(loss_z) == bool(norm_z) == ("loss_z" in record)
+        if loss_z:
+            assert float(loss_z) == pytest.approx(record["loss_z"], abs=0.006)
+            assert float(norm_z) == pytest.approx(record["norm_z"], abs=0.006)
 
 
-def test_the_share_of_the_peak(shown_run, records):
-    """6 operations a token for each weight of a matrix product, the embedding's as the output's, and attention's half."""
+def test_the_line_that_lives(shown_run, records):
+    """Its share of the peak: 6 operations a token for each weight of a matrix product, the embedding's as the output's,
+    and attention's half.
+    """
     _, shown = shown_run
     gigaflops = float(re.search(r"peak +(\S+) GFLOP/s", shown)[1])
     operations = 6 * (L * 12 * C * C + V * C) + 6 * L * C * T
     by_step = {record["step"]: record for record in records if "loss" in record}
-    found = re.findall(r"step +(\d+)/.*? \| (\S+)% of peak", shown)
-    assert len(found) == STEPS
-    for step, share in found:
-        ms = by_step[int(step)]["ms"]
-        expected = 100 * operations * PASSES * B * T / (ms / 1000) / (1e9 * gigaflops)
+    found = re.findall(
+        r"step +(\d+)/160 \| loss (\S+) \| lr (\S+) \| (\d+) tok/s \| (\S+)% peak \| ETA \d+:\d\d\r", shown
+    )
+    assert int(found[0][0]) == 1 and int(found[-1][0]) == STEPS
+    for step, loss, lr, rate, share in found:
+        record = by_step[int(step)]
+        assert float(loss) == pytest.approx(record["loss"], abs=6e-5) and float(lr) == pytest.approx(
+            record["lr"], rel=0.1
+        )
+        assert int(rate) == record["tokens_per_second"]
+        expected = 100 * operations * PASSES * B * T / (record["ms"] / 1000) / (1e9 * gigaflops)
         # Of the share itself, of the peak and of the time.
-        rounding = (0.051 if expected < 9.9 else 0.51) + expected * (0.051 / gigaflops + 1.01 * ROUNDING_MS / ms)
+        rounding = (0.051 if expected < 9.9 else 0.51) + expected * (
+            0.051 / gigaflops + 1.01 * ROUNDING_MS / record["ms"]
+        )
         assert float(share) == pytest.approx(expected, abs=rounding)
 
 

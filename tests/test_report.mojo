@@ -2,12 +2,12 @@
 
 from std.os.path import exists
 from std.tempfile import mkdtemp
-from std.testing import TestSuite, assert_equal, assert_false, assert_raises
+from std.testing import TestSuite, assert_equal, assert_false, assert_raises, assert_true
 from std.utils.numerics import inf, nan
 
-from llm.base.formatting import aligned, duration, fixed, grouped, percent, scientific
+from llm.base.formatting import aligned, duration, fixed, grouped, percent, scientific, wrapped
 from llm.cli.logs import LogEnd, lines_to_keep
-from llm.cli.report import Report, Validation, share_of_peak, step_json, step_line
+from llm.cli.report import Report, Validation, is_worth_a_line, live_line, share_of_peak, step_json, step_line
 from llm.cli.screen import Screen
 from llm.train.step_record import StepRecord
 
@@ -76,6 +76,36 @@ def test_step_line() raises:
             " outlier, update skipped"
         ),
     )
+
+
+def test_the_line_that_lives_fits() raises:
+    var step = a_step(4.123456, 1.25)
+    step.step = 123456
+    step.steps = 1234567
+    step.tokens = 524288
+    var whole = "step  123456/1234567 | loss 4.1235 | lr 1.0e-04 | 1001635 tok/s | 7.4% peak | ETA 2:46:40"
+    assert_equal(live_line(step, 0.074, 10000, 200), whole)
+    for width in range(30, 100):
+        var line = live_line(step, 0.074, 10000, width)
+        assert_true(line.byte_length() <= max(width, 36))
+    assert_equal(live_line(step, 0.074, 10000, 79), whole.replace(" | lr 1.0e-04", ""))
+    assert_equal(live_line(step, 0.074, 10000, 60), "step  123456/1234567 | loss 4.1235 | ETA 2:46:40")
+
+
+def test_some_hundred_steps_are_worth_a_line() raises:
+    for steps in [1, 40, 101, 5000, 1_000_000]:
+        var lines = 0
+        for step in range(1, steps + 1):
+            lines += Int(is_worth_a_line(step, steps))
+        assert_true(lines <= 101)
+        assert_true(lines >= min(steps, 90))
+        assert_true(is_worth_a_line(1, steps) and is_worth_a_line(steps, steps))
+
+
+def test_wrapped() raises:
+    assert_equal(wrapped("model  four layers of six\nx  y", 16, 7), "model  four\n       layers of\n       six\nx  y")
+    assert_equal(wrapped("model  averylongwordindeed", 10, 7), "model  averylongwordindeed")
+    assert_equal(wrapped("a b", 80, 2), "a b")
 
 
 def test_step_json() raises:

@@ -41,6 +41,27 @@ def aligned(rows: List[Tuple[String, String]]) -> String:
     return text^
 
 
+def wrapped(text: String, columns: Int, indent: Int) -> String:
+    """Breaks lines that have more characters than there are columns at spaces; what goes on is indented.
+
+    A word that is longer than a line stays whole.
+    """
+    var lines = List[String]()
+    for whole in text.split("\n"):
+        var line = String(whole)
+        while line.byte_length() > columns:
+            var at = -1
+            for i, byte in enumerate(line.as_bytes()):
+                if byte == UInt8(ord(" ")) and indent < i and (i <= columns or at < 0):
+                    at = i
+            if at < 0:
+                break
+            lines.append(String(line[byte=:at]))
+            line = String(" ") * indent + String(line[byte = at + 1 :])
+        lines.append(line^)
+    return String("\n").join(lines)
+
+
 def duration(seconds: Float64) -> String:
     """Writes a time as minutes and seconds, with hours if there are any: 4:07, 1:30:00."""
     var whole = Int(max(seconds, 0) + 0.5)

@@ -214,6 +214,11 @@ struct Arguments(Movable):
             return self.given(name)
         return self.int(name, maximum=1) == 1
 
+    def is_changed(self, name: StaticString) -> Bool:
+        """Tells whether an option has another value than its default."""
+        var index = self._index(name)
+        return self._given[index] and self._values[index] != self.options[index].default
+
     def check(self):
         """Reads every value that was given once, so that a wrong one ends the program before any file is opened."""
         for option in self.options:

@@ -1,16 +1,16 @@
 """Why a run ends, and how to go on with it."""
 
 from std.os.path import basename, exists
-from std.sys import argv
 
+from llm.base.formatting import fixed
 from llm.cli.arguments import Arguments
 from llm.cli.keeping import Keeping, saves_bfloat16
 from llm.cli.options import save_settings
 from llm.cli.report import Report
 from llm.cli.run_tokenizer import RunTokenizer
 from llm.cli.screen import Screen, complain, errors_are_seen
-from llm.cli.shell import shell_command
-from llm.cli.signals import signal_name, stop_signal
+from llm.cli.shell import own_program, shell_command
+from llm.cli.signals import note_last_words, signal_name, stop_signal
 from llm.eval.choices import Choices
 from llm.optim.optimizer import Optimizer
 from llm.train.run_folder import checkpoint_model, save_checkpoint
@@ -46,6 +46,8 @@ def farewell[
                 t" best was {state.best_loss.value()} after step {state.best_step}"
             )
         )
+    if args.given("out"):
+        report.screen.line(_what_next(run, args))
     return 0
 
 
@@ -102,7 +104,7 @@ def _last_good(args: Arguments, saved: Int) -> String:
 
 def resume_command(args: Arguments) -> String:
     """Returns the command that goes on with this run; its settings are in the folder."""
-    return shell_command([String(argv()[0]), "-o", args.string("out"), "-y", "1"])
+    return _going_on(args.string("out"))
 
 
 def save_elsewhere[
@@ -122,11 +124,51 @@ def save_elsewhere[
             save_settings(args, path, "", tokenizer.value().sha256 if tokenizer else Optional[String](None))
         except:
             continue
-        var go_on = shell_command([String(argv()[0]), "-o", path, "-y", "1"])
         return Error(
-            t"{gone}; the run was saved as {checkpoint_model(path, run.state.step)} instead; go on with: {go_on}"
+            t"{gone}; the run was saved as {checkpoint_model(path, run.state.step)} instead; go on with:"
+            t" {_going_on(path)}"
         )
     return Error(t"{gone}; it could not be saved elsewhere either")
+
+
+def _going_on(folder: String) -> String:
+    var words = own_program()
+    words.extend([String("-o"), folder, "-y", "1"])
+    return shell_command(words)
+
+
+def note_what_is_kept(args: Arguments, saved: Int, screen: Screen):
+    """Prepares what a second Ctrl-C, which ends the run at once, says: what is on the disk then."""
+    # Behind the line that lives.
+    var start = "\n" if screen.is_terminal else ""
+    if not args.given("out"):
+        note_last_words(start + "stopped at once; nothing was saved: no --out was given")
+    elif saved == 0:
+        note_last_words(start + "stopped at once; no checkpoint was saved yet")
+    else:
+        var last = checkpoint_model(args.string("out"), saved)
+        note_last_words(
+            String(t"{start}stopped at once; {last} is the last checkpoint; go on with: {resume_command(args)}")
+        )
+
+
+def _what_next[dtype: DType, O: Optimizer, //](run: Trainer[dtype, O], args: Arguments) -> String:
+    """Says what can be done with a run that has come to its end."""
+    ref state = run.state
+    var text = String()
+    var best = state.best_loss
+    if best and state.best_step < state.step:
+        var file = " (best.bin)" if exists(args.string("out") + "/best.bin") else ""
+        text += String(
+            t"the lowest validation loss was {fixed(Float64(best.value()), 4)} after step {state.best_step}{file}\n"
+        )
+    var out = args.string("out")
+    var more = shell_command([String("-x"), String(2 * max(state.step, 1))])
+    var python: List[String] = ["python", "-m", "llm_mojo"]
+    text += String(t"sample:  {shell_command(python + ['sample', '-e', out])}\n")
+    text += String(t"plot:    {shell_command(python + ['plot', out])}\n")
+    text += String(t"go on:   {resume_command(args)} {more}")
+    return text^
 
 
 def _free_name(name: String) -> String:

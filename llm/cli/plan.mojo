@@ -118,8 +118,10 @@ def settings_in_use(
     data: DataLoader,
     threads: Int,
     resumed: Optional[Int],
+    *,
+    only_changed: Bool,
 ) raises -> String:
-    """Lists all settings: where a value, given or not, stands for something that is found out, that.
+    """Lists all settings, or those that are not the defaults: where a value stands for something that is found out, that.
 
     Raises:
         If a published model that the run would start from is not here.
@@ -141,7 +143,11 @@ def settings_in_use(
         ("max-steps", String(training.steps)),
         ("threads", String(threads)),
     ]
-    var rows = args.settings()
+    var rows = List[Tuple[String, String]]()
+    var all = args.settings()
+    for i, option in enumerate(args.options):
+        if not only_changed or args.is_changed(option.name):
+            rows.append((all[i][0], all[i][1]))
     for ref row in rows:
         for ref each in found:
             if row[0] == each[0]:

@@ -12,14 +12,43 @@ from llm.cli.signals import stop_signal
 from llm.train.step_record import StepRecord
 
 
+comptime _LIVE_NS = 50_000_000
+
+
+def is_worth_a_line(step: Int, steps: Int) -> Bool:
+    """Tells whether a step gets a line where lines stay: all of a hundred, of more the first ten and every ninetieth part.
+    """
+    return steps <= 100 or step <= 10 or step == steps or step * 90 // steps != (step - 1) * 90 // steps
+
+
+def live_line(step: StepRecord, share: Float64, seconds_left: Float64, width: Int) -> String:
+    """Writes the line that lives: as much of it as fits, what matters least left out first. A share of 0 is unknown."""
+    var head = String(t"{_steps(step)} | loss {fixed(Float64(step.loss), 4)}")
+    var rate = String(t" | lr {scientific(step.learning_rate, 1)}")
+    var speed = String(t" | {step.tokens_per_second()} tok/s")
+    var peak = String(t" | {percent(share)} peak") if share > 0 else String()
+    var eta = String(t" | ETA {duration(seconds_left)}")
+    for line in [head + rate + speed + peak + eta, head + speed + peak + eta, head + speed + eta, head + eta]:
+        if line.byte_length() <= width:
+            return line
+    return head
+
+
+def skipped_line(step: StepRecord, screen: Screen) -> String:
+    """Writes what there is to say of a step whose update was left out."""
+    var what = screen.coloured("outlier, update skipped", RED)
+    return String(
+        t"{_steps(step)} | {what}: loss {fixed(Float64(step.loss), 4)}{_z(step.loss_z)}, norm"
+        t" {fixed(Float64(step.norm), 2)}{_z(step.norm_z)}"
+    )
+
+
 def step_line(step: StepRecord, screen: Screen) -> String:
-    """Writes a step's line for the screen."""
-    var steps = String(step.steps)
-    var number = String(step.step).ascii_rjust(max(4, steps.byte_length()))
+    """Writes a step's line for where lines stay."""
     var loss = screen.coloured(fixed(Float64(step.loss), 6), BOLD)
     var skipped = screen.coloured(" | outlier, update skipped", RED) if step.skipped else String()
     return String(
-        t"step {number}/{steps} | loss {loss}{_z(step.loss_z)} | norm {fixed(Float64(step.norm), 4)}{_z(step.norm_z)} |"
+        t"{_steps(step)} | loss {loss}{_z(step.loss_z)} | norm {fixed(Float64(step.norm), 4)}{_z(step.norm_z)} |"
         t" lr {scientific(step.learning_rate, 2)} | {fixed(step.milliseconds, 1)} ms | {step.tokens_per_second()}"
         t" tok/s{skipped}"
     )
@@ -77,6 +106,12 @@ struct Report(Movable):
     var _folder: Optional[HeldFolder]
     var _start: Int
     var _first_step: Int
+    var _last: Optional[StepRecord]
+    var _validations: Int
+    var _validated: Int
+    """Steps done before the validation that came last."""
+    var _shown: Int
+    """When the line of the steps was last shown."""
 
     def __init__(out self, folder: String, resume: Optional[LogEnd] = None) raises:
         """Starts the logs; with `resume` goes on with those that are there. No folder (empty): no logs.
@@ -90,6 +125,10 @@ struct Report(Movable):
         self._main_log = None
         self._start = Int(perf_counter_ns())
         self._first_step = resume.value().step if resume else 0
+        self._last = None
+        self._validations = 0
+        self._validated = 0
+        self._shown = 0
         if folder.byte_length() > 0:
             make_folder("report", folder)
             self._folder = HeldFolder("report", folder)
@@ -104,15 +143,23 @@ struct Report(Movable):
     def step(mut self, step: StepRecord, flops_per_token: Int, peak: Float64) raises:
         """Reports a step, on a machine with this peak of floating-point operations per second (0: unknown).
 
+        On a terminal in the line that lives, but for an outlier; elsewhere in some ninety lines of all steps.
+
         Raises:
             If a log cannot be written.
         """
-        var line = step_line(step, self.screen)
-        if self.screen.is_terminal:
-            if peak > 0:
-                line += String(t" | {percent(share_of_peak(step, flops_per_token, peak))} of peak")
-            line += String(t" | ETA {duration(self._seconds_left(step))}")
-        self.screen.line(line)
+        self._last = step.copy()
+        if not self.screen.is_terminal:
+            if is_worth_a_line(step.step, step.steps):
+                self.screen.line(step_line(step, self.screen))
+        else:
+            if step.skipped:
+                self.screen.line(skipped_line(step, self.screen))
+            var now = Int(perf_counter_ns())
+            if now - self._shown >= _LIVE_NS or step.step == step.steps or step.step == self._first_step + 1:
+                self._shown = now
+                var share = share_of_peak(step, flops_per_token, peak) if peak > 0 else Float64(0)
+                self.screen.live(live_line(step, share, self._seconds_left(step), self.screen.columns() - 1))
         if self._log:
             self._log.value().write(step_json(step) + "\n")
             # llm.c counts the steps before this one.
@@ -129,7 +176,15 @@ struct Report(Movable):
         Raises:
             If a log cannot be written.
         """
-        self.screen.line(validation.line(self.screen))
+        var line = validation.line(self.screen)
+        if self.screen.is_terminal and self._last:
+            ref step = self._last.value()
+            var elapsed = duration(Float64(Int(perf_counter_ns()) - self._start) / 1e9)
+            line = String(t"{_steps(step)} | train {fixed(Float64(step.loss), 4)} | {line} | {elapsed}")
+        self._validations += 1
+        if self.screen.is_terminal or self._is_worth_a_line(validation.step):
+            self.screen.line(line)
+        self._validated = validation.step
         if self._log:
             self._log.value().write(validation.json() + "\n")
             self._main_log.value().write(String(t"s:{validation.step} tel:{fixed(Float64(validation.loss), 4)}\n"))
@@ -150,17 +205,14 @@ struct Report(Movable):
             )
             self._main_log.value().write(String(t"s:{step} eval:{fixed(acc_norm, 4)}\n"))
 
-    def waiting(mut self, step: Int, steps: Int, val_every: Int):
-        """Shows on a terminal how far the run is, until the next line."""
-        if not self.screen.is_terminal:
-            return
-        var width = 30
-        var done = width * step // max(steps, 1)
-        var text = String(t"[{String().ascii_ljust(done, '=')}{String().ascii_ljust(width - done)}]")
-        text += String(t" {100 * step // max(steps, 1)}%")
-        if val_every > 0 and step % val_every != 0 and step < steps:
-            text += String(t", validation in {min(val_every - step % val_every, steps - step)} steps")
-        self.screen.live(text)
+    def _is_worth_a_line(self, step: Int) -> Bool:
+        """Tells whether a validation after so many steps gets a line where lines stay: some fifty do."""
+        if not self._last:
+            return True
+        ref last = self._last.value()
+        if self._validations <= 50:
+            return True
+        return step == last.steps or step * 50 // last.steps != self._validated * 50 // last.steps
 
     def stops(self) -> Bool:
         """Tells whether the run has to end now: a signal has come, or the screen can no longer be written to."""
@@ -203,6 +255,11 @@ struct Report(Movable):
         """Expects the steps that are left to take as long as those so far, validations and checkpoints included."""
         var elapsed = Float64(Int(perf_counter_ns()) - self._start) / 1e9
         return elapsed / Float64(max(step.step - self._first_step, 1)) * Float64(step.steps - step.step)
+
+
+def _steps(step: StepRecord) -> String:
+    var steps = String(step.steps)
+    return String(t"step {String(step.step).ascii_rjust(max(4, steps.byte_length()))}/{steps}")
 
 
 def _z(z: Optional[Float64]) -> String:

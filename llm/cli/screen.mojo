@@ -7,6 +7,7 @@ from std.ffi import ErrNo, external_call, get_errno
 from std.os import getenv
 
 from llm.base.memory import Tensor
+from llm.base.strings import part
 from llm.text.utf8 import character_at
 
 comptime _ERASE_LINE = "\r\x1b[K"
@@ -18,6 +19,8 @@ comptime RED = "\x1b[31m"
 
 comptime _OUTPUT = Int32(1)
 comptime _ERRORS = Int32(2)
+comptime _WINDOW_SIZE = 0x5413
+"""TIOCGWINSZ."""
 comptime _AT_FDCWD = Int32(-100)
 comptime _READ_ONLY = Int32(0)
 comptime _WRITE_ONLY = Int32(1)
@@ -32,27 +35,47 @@ struct Screen(Movable):
     var failure: String
     """Why what was written has not arrived; empty as long as all has."""
     var _colours: Bool
-    var _live: Bool
+    var _live: Int
+    """Characters of the line that lives; 0: there is none."""
 
     def __init__(out self):
         """Looks at what standard output is. NO_COLOR in the environment means none (no-color.org)."""
         self.is_terminal = external_call["isatty", Int32](_OUTPUT) == 1
         self.failure = String()
         self._colours = self.is_terminal and getenv("NO_COLOR") == "" and getenv("TERM") != "dumb"
-        self._live = False
+        self._live = 0
 
     def line(mut self, text: String):
         """Prints a line, in place of the live one."""
-        if self._live:
-            self.text(_ERASE_LINE)
-            self._live = False
+        self._erase()
         self.text(printable(text, colours=self._colours) + "\n")
 
     def live(mut self, text: String):
-        """Shows a line until the next is printed; only on a terminal."""
+        """Shows a line without colours until the next is printed, cut off where the terminal ends; nowhere else."""
         if self.is_terminal:
-            self.text(_ERASE_LINE + printable(text, colours=self._colours))
-            self._live = True
+            var shown = printable(text)
+            if shown.byte_length() >= self.columns():
+                shown = part(shown, 0, self.columns() - 1)
+            self._erase()
+            self.text(shown)
+            self._live = shown.byte_length()
+
+    def columns(self) -> Int:
+        """Returns how many characters a line of the terminal has now; a number beyond all lines where there is none."""
+        if not self.is_terminal:
+            return Int(Int32.MAX)
+        # A struct winsize: rows, columns, and twice what nobody fills in.
+        var size = Array[UInt16, 4](fill=0)
+        if external_call["ioctl", Int32](_OUTPUT, Int(_WINDOW_SIZE), size.unsafe_ptr()) != 0 or size[1] == 0:
+            return 80
+        return max(Int(size[1]), 2)
+
+    def _erase(mut self):
+        """Removes the line that lives; a terminal that has become narrower shows it in several rows."""
+        if self._live > 0:
+            var above = (self._live - 1) // self.columns()
+            self.text(String(t"\x1b[{above}A\r\x1b[J") if above > 0 else _ERASE_LINE)
+            self._live = 0
 
     def text(mut self, text: String):
         """Prints a text as it is, which may be a part of a line."""

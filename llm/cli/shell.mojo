@@ -1,5 +1,7 @@
 """Commands as a person can paste them into a shell."""
 
+from std.sys import argv
+
 from llm.base.memory import Tensor
 from llm.text.utf8 import character_at
 
@@ -12,6 +14,13 @@ def shell_command(words: List[String]) -> String:
     for ref word in words:
         command += (" " if command else "") + shell_word(word)
     return command^
+
+
+def own_program() -> List[String]:
+    """Returns the words that start this program, as it was started: `mojo train_gpt2.mojo` has only the second itself.
+    """
+    var name = String(argv()[0])
+    return ["mojo", name] if name.endswith(".mojo") else [name]
 
 
 def shell_word(word: String) -> String:

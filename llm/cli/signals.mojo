@@ -13,6 +13,8 @@ comptime _SIGXFSZ = Int32(25)
 comptime _FLAG = 0x5A17_0000_0000
 comptime _MARK = Int32(0x5A17F1A6)
 comptime _PAGE = 4096
+# Behind flag and mark the length of the last words, and the words.
+comptime _TEXT = 16
 comptime _MS_ASYNC = Int32(1)
 comptime _PROT_READ_WRITE = Int32(3)
 comptime _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE = Int32(0x100022)
@@ -59,6 +61,20 @@ def stop_signal() -> Int:
     return Int(_flag().unsafe_load[volatile=True]()) if _has_flag() else 0
 
 
+def note_last_words(text: String):
+    """Has the second signal, which ends the process at once, print this line to standard error first."""
+    if _has_flag():
+        # A handler that comes in between finds the old length or none.
+        _length().unsafe_store[volatile=True](0)
+        var bytes = (text + "\n").as_bytes()
+        var length = min(len(bytes), _PAGE - _TEXT)
+        for i in range(length):
+            Pointer[UInt8, MutUntrackedOrigin](unsafe_from_address=_FLAG + _TEXT + i).unsafe_store[volatile=True](
+                bytes[i]
+            )
+        _length().unsafe_store[volatile=True](Int32(length))
+
+
 def forget_signal():
     """Goes on as if no signal had come."""
     if _has_flag():
@@ -94,8 +110,17 @@ def _flag() -> Pointer[Int32, MutUntrackedOrigin]:
     return Pointer[Int32, MutUntrackedOrigin](unsafe_from_address=_FLAG)
 
 
+def _length() -> Pointer[Int32, MutUntrackedOrigin]:
+    return Pointer[Int32, MutUntrackedOrigin](unsafe_from_address=_FLAG + 8)
+
+
 def _on_signal(signal: Int32) abi("C"):
     if _flag().unsafe_load[volatile=True]() != 0:
+        # Only what a handler may call: the text was prepared while there was time.
+        var text = Array[Int, 2](fill=0)
+        text[0] = _FLAG + _TEXT
+        text[1] = Int(_length().unsafe_load[volatile=True]())
+        _ = external_call["writev", Int](Int32(2), text.unsafe_ptr(), Int32(1))
         external_call["_exit", NoneType](Int32(128) + signal)
     _flag().unsafe_store[volatile=True](signal)
 
