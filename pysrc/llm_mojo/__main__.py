@@ -9,6 +9,7 @@ import sys
 from llm_mojo import Error, version
 from llm_mojo.terminal import open_standard_files, plain_output
 
+DESCRIPTION = "Train, sample and evaluate GPT-2 models on the CPU: programs, data, weights and the PyTorch reference."
 PROGRAMS = {  # name: (program that it becomes, what it does); `train` decides some things before
     "train": ("train_gpt2", "train a small GPT on text of your own, or on Python's documentation"),
     "sample": ("sample_gpt2", "continue a prompt with a model, or talk to it"),
@@ -67,7 +68,10 @@ def _run(argv):
             raise
         package = (error.name or "").partition(".")[0]
         extra = EXTRAS.get(package, "test")
-        return _complain(f"this needs the Python package {package}; install it with: pip install -e '.[{extra}]'")
+        from llm_mojo import native
+
+        where = f"'llm-mojo[{extra}]'" if native.is_installed() else f"-e '.[{extra}]'"
+        return _complain(f"this needs the Python package {package}; install it with: pip install {where}")
     except Error as error:
         return _complain(error)
     except OSError as error:
@@ -99,7 +103,7 @@ def _of_the_system(error):
 
 def _parse_commands(argv):
     """The parser, and the module of the command in use: only that one is imported, so that start-up is quick."""
-    parser = argparse.ArgumentParser(prog=_program(), description=__doc__)
+    parser = argparse.ArgumentParser(prog=_program(), description=DESCRIPTION)
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     modules = {}

@@ -3,6 +3,7 @@
 `python -m llm_mojo.native SOURCE.mojo RESULT` is what make calls to build.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -16,8 +17,10 @@ PROGRAMS = "train_gpt2", "sample_gpt2", "eval_gpt2", "tokenize_text", "test_gpt2
 # The name under which Python imports it is `llm_mojo._engine`.
 EXTENSION = "_engine.so"
 EXTENSION_SOURCE = Path("python") / "llm_mojo_engine.mojo"
-# In a wheel: native/<build>/<program>.
-INSTALLED = Path(__file__).resolve().parent / "native"
+# In a wheel: compiled/<build>/<program>, and compiled/presets, where programs look for them.
+INSTALLED = Path(__file__).resolve().parent / "compiled"
+# Where what is installed looks for the run-time libraries: the package mojo-compiler in the same place as ours.
+BESIDE = INSTALLED.parents[1] / "modular" / "lib"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +40,8 @@ def program(name: str) -> Path:
 def become(name: str, words: Sequence[str]) -> NoReturn:
     """Runs a program in place of this process: signals, terminal and exit status are its own."""
     path = program(name)
+    if is_installed() and not BESIDE.is_dir():
+        os.environ["LD_LIBRARY_PATH"] = f"{compiler.libraries()}"
     sys.stdout.flush()
     sys.stderr.flush()
     # Python ignores it, and what is ignored stays so.
@@ -52,6 +57,9 @@ def presets() -> Path:
 def extension_path() -> Path:
     """The shared library of the extension module `llm_mojo._engine`, ready to import. Raises Error as `program` does."""
     if is_installed():
+        if not BESIDE.is_dir():
+            # What is loaded already is found by its name.
+            ctypes.CDLL(f"{compiler.libraries() / 'libKGENCompilerRTShared.so'}", ctypes.RTLD_GLOBAL)
         return _installed(EXTENSION)
     options = ["--emit", "shared-lib"]
     return compiler.build(_checkout(), CHECKOUT / EXTENSION_SOURCE, CHECKOUT / "build" / EXTENSION, options)
