@@ -100,6 +100,17 @@ def test_it_trains_without_a_compiler(installed):
     assert "install it with: pip install 'llm-mojo[plot]'" in installed("plot", "runs/my", "--out", "x.png", status=1)
 
 
+def test_the_engine(installed):
+    """What the program has trained, read and continued in Python."""
+    code = (
+        "import sys, llm_mojo; model = llm_mojo.GPT2.from_pretrained(sys.argv[1]);"
+        "print('The ' + model.generate('The ', max_tokens=5, temperature=0).text)"
+    )
+    checkpoint = next((installed.folder / "runs/my").glob("model_*.bin"))
+    words = ["-e", f"{checkpoint}", "--prompt", "The ", "-n", "5", "--temperature", "0"]
+    assert installed("-c", code, f"{checkpoint.parent}", command="python") == installed("sample", *words)
+
+
 def test_it_is_the_same_training_on_both_builds(installed):
     """To some digits: the sums of a vector have another order where vectors are longer, but for matrix products."""
     losses = {}
