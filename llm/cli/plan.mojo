@@ -179,7 +179,7 @@ def _products[dtype: DType]() -> String:
         return "bf16, in pairs by the processor's dot products, summed in fp32"
     else:
         return (
-            "bf16, each widened to fp32: this processor has no dot products of bf16 (AVX512_BF16), so it is slower than"
+            "bf16, widened to fp32: this processor has no dot products of bf16 (AVX512_BF16), so it is no faster than"
             " --dtype fp32 and saves only memory"
         )
 

@@ -162,7 +162,7 @@ struct Decoder[dtype: DType](Movable):
             self._s.positions[i] = Int32(i)
 
         def one_pass(team: Team) {imm}:
-            # Without dot products of bfloat16 a gemm would widen the weights once for each block of rows, and be slower.
+            # Without dot products of bfloat16, activations that are rounded too would make nothing faster.
             comptime acts = Self.dtype if HAS_BF16_DOT else F32
             if rows <= _FEW_ROWS:
                 self._read_with[F32](team, pages, rows)

@@ -23,6 +23,7 @@ from llm.cpu.gemm import (
     gemm,
     gemm_workspace_size,
     largest_depth,
+    per_unit,
 )
 from llm.cpu.gemm.blocking import KC, MC, MR, NC, NR, W
 from llm.cpu.gemm.reference import gemm_reference
@@ -243,9 +244,9 @@ def test_bfloat16_with_the_deepest_sums_that_can_be_packed() raises:
     check_product[BF16, F32](2 * K)
     with assert_raises(contains="gemm: expected at most"):
         check_product[BF16, BF16](K + 1)
-    # A float32 is a unit by itself.
+    # A float32 is a unit by itself, a bfloat16 half of one where the processor multiplies pairs.
     with assert_raises(contains="gemm: expected at most"):
-        check_product[F32, BF16](K // 2 + 1)
+        check_product[F32, BF16](K // per_unit[BF16]() + 1)
     var operands = Operands()
     for thick in [False, True]:
         # Rows and columns that no longer fit into one block of such a depth.

@@ -2,6 +2,6 @@
 
 from .epilogue import Bias, BiasGelu, BiasResidual, Epilogue, GeluBackward, Plain
 from .gemm import gemm, gemm_workspace_size
-from .blocking import check_product, largest_depth, per_unit
-from .kernel import HAS_BF16_DOT, add_product
+from .blocking import HAS_BF16_DOT, check_product, largest_depth, per_unit
+from .kernel import add_product
 from .matrix import Matrix, row_major

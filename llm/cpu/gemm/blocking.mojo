@@ -1,7 +1,8 @@
 """Tile and block sizes, derived from the target's vector registers and caches.
 
 Operands are counted in units, the 32 bits that one lane of a vector holds: a float32, or two bfloat16 that are
-neighbours along K, as the hardware's dot products want them. So one set of sizes serves both.
+neighbours along K, as the hardware's dot products want them. So one set of sizes serves both. Where there are no such
+dot products, a bfloat16 is widened to a float32 when it is packed, and a unit by itself.
 
 The product is cut so that each level of memory holds what the loop above it reuses:
 
@@ -20,6 +21,9 @@ comptime F32 = DType.float32
 
 comptime W = simd_width_of[F32]()
 """Scalars in a vector register."""
+
+comptime HAS_BF16_DOT = CompilationTarget._has_feature["avx512bf16"]() and W == 16
+"""The target multiplies pairs of bfloat16 and adds both products in one instruction."""
 
 comptime _VECTOR_REGISTERS = 32 if CompilationTarget.has_avx512f() or CompilationTarget.has_neon() else 16
 
@@ -63,7 +67,7 @@ comptime CHUNK = 8
 
 def per_unit[dtype: DType]() -> Int:
     """Counts the scalars in a unit."""
-    return size_of[DType.float32]() // size_of[dtype]()
+    return size_of[DType.float32]() // size_of[dtype]() if HAS_BF16_DOT else 1
 
 
 def largest_depth[dtype: DType, output: DType]() -> Int:

@@ -1,12 +1,12 @@
 """The micro-kernel: a tile of C, MR rows by up to NR columns, held in registers over one block of K."""
 
 from std.memory import bitcast
-from std.sys import CompilationTarget, PrefetchOptions, prefetch
+from std.sys import PrefetchOptions, prefetch
 from std.sys.intrinsics import llvm_intrinsic
 
 from llm.base.memory import Tensor
 
-from .blocking import CHUNK, F32, KC, LDA, MR, NR, W
+from .blocking import CHUNK, F32, KC, LDA, MR, NR, W, per_unit
 from .epilogue import Epilogue
 from .matrix import Matrix
 from .pack import units_across
@@ -15,9 +15,6 @@ from .prefetch import CacheLines, PrefetchPlan
 comptime Ptr = Tensor[F32].Ptr
 comptime Vec = SIMD[F32, W]
 comptime _BF16 = DType.bfloat16
-
-comptime HAS_BF16_DOT = CompilationTarget._has_feature["avx512bf16"]() and W == 16
-"""The target multiplies pairs of bfloat16 and adds both products in one instruction. Otherwise they are widened."""
 
 comptime _TO_READ = PrefetchOptions().for_read().high_locality().to_data_cache()
 comptime _TO_WRITE = PrefetchOptions().for_write().high_locality().to_data_cache()
@@ -161,25 +158,11 @@ def _add_products[
 @always_inline
 def add_product[dtype: DType](sum: Vec, a: Vec, b: Vec) -> Vec:
     """Computes sum + a * b in each lane of units of `dtype`: one product, or two."""
-    comptime if dtype == F32:
+    comptime if per_unit[dtype]() == 1:
         return a.fma(b, sum)
-    elif HAS_BF16_DOT:
+    else:
         comptime DOT = "llvm.x86.avx512bf16.dpbf16ps.512"
         return llvm_intrinsic[DOT, Vec](sum, bitcast[_BF16, 2 * W](a), bitcast[_BF16, 2 * W](b))
-    else:
-        var high = _second_of_pair(a).fma(_second_of_pair(b), sum)
-        return _first_of_pair(a).fma(_first_of_pair(b), high)
-
-
-@always_inline
-def _first_of_pair(units: Vec) -> Vec:
-    # A bfloat16 is the upper half of the float32 with the same value; the pair's first one lies in the lower half.
-    return bitcast[F32, W](bitcast[DType.uint32, W](units) << 16)
-
-
-@always_inline
-def _second_of_pair(units: Vec) -> Vec:
-    return bitcast[F32, W](bitcast[DType.uint32, W](units) & 0xFFFF0000)
 
 
 @always_inline

@@ -1,7 +1,7 @@
 """Copies of blocks of A and B as units with rows that are contiguous and close together, whatever the source is like.
 
 A unit is a float32, or two bfloat16 that are neighbours along K (see blocking.mojo). Packed units are kept as float32,
-which for bfloat16 means nothing but 32 bits.
+which for pairs of bfloat16 means nothing but 32 bits.
 """
 
 from std.memory import bitcast
@@ -84,14 +84,18 @@ def _turn[
 def _units_along_k[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> Vec:
     """Loads units u .. u + W - 1 of row r, where K is contiguous."""
     comptime PER = per_unit[dtype]()
-    return bitcast[F32, W](source.load[W * PER](r, u * PER))
+    var scalars = source.load[W * PER](r, u * PER)
+    comptime if PER == 1:
+        return rebind[Vec](scalars.cast[F32]())
+    else:
+        return bitcast[F32, W](scalars)
 
 
 @always_inline
 def units_across[dtype: DType](source: Matrix[dtype], r: Int, u: Int) -> Vec:
     """Loads unit u of rows r .. r + W - 1, where the rows' index is contiguous."""
-    comptime if dtype == F32:
-        return rebind[Vec](source.load[W](r, u))
+    comptime if per_unit[dtype]() == 1:
+        return source.load[W](r, u).cast[F32]()
     else:
         var first = source.load[W](r, 2 * u)
         var second = source.load[W](r, 2 * u + 1)
@@ -104,8 +108,12 @@ def _pack_units[
     comptime PER = per_unit[dtype]()
     for r in range(row0, row1):
         for u in range(unit0, unit1):
-            var unit = SIMD[dtype, PER](0)
-            comptime for i in range(PER):
-                if u * PER + i < K:
-                    unit[i] = source[r, u * PER + i]
-            target[unsafe_offset=u * ld + r if units_down else r * ld + u] = bitcast[F32, 1](unit)
+            var place = target.unsafe_offset(u * ld + r if units_down else r * ld + u)
+            comptime if PER == 1:
+                place[] = source[r, u].cast[F32]()
+            else:
+                var unit = SIMD[dtype, PER](0)
+                comptime for i in range(PER):
+                    if u * PER + i < K:
+                        unit[i] = source[r, u * PER + i]
+                place[] = bitcast[F32, 1](unit)
