@@ -4,7 +4,7 @@ from std.os.path import exists
 from std.sys import exit
 from std.time import perf_counter_ns
 
-from llm.base.formatting import fixed, wrapped
+from llm.base.formatting import fixed
 from llm.cli.arguments import Arguments
 from llm.cli.evaluation import evaluate
 from llm.cli.keeping import Keeping, room_for, saves_bfloat16
@@ -121,9 +121,9 @@ def train_with[
     var settings = settings_in_use(
         args, training, config, train_data, threads, resumed, only_changed=screen.is_terminal
     )
-    screen.line(wrapped(settings, screen.columns(), 20))
+    screen.block(settings)
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
-    screen.line(wrapped(describe(args, model, train_data, val_data, threads), screen.columns(), 12))
+    screen.block(describe(args, model, train_data, val_data, threads))
     var questions = open_hellaswag(args, config, train_data.T, tokenizer_path(args))
     var run = Trainer(training^, model^, adamw(args, config), train_data^, val_data^)
     if resumed:
@@ -141,7 +141,7 @@ def train_with[
         run.state.tokenizer = vocabulary.value().sha256
     var keeping = Keeping(args, num_parameters(config), Int(perf_counter_ns()))
     if args.given("out"):
-        screen.line(wrapped(room_for(run, args, keeping, num_parameters(config)), screen.columns(), 12))
+        screen.block(room_for(run, args, keeping, num_parameters(config)))
 
     # A run of which nobody can see anything does not begin.
     screen.check()

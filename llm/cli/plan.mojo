@@ -121,7 +121,8 @@ def settings_in_use(
     *,
     only_changed: Bool,
 ) raises -> String:
-    """Lists all settings, or those that are not the defaults: where a value stands for something that is found out, that.
+    """Lists all settings, a line each, or in a sentence those that are not the defaults: where a value stands for something
+    that is found out, that.
 
     Raises:
         If a published model that the run would start from is not here.
@@ -152,7 +153,12 @@ def settings_in_use(
         for ref each in found:
             if row[0] == each[0]:
                 row[1] = each[1]
-    return aligned(rows)
+    if not only_changed:
+        return aligned(rows)
+    var pairs = List[String]()
+    for ref row in rows:
+        pairs.append(row[0] if row[1] == "on" else row[0] + " " + row[1])
+    return String("settings    ") + String(", ").join(pairs) + "\n" if len(pairs) > 0 else ""
 
 
 def describe[

@@ -6,6 +6,7 @@ All that the programs say goes through here: std's `print` does not tell whether
 from std.ffi import ErrNo, external_call, get_errno
 from std.os import getenv
 
+from llm.base.formatting import wrapped
 from llm.base.memory import Tensor
 from llm.base.strings import part
 from llm.text.utf8 import character_at
@@ -49,6 +50,15 @@ struct Screen(Movable):
         """Prints a line, in place of the live one."""
         self._erase()
         self.text(printable(text, colours=self._colours) + "\n")
+
+    def block(mut self, text: String):
+        """Prints lines that have names of up to 12 characters in front, and an empty line; on a terminal as they fit, one
+        block right behind the other.
+        """
+        if self.is_terminal:
+            self.text(wrapped(printable(text), self.columns(), 12))
+        else:
+            self.line(text)
 
     def live(mut self, text: String):
         """Shows a line without colours until the next is printed, cut off where the terminal ends; nowhere else."""
