@@ -276,3 +276,55 @@ def test_settings_as_any_name_makes_them(tmp_path):
     (tmp_path / "run.toml").write_bytes(b"\n".join(lines))
     found = settings_of(tmp_path)
     assert found == {"max-steps": 5, "train-data": os.fsdecode(b'd\xa9 "x"\n[y]_*.bin'), "tab": "a\tb"}
+
+
+# ----- in the terminal
+
+
+def test_a_finished_run_in_a_pipe(tmp_path, capsys):
+    losses = [5 - 4 * step / 400 for step in range(400)]
+    run = write_log(tmp_path / "my run", losses, {0: 5.5, 200: 3.2, 400: 1.25, 300: 1.1})
+    (run / "run.toml").write_text("max-steps = 1000\n")
+    assert watch(run) == 0
+    head, *chart = capsys.readouterr().out.splitlines()
+    assert head == "my run: step 400 of 1,000 | loss 1.0100 | validation 1.2500, best 1.1000 after 3"[:80]
+    assert max(map(len, chart)) == 80 and len(chart) <= 23
+    text = "\n".join(chart)
+    assert "training" in text and "validation" in text and "step" in text
+    # Falling losses: the first dots of the line are in the upper rows, the last in the lower.
+    dots = [[x for x, c in enumerate(row) if 0x2800 < ord(c) < 0x2900] for row in chart]
+    tops = {x: y for y, row in reversed(list(enumerate(dots))) for x in row if len(row)}
+    assert tops[min(tops)] < 8 and tops[max(tops)] > 14
+
+
+def test_a_run_without_steps_and_without_numbers(tmp_path, capsys):
+    run = write_log(tmp_path / "run", [])
+    assert watch(run) == 0
+    assert "no step is in the log yet" in capsys.readouterr().out
+    (run / "log.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 1, "val_loss": null}\n')
+    assert watch(run) == 0
+    assert "step 1 | loss nan" in capsys.readouterr().out
+
+
+def test_a_running_run_on_a_terminal(tmp_path):
+    """It is drawn again as the log grows, until the trainer is gone."""
+    run = write_log(tmp_path / "run", [4.0, 3.0], {0: 5.0})
+    terminal, other_end = os.openpty()
+    with open(run / "log.jsonl", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "llm_mojo", "watch", run]
+        process = subprocess.Popen(command, stdout=other_end, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "pysrc")})
+        os.close(other_end)
+        shown = b""
+        while b"step 2 |" not in shown:
+            shown += os.read(terminal, 65536)
+        held.write('{"step": 3, "loss": 2.5, "norm": 1, "lr": 0.1, "ms": 1, "tokens": 1}\n')
+        held.flush()
+        while b"step 3 | loss 2.5000" not in shown:
+            shown += os.read(terminal, 65536)
+    while True:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:
+            break
+    assert process.wait() == 0 and shown.count(b"\x1b[H\x1b[J") >= 2

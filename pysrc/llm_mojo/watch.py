@@ -1,4 +1,5 @@
-"""Brings the log of a run to TensorBoard or Weights & Biases: the command `python -m llm_mojo watch RUN --to ...`.
+"""Shows a run while it runs: the command `python -m llm_mojo watch RUN`, in the terminal, or `--to` TensorBoard or Weights &
+Biases.
 
 It follows a running run until that ends, and sends what a finished one has logged. Watching again goes on where the
 last time ended. The trainer itself knows nothing of it.
@@ -7,11 +8,12 @@ last time ended. The trainer itself knows nothing of it.
 import argparse
 import os
 import secrets
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm_mojo import Error
+from llm_mojo import Error, watch_terminal
 from llm_mojo.download import read_json, write_json
 from llm_mojo.run_log import Follower, find_log, read_settings
 
@@ -35,7 +37,7 @@ class Sink(Protocol):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `python -m llm_mojo watch`."""
     parser.add_argument("run", metavar="RUN", help="folder of a run (what --out named), or its log.jsonl")
-    parser.add_argument("--to", choices=["tensorboard", "wandb"], required=True, help="where to")
+    parser.add_argument("--to", choices=["tensorboard", "wandb"], help="where to (default: a chart in this terminal)")
     parser.add_argument("--project", default="llm.mojo", help="W&B's project (default: %(default)s)")
     parser.add_argument("--offline", action="store_true", help="W&B: keep it on this disk for `wandb sync`")
 
@@ -43,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo watch`."""
     log = find_log(args.run)
+    if args.to is None:
+        try:
+            watch_terminal.follow(log)
+        except KeyboardInterrupt:
+            print("\nstopped watching; the run goes on")
+        return
     sink: Sink
     if args.to == "tensorboard":
         sink = TensorBoard(log.parent)
@@ -111,7 +119,7 @@ class TensorBoard:
             old.unlink()
         self._writer = EventFileWriter(_utf8_name(self._folder), filename_suffix=OUR_EVENTS)
         self._start = None
-        self.where = f"writing {self._folder}; look at it with: tensorboard --logdir {self._folder}"
+        self.where = f"writing {self._folder}; look at it with: tensorboard --logdir {shlex.quote(str(self._folder))}"
 
     def send(self, step, values, seconds):
         """Writes the values after a step, so many seconds of training into the run."""
