@@ -1,8 +1,10 @@
 """GPT2 in Python against PyTorch, through the public API alone; its arrays, its errors, and where it lives."""
 
 import gc
+import multiprocessing
 import os
 import threading
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -280,6 +282,17 @@ def test_threads_wait_for_each_other_and_models_work_side_by_side():
     assert not errors and len(found) == 300 and set(found) == {expected}
 
 
+def logits_in_another_process(tokens):
+    return make(SMALL)[0].logits(tokens)
+
+
+def test_processes_that_are_spawned_have_engines_of_their_own():
+    expected = make(SMALL)[0].logits([1, 2, 3])
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(logits_in_another_process, [[1, 2, 3]] * 3):
+            assert np.array_equal(found, expected)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork() with threads: it is what is tested
 def test_after_fork_a_call_is_an_error_and_the_parent_goes_on():
     model, _ = make(SMALL)
@@ -313,7 +326,7 @@ def test_models_that_are_dropped_give_memory_and_threads_back():
 
     make_and_drop(20)
     memory, threads = now()
-    make_and_drop(300)
+    make_and_drop(1000)
     memory_after, threads_after = now()
     assert threads_after == threads
     assert memory_after - memory < 20_000  # kB; one model's arenas touched are about 1,000

@@ -7,12 +7,14 @@ out), the output layer tied to wte. `weights FOLDER` gives the checkpoint back, 
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 from pathlib import Path
 
 from llm_mojo import Error
+from llm_mojo.callables import callable_module, run_command
 from llm_mojo.files import atomic_folder, naming
 from llm_mojo.formats import map_checkpoint, parameter_shapes, read_added_tokens, read_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, tokenizer_files
@@ -162,3 +164,6 @@ def _write_folder(folder, texts, write_model):
                 (folder / name).unlink(missing_ok=True)
         for name in sorted((*texts, MODEL_FILE), key=CONFIG_FILE.__eq__):
             os.replace(staged / name, folder / name)
+
+
+callable_module(__name__, functools.partial(run_command, "export"))

@@ -5,6 +5,7 @@ losses are points.
 """
 
 import argparse
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_mojo import Error
+from llm_mojo.callables import callable_module, run_command
 from llm_mojo.files import AnyPath, atomic_file
 from llm_mojo.run_log import Follower, find_log
 from llm_mojo.terminal import line
@@ -189,3 +191,6 @@ def _limits(curves):
     high = max([high, *(one.val_loss[np.isfinite(one.val_loss)].max(initial=high) for one in curves)])
     margin = 0.05 * (high - low) or 0.5
     return low - margin, high + margin
+
+
+callable_module(__name__, functools.partial(run_command, "plot"))

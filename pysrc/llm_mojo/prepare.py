@@ -6,6 +6,7 @@ journal.json; the same command goes on from there and makes the same bytes.
 """
 
 import argparse
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_mojo import Error, evaluation
+from llm_mojo.callables import callable_module, run_command
 from llm_mojo.cleaning import NAMES as CLEANING_NAMES
 from llm_mojo.cleaning import Cleaning
 from llm_mojo.datasets import DATA, DATASETS, MANIFEST, Dataset, First, Last, Named
@@ -279,3 +281,6 @@ def _write_tokenizer(out, tokenizer):
         names.append("meta.pkl")
     parts = {name: out / f"{name}.part" for name in names}
     return {name: {"bytes": part.stat().st_size, "sha256": sha256_of(part)} for name, part in parts.items()}
+
+
+callable_module(__name__, functools.partial(run_command, "prepare"))

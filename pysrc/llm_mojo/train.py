@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llm_mojo import Error, fitting, native, runs
+from llm_mojo import Error, fitting, native, runs, training
+from llm_mojo.callables import callable_module
 from llm_mojo.datasets import DATA, DATASETS, MANIFEST, VAL_FRACTION, Dataset, Last
 from llm_mojo.prepare import find_dataset, name_of, prepare
 from llm_mojo.prepared import SHARD, read_journal, read_manifest
@@ -44,6 +45,11 @@ def call(words: Sequence[str], program: str) -> NoReturn:
     if "--help" in words or list(words)[-1:] == ["-h"]:
         print(USAGE.format(program=program), flush=True)
         native.become("train_gpt2", ["--help"])
+    native.become("train_gpt2", trainer_words(words))
+
+
+def trainer_words(words: Sequence[str]) -> list[str]:
+    """Does what comes before training, and returns the trainer's words. Raises Error if they say no training."""
     texts, flags = split_words(words, own_switches=["replace"])
     if chosen := flags.keys() & {"resume", "train-data", "val-data"}:
         raise Error(
@@ -65,7 +71,7 @@ def call(words: Sequence[str], program: str) -> NoReturn:
         print(text)
     trainer = _trainer_words(data, dataset.stem, flags | changes)
     if "dry-run" in flags:
-        native.become("train_gpt2", trainer)
+        return trainer
     wanted = settings | changes
     what = {
         "text": [source if source in DATASETS else os.path.abspath(source) for source in sources],
@@ -76,12 +82,12 @@ def call(words: Sequence[str], program: str) -> NoReturn:
     if goes_on:
         print(f"going on with {folder}, saved after step {runs.Run(folder).newest():,}; --replace begins anew")
         also = {name: flags[name] for name in OF_A_CALL if name in flags}
-        native.become("train_gpt2", ["-o", f"{folder}", "-y", "1", *as_words(also)])
+        return ["-o", f"{folder}", "-y", "1", *as_words(also)]
     if not replaces and out is None and folder != runs.RUNS / dataset.name:
         found = "a finished" if runs.Run(runs.RUNS / dataset.name).is_finished() else "another"
         print(f"{runs.RUNS / dataset.name} holds {found} run and stays as it is; this one is {folder}")
     runs.remember(folder, what)
-    native.become("train_gpt2", [*trainer, "-o", f"{folder}", "-y", "0"])
+    return [*trainer, "-o", f"{folder}", "-y", "0"]
 
 
 def expand(texts: Sequence[str]) -> list[str]:
@@ -157,3 +163,6 @@ def _tokens(shards):
 def _trainer_words(data: Path, stem: str, flags: dict[str, Any]) -> list[str]:
     patterns = {"train-data": f"{data}/{stem}_train*.bin", "val-data": f"{data}/{stem}_val*.bin"}
     return as_words(patterns | {"tokenizer": f"{data}/tokenizer.bin"} | flags)
+
+
+callable_module(__name__, lambda *texts, **settings: training.train(*texts, **settings))
