@@ -3,7 +3,7 @@
 A tile is BLOCK positions of one head, its channels padded with zeros to whole vectors, so that no kernel meets an edge.
 """
 
-from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
+from std.sys import CompilationTarget, PrefetchOptions, prefetch, simd_width_of, size_of
 
 from llm.base.checks import check_bounds, check_that
 from llm.base.memory import Tensor
@@ -15,6 +15,10 @@ comptime BLOCK = 64
 """Positions in a tile: of queries or of keys."""
 comptime STRIP = 8
 """Rows that `strip_product` computes at once."""
+comptime _MANY_REGISTERS = CompilationTarget.has_avx512f() or CompilationTarget.has_neon()
+comptime _ROWS = STRIP if _MANY_REGISTERS else STRIP // 2
+"""Rows of a strip whose sums fit into registers, in as many vectors side by side as follow."""
+comptime _VECTORS = 2 if _MANY_REGISTERS else 3
 comptime Ptr = Tensor[F32].Ptr
 comptime _INTO_L2 = PrefetchOptions().for_read().medium_locality().to_data_cache()
 
@@ -116,34 +120,35 @@ def strip_product[
     check_that((STRIP - 1) * ldc + N <= c.size, "strip_product: c is too small")
     check_that((STRIP - 1) * a_row_stride + (K - 1) * a_k_stride < a.size, "strip_product: a is too small")
     check_that((K - 1) * ldb + N <= b.size, "strip_product: b is too small")
-    var j = 0
-    while j + 2 * W <= N:
-        var c_j, b_j = c.ptr.unsafe_offset(j), b.ptr.unsafe_offset(j)
-        _strip_columns[2, accumulate](c_j, ldc, a.ptr, a_row_stride, a_k_stride, b_j, ldb, K)
-        j += 2 * W
-    if j < N:
-        var c_j, b_j = c.ptr.unsafe_offset(j), b.ptr.unsafe_offset(j)
-        _strip_columns[1, accumulate](c_j, ldc, a.ptr, a_row_stride, a_k_stride, b_j, ldb, K)
+    for r in range(0, STRIP, _ROWS):
+        var c_r, a_r = c.ptr.unsafe_offset(r * ldc), a.ptr.unsafe_offset(r * a_row_stride)
+        var j = 0
+        comptime for vectors in range(_VECTORS, 0, -1):
+            while j + vectors * W <= N:
+                _strip_columns[vectors, accumulate](
+                    c_r.unsafe_offset(j), ldc, a_r, a_row_stride, a_k_stride, b.ptr.unsafe_offset(j), ldb, K
+                )
+                j += vectors * W
 
 
 @always_inline
 def _strip_columns[
     vectors: Int, accumulate: Bool
 ](c: Ptr, ldc: Int, a: Ptr, a_row_stride: Int, a_k_stride: Int, b: Ptr, ldb: Int, K: Int):
-    var acc = Array[SIMD[F32, W], STRIP * vectors](fill=SIMD[F32, W](0))
+    var acc = Array[SIMD[F32, W], _ROWS * vectors](fill=SIMD[F32, W](0))
     var a_k = a
     var b_k = b
     for _ in range(K):
         var b_row = Array[SIMD[F32, W], vectors](fill=SIMD[F32, W](0))
         comptime for v in range(vectors):
             b_row[v] = b_k.unsafe_offset(v * W).unsafe_load[width=W]()
-        comptime for r in range(STRIP):
+        comptime for r in range(_ROWS):
             var broadcast = SIMD[F32, W](a_k[unsafe_offset=r * a_row_stride])
             comptime for v in range(vectors):
                 acc[r * vectors + v] = broadcast.fma(b_row[v], acc[r * vectors + v])
         a_k = a_k.unsafe_offset(a_k_stride)
         b_k = b_k.unsafe_offset(ldb)
-    comptime for r in range(STRIP):
+    comptime for r in range(_ROWS):
         comptime for v in range(vectors):
             var target = c.unsafe_offset(r * ldc + v * W)
             comptime if accumulate:
