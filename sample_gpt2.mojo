@@ -6,12 +6,13 @@ from llm.base.files import read_text
 from llm.base.formatting import grouped
 from llm.base.random import mixed_seed
 from llm.cli.arguments import Arguments, Option, parse_arguments
+from llm.cli.line_editor import LineEditor
 from llm.cli.model_files import model_checkpoint, model_tokenizer
 from llm.cli.plan import check_memory_to_write
 from llm.cli.screen import Screen, complain
 from llm.cli.setup import check_vocabulary
 from llm.cli.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
-from llm.cli.standard_input import is_terminal, read_all, read_line
+from llm.cli.standard_input import is_terminal, read_all
 from llm.cli.text_writer import write_texts
 from llm.cpu.threads.cores import available_threads
 from llm.infer.generator import Generator
@@ -126,10 +127,10 @@ def read_prompt(args: Arguments) raises -> List[UInt8]:
 def session[
     dtype: DType
 ](mut generator: Generator[dtype], tokenizer: Tokenizer, mut screen: Screen, args: Arguments) raises:
-    """Continues what is typed, line by line, until Ctrl-D."""
+    """Continues what is typed, line by line, until Ctrl-D. What the vocabulary has no token for is said."""
+    var editor = LineEditor()
     while True:
-        complain("> ", end="")
-        var line = read_line()
+        var line = editor.read_line("> ")
         var interrupted = stop_signal() != 0
         forget_signal()
         if not line:
@@ -140,7 +141,11 @@ def session[
             complain("")
             continue
         if not is_empty or len(generator.active) == 0:
-            begin(generator, tokenizer, line.value())
+            try:
+                begin(generator, tokenizer, line.value())
+            except error:
+                complain(String(error))
+                continue
         write(generator, tokenizer, screen, args, "")
         forget_signal()
 

@@ -18,6 +18,7 @@ from llm_mojo.__main__ import main
 from llm_mojo.formats import ModelConfig
 from llm_mojo.weights import SOURCES
 from mojo_programs import ENVIRONMENT, Program
+from tiny_run import settings
 
 EOT = 256
 BYTES = [bytes([i]) for i in range(256)] + [b"<|endoftext|>"]
@@ -329,7 +330,8 @@ class Session:
     def look(self, expected):
         """Waits until more is shown; a read may end within a character or a line end."""
         assert select.select([self.terminal], [], [], 60)[0], f"{expected!r} never came, but {self.screen!r}"
-        self.screen = (self.screen + self.decode(os.read(self.terminal, 65536))).replace("\r\n", "\n")
+        shown = (self.screen + self.decode(os.read(self.terminal, 65536))).replace("\r\n", "\n")
+        self.screen = re.sub(r"\r?\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
     def type(self, text):
         os.write(self.terminal, text.encode())
@@ -368,6 +370,69 @@ def test_a_session(session, run):
     talk.until("> ")
     talk.type("\x04")
     assert talk.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "xGr\x01\x04\n",  # Ctrl-A, Ctrl-D
+        "xGr\x1b[H\x1b[3~\n",  # Home, Delete
+        "Grü\x7f\n",
+        "r\x1b[DG\n",
+        "Gr und mehr\x17\x17\x7f\n",  # Ctrl-W
+        "weg\x15Gr\n",
+        "Grweg\x1b[D\x1b[D\x1b[D\x0b\n",
+        "\x1b[200~Gr\x1b[201~\n",
+        "weg\x1b[A\x1b[BGr\x01\x1b[3~\x1b[3~\x1b[3~\n",
+    ],
+    ids=["home", "Home", "backspace", "left", "words", "to the start", "to the end", "paste", "no history"],
+)
+def test_a_line_is_edited(keys, session, run):
+    talk = session("-e", run, "--temperature", 0, "-n", 10)
+    talk.until("> ")
+    talk.type(keys)
+    talk.until("Gr\n")
+    assert talk.until("\n(10 tokens") == "üße aus "
+
+
+def test_earlier_lines_come_back(session, run):
+    talk = session("-e", run, "--temperature", 0, "-n", 10)
+    for keys, line, answer in [
+        ("A naïve\n", "A naïve\n", " café, an"),
+        ("Gr\n", "Gr\n", "üße aus "),
+        ("\x1b[A\x1b[A\n", "A naïve\n", " café, an"),
+        ("\x1b[A\x1b[A\x1b[B\x1b[B\x1b[A\x10\n", "Gr\n", "üße aus "),
+    ]:
+        talk.until("> ")
+        talk.type(keys)
+        talk.until(line)
+        assert talk.until("\n(10 tokens") == answer
+
+
+def test_a_long_paste_is_one_prompt(session, run):
+    """A terminal's own editing ends a line at 4,095 bytes, and at each new line."""
+    talk = session("-e", run, "--temperature", 0, "-n", 10)
+    talk.until("> ")
+    talk.type("\x1b[200~" + "so on and on\n" * 1000)
+    talk.type("Gr\x1b[201~\n")
+    talk.until("Gr\n")
+    talk.until("\n(10 tokens")
+    talk.until("> ")
+    talk.type("\x04")
+    assert talk.process.wait(timeout=60) == 0
+
+
+def test_an_unknown_character_is_answered(session, mojo_program, data, tmp_path):
+    mojo_program("train_gpt2.mojo").output(*settings(data, tmp_path / "run"))
+    talk = session("-e", tmp_path / "run", "-n", 3)
+    for _ in range(2):
+        talk.until("> ")
+        talk.type("(é)\n")
+        talk.until("(é)\n")
+        assert "character 'é' (U+00E9) at position 0 (line 1) is not among the 60" in talk.until("\n")
+    talk.until("> ")
+    talk.type("()\n")
+    talk.until("(3 tokens")
 
 
 def test_ctrl_c_in_a_session(session, endless):

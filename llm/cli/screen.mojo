@@ -74,11 +74,7 @@ struct Screen(Movable):
         """Returns how many characters a line of the terminal has now; a number beyond all lines where there is none."""
         if not self.is_terminal:
             return Int(Int32.MAX)
-        # A struct winsize: rows, columns, and twice what nobody fills in.
-        var size = Array[UInt16, 4](fill=0)
-        if external_call["ioctl", Int32](_OUTPUT, Int(_WINDOW_SIZE), size.unsafe_ptr()) != 0 or size[1] == 0:
-            return 80
-        return max(Int(size[1]), 2)
+        return _columns(_OUTPUT)
 
     def _erase(mut self):
         """Removes the line that lives; a terminal that has become narrower shows it in several rows."""
@@ -105,6 +101,16 @@ struct Screen(Movable):
 def complain(text: String, end: String = "\n"):
     """Prints a line on standard error; there is no one to tell if that fails."""
     _ = _write(_ERRORS, printable(text) + end)
+
+
+def terminal_text(text: String):
+    """Writes a text to standard error as it is, which is a terminal and obeys what is in it."""
+    _ = _write(_ERRORS, text)
+
+
+def terminal_columns() -> Int:
+    """Returns how many characters a line of the terminal on standard error has now; 80 if it does not tell."""
+    return _columns(_ERRORS)
 
 
 def errors_are_seen() -> Bool:
@@ -156,6 +162,14 @@ def printable(text: String, *, colours: Bool = False) -> String:
     # A view keeps nothing alive.
     _ = text
     return String(StringSlice(unsafe_from_utf8=Span(shown)))
+
+
+def _columns(fd: Int32) -> Int:
+    # A struct winsize: rows, columns, and twice what nobody fills in.
+    var size = Array[UInt16, 4](fill=0)
+    if external_call["ioctl", Int32](fd, Int(_WINDOW_SIZE), size.unsafe_ptr()) != 0 or size[1] == 0:
+        return 80
+    return max(Int(size[1]), 2)
 
 
 def _own_sequence(bytes: Tensor[DType.uint8], at: Int) -> Int:

@@ -19,7 +19,7 @@ def read_all() raises -> List[UInt8]:
     """
     var all = List[UInt8]()
     while True:
-        var bytes = _read()
+        var bytes = read_some()
         if len(bytes.value()) == 0:
             return all^
         all.extend(bytes.take())
@@ -36,7 +36,7 @@ def read_line() raises -> Optional[List[UInt8]]:
     """
     var line = List[UInt8]()
     while True:
-        var bytes = _read()
+        var bytes = read_some()
         if not bytes:
             return List[UInt8]()
         if len(bytes.value()) == 0:
@@ -48,7 +48,7 @@ def read_line() raises -> Optional[List[UInt8]]:
             return line^
 
 
-def _read() raises -> Optional[List[UInt8]]:
+def read_some() raises -> Optional[List[UInt8]]:
     """Reads what is there; no bytes at the end, and None if a signal came first."""
     var bytes = List[UInt8](length=_AT_ONCE, fill=0)
     var count = external_call["read", Int](Int32(0), bytes.unsafe_ptr(), len(bytes))

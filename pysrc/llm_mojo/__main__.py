@@ -24,7 +24,7 @@ COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it d
     "weights": ("llm_mojo.weights", "turn GPT-2 weights from Hugging Face into an llm.c checkpoint"),
     "plot": ("llm_mojo.plot", "draw training and validation loss of one or several runs"),
     "watch": ("llm_mojo.watch", "the loss of a run, while it runs: in the terminal, TensorBoard or Weights & Biases"),
-    "export": ("llm_mojo.export", "turn a checkpoint into a folder that Hugging Face loads"),
+    "export": ("llm_mojo.export", "turn a checkpoint into a folder that Hugging Face loads, or a file for llama.cpp"),
     "reference": ("llm_mojo.reference", "write checkpoint, debug state and losses with the PyTorch GPT-2"),
     "bench": ("llm_mojo.bench", "time training beside C, OpenMP and PyTorch, and draw the charts"),
 }
@@ -32,6 +32,7 @@ EXTRAS = {  # package: extra of pyproject.toml; others: test
     "pyarrow": "data",
     "tokenizers": "data",
     "matplotlib": "plot",
+    "gguf": "gguf",
     "plotext": "plot",
     "tensorboard": "tensorboard",
     "wandb": "wandb",

@@ -1,4 +1,5 @@
-"""Turns a checkpoint and its vocabulary into a folder that Hugging Face loads: `python -m llm_mojo export`.
+"""Turns a checkpoint and its vocabulary into a folder that Hugging Face loads, or a file for llama.cpp: `python -m llm_mojo
+export`.
 
     AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
@@ -13,17 +14,19 @@ import json
 import os
 from pathlib import Path
 
-from llm_mojo import Error
+from llm_mojo import Error, gguf_export
 from llm_mojo.callables import callable_module, run_command
 from llm_mojo.files import atomic_folder, naming
 from llm_mojo.formats import map_checkpoint, parameter_shapes, read_added_tokens, read_tokenizer
 from llm_mojo.hf_tokenizer import TOKENIZER_FILES, tokenizer_files
+from llm_mojo.model_card import card, title
 from llm_mojo.run_files import expect_own_tokenizer, find_tokenizer, newest_checkpoint
 from llm_mojo.safetensors import Safetensors, write_safetensors
 from llm_mojo.weights import CONFIG_FILE, CONFIG_SIZES, CONFIG_VALUES, MODEL_FILE, PREFIX, SOURCES
 
 GENERATION_FILE = "generation_config.json"
-FILES = (MODEL_FILE, CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)
+CARD_FILE = "README.md"
+FILES = (MODEL_FILE, CONFIG_FILE, GENERATION_FILE, CARD_FILE, *TOKENIZER_FILES)
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 PRODUCER = {"format": "pt", "producer": "llm.mojo"}
 
@@ -33,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=Path, metavar="RUN|CHECKPOINT", help="folder of a run (its newest checkpoint), or FILE.bin"
     )
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="folder to write, for transformers")
+    parser.add_argument("--to-gguf", type=Path, metavar="FILE", help="file to write, for llama.cpp")
+    parser.add_argument(
+        "--gguf-type", choices=gguf_export.TYPES, default="fp32", help="numbers of its matrices (default: %(default)s)"
+    )
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.bin (default: the run's)")
     parser.add_argument(
         "--force",
@@ -44,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs `python -m llm_mojo export`."""
+    if not args.to and not args.to_gguf:
+        raise Error("export: expected --to DIR (for transformers) or --to-gguf FILE (for llama.cpp): where to write?")
     checkpoint = newest_checkpoint(args.model) if args.model.is_dir() else args.model
     config, dtype, tensors = map_checkpoint(checkpoint)
     tokenizer = args.tokenizer or find_tokenizer(checkpoint, config.vocab_size)
@@ -54,19 +63,36 @@ def run(args: argparse.Namespace) -> None:
             " that the model was trained with (--tokenizer)"
         )
     expect_own_tokenizer(tokenizer, checkpoint)
+    added = read_added_tokens(tokenizer)
     try:
-        texts = tokenizer_files(tokens, eot, config.max_seq_len, read_added_tokens(tokenizer))
+        texts = tokenizer_files(tokens, eot, config.max_seq_len, added)
+        if args.to_gguf:
+            gguf_export.vocabulary(tokens, eot, config.max_seq_len, added)
     except Error as error:
         raise Error(f"export: {tokenizer}: {error}") from None
+    text = card(checkpoint, config, dtype, "byte-level BPE" if "vocab.json" in texts else "single characters")
+    if args.to_gguf:
+        gguf_export.check_target(args.to_gguf, args.force)
+    if args.to:
+        _export_folder(args, checkpoint, config, dtype, tensors, eot, texts | {CARD_FILE: text})
+        print(
+            f"wrote {args.to}: {checkpoint} ({config.vocab_size:,} tokens, {dtype}) with the vocabulary of {tokenizer}"
+        )
+    if args.to_gguf:
+        model = (config, tensors, tokens, eot, added)
+        gguf_export.write_gguf(args.to_gguf, *model, args.gguf_type, title(checkpoint), text)
+        print(f"wrote {args.to_gguf}: {checkpoint} ({args.gguf_type}) with the vocabulary of {tokenizer}")
+    if any(tensors["wte"][config.vocab_size :].ravel()):
+        print(f"{checkpoint}: the padding rows of wte are not zero; they are no part of the model and are left out")
+
+
+def _export_folder(args, checkpoint, config, dtype, tensors, eot, texts):
     texts[CONFIG_FILE] = _json(_model_config(config, dtype, eot))
     texts[GENERATION_FILE] = _json(_special_ids(eot))
     source = _identity(args.model)
     _check_target(args.to, source, args.force)
     metadata = PRODUCER | {"source": source}
     _write_folder(args.to, texts, lambda file: write_safetensors(file, _entries(config, dtype, tensors), metadata))
-    print(f"wrote {args.to}: {checkpoint} ({config.vocab_size:,} tokens, {dtype}) with the vocabulary of {tokenizer}")
-    if any(tensors["wte"][config.vocab_size :].ravel()):
-        print(f"{checkpoint}: the padding rows of wte are not zero; they are no part of the model and are left out")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
