@@ -122,7 +122,9 @@ def test_llama_cpp_writes_what_we_write(vocabulary, mojo_program, tmp_path, gpt2
             if ids[-1] == eot:
                 ids.pop()
                 break
-        assert model.detokenize(ids).decode(errors="replace") == ours.removesuffix("\n")
+        # sample_gpt2 shows no control characters.
+        theirs = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", model.detokenize(ids).decode(errors="replace"))
+        assert theirs == ours.removesuffix("\n")
     ids = model.tokenize(documents[0].text.encode() if hasattr(documents[0], "text") else str(documents[0]).encode())[
         :256
     ]
