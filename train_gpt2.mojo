@@ -18,7 +18,6 @@ from llm.cli.run_tokenizer import RunTokenizer, expect_own_tokenizer
 from llm.cli.screen import Screen, complain, printable
 from llm.cli.settings import RUN_SETTINGS
 from llm.cli.setup import (
-    adamw,
     check_flags,
     check_resumed,
     check_tokenizer,
@@ -27,6 +26,7 @@ from llm.cli.setup import (
     initial_checkpoint,
     model_config,
     open_hellaswag,
+    optimizer,
     starts_at_random,
     tokenizer_path,
     train_config,
@@ -125,7 +125,7 @@ def train_with[
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
     screen.block(describe(args, model, train_data, val_data, threads))
     var questions = open_hellaswag(args, config, train_data.T, tokenizer_path(args))
-    var run = Trainer(training^, model^, adamw(args, config), train_data^, val_data^)
+    var run = Trainer(training^, model^, optimizer(args, config), train_data^, val_data^)
     if resumed:
         load_checkpoint(args.string("out"), resumed.value(), run)
         screen.line(String(t"resumed after step {run.state.step} of {run.config.steps}\n"))

@@ -23,6 +23,8 @@ from llm.model.decoder import Decoder
 from llm.model.gpt2 import GPT2
 from llm.model.tensors import ParameterTensors
 from llm.optim.adamw import AdamW
+from llm.optim.chosen import ChosenOptimizer
+from llm.optim.muon import Muon
 from llm.text.tokenizer import Tokenizer
 
 comptime F32 = DType.float32
@@ -277,32 +279,41 @@ def llm_model_attention(model: Int, bf16: Int, b: Int, l: Int, output: Int, size
 
 
 @export
-def llm_adamw_new(
+def llm_optimizer_new(
     sizes: Int,
     beta1: Float32,
     beta2: Float32,
     eps: Float32,
     weight_decay: Float32,
     decay_all: Int,
+    muon_rate: Float32,
     optimizer: Int,
     message: Int,
 ) abi("C") -> Int:
-    """Makes AdamW for models of these sizes, with m and v of zero."""
+    """Makes AdamW for models of these sizes, with m and v of zero.
+
+    muon_rate above 0: Muon for the matrices of the blocks, with a learning rate of so many times AdamW's.
+    """
 
     def call() raises {imm}:
         var settings = AdamWSettings(beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-        view[I64](optimizer, 1)[0] = Int64(keep(AdamW(_config(sizes), settings, decay_all=decay_all != 0)))
+        var adamw = AdamW(_config(sizes), settings, decay_all=decay_all != 0)
+        if muon_rate > 0:
+            var muon = Muon(_config(sizes), weight_decay)
+            view[I64](optimizer, 1)[0] = Int64(keep(ChosenOptimizer(adamw^, muon^, muon_rate=muon_rate)))
+        else:
+            view[I64](optimizer, 1)[0] = Int64(keep(ChosenOptimizer(adamw^)))
 
     return attempt(call, message)
 
 
 @export
-def llm_adamw_free(optimizer: Int) abi("C"):
-    release[AdamW](optimizer)
+def llm_optimizer_free(optimizer: Int) abi("C"):
+    release[ChosenOptimizer](optimizer)
 
 
 @export
-def llm_adamw_update(
+def llm_optimizer_update(
     optimizer: Int,
     model: Int,
     bf16: Int,
@@ -315,9 +326,9 @@ def llm_adamw_update(
     """Changes a model's parameters by its gradients times grad_scale; writes their norm before that, a float32."""
 
     def call() raises {imm}:
-        ref adamw = at[AdamW](optimizer)[]
-        adamw.prepare(step=step, learning_rate=learning_rate, grad_scale=grad_scale)
-        var found = at[GPT2[BF16]](model)[].update(adamw) if bf16 != 0 else at[GPT2[F32]](model)[].update(adamw)
+        ref chosen = at[ChosenOptimizer](optimizer)[]
+        chosen.prepare(step=step, learning_rate=learning_rate, grad_scale=grad_scale)
+        var found = at[GPT2[BF16]](model)[].update(chosen) if bf16 != 0 else at[GPT2[F32]](model)[].update(chosen)
         view[F32](norm, 1)[0] = found
 
     return attempt(call, message)

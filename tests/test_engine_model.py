@@ -101,7 +101,8 @@ def test_a_batch_in_pieces_is_a_batch():
     assert pieces.gradient_norm() == pytest.approx(whole.gradient_norm(), rel=1e-5)
 
 
-def test_steps_have_the_bits_of_the_trainer(mojo_program, tmp_path):
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_steps_have_the_bits_of_the_trainer(kind, mojo_program, tmp_path):
     """Ten steps of `train_gpt2` on one batch, clipped and decayed, and ten from Python."""
     from small_model import make_files
 
@@ -110,9 +111,10 @@ def test_steps_have_the_bits_of_the_trainer(mojo_program, tmp_path):
     formats.write_tokens(tmp_path / "one_0.bin", tokens)
     flags = ["-i", "one_0.bin", "-j", "one_0.bin", "-e", "model.bin", "-b", 3, "-t", 17, "-x", 10, "-v", 0, "-s", 0]
     flags += ["-l", 2e-3, "--grad-clip", 1, "-c", 0.1, "--beta2", 0.95, "--shuffle", 0, "-o", "run", "--tokenizer", ""]
+    flags += ["--optimizer", kind]
     mojo_program("train_gpt2.mojo").output(*flags, cwd=tmp_path)
     model = llm_mojo.GPT2.from_pretrained(tmp_path / "model.bin")
-    optimizer = llm_mojo.AdamW(2e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = {"adamw": llm_mojo.AdamW, "muon": llm_mojo.Muon}[kind](2e-3, betas=(0.9, 0.95), weight_decay=0.1)
     x, y = tokens[:-1].reshape(3, 17), tokens[1:].reshape(3, 17)
     for _ in range(10):
         model.backward(x, y)

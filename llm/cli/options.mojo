@@ -160,6 +160,8 @@ def options() -> List[Option]:
         Option("dropout", "", "X", "0", "probability of dropout in training, as in GPT-2 (0: none)", maximum=0.99),
         # optimizer
         Option("learning-rate", "l", "X", "1e-4", "learning rate of AdamW"),
+        Option("optimizer", "", "adamw|muon", "adamw", "muon: for the blocks' matrices; AdamW for everything else"),
+        Option("muon-rate", "", "X", "0.01", "learning rate of Muon; follows the schedule of --learning-rate"),
         Option("schedule", "k", "cosine|linear|constant|wsd", "constant", "shape of the learning rate over the run"),
         Option("warmup", "u", "N", "0", "steps over which the learning rate rises to its full value"),
         Option("final-lr-fraction", "q", "X", "1.0", "part of the learning rate that is left at the end", maximum=1),

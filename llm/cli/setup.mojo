@@ -13,6 +13,8 @@ from llm.formats.training_state import IN_ORDER
 from llm.model.checkpoints import read_config
 from llm.model.config import GPT2Config, named_config
 from llm.optim.adamw import AdamW
+from llm.optim.chosen import ChosenOptimizer
+from llm.optim.muon import Muon
 from llm.optim.schedule import Schedule
 from llm.text.tokenizer import Tokenizer
 from llm.train.config import TrainConfig
@@ -244,8 +246,8 @@ def train_config(args: Arguments, data: DataLoader) raises -> TrainConfig:
     return config^
 
 
-def adamw(args: Arguments, config: GPT2Config) raises -> AdamW:
-    """Returns AdamW as the flags describe it.
+def optimizer(args: Arguments, config: GPT2Config) raises -> ChosenOptimizer:
+    """Returns the optimizer that the flags describe.
 
     Raises:
         If the system has no room for its state.
@@ -255,7 +257,14 @@ def adamw(args: Arguments, config: GPT2Config) raises -> AdamW:
         beta2=Float32(args.float("beta2")),
         weight_decay=Float32(args.float("weight-decay")),
     )
-    return AdamW(config, settings, decay_all=args.bool("decay-all"))
+    var adamw = AdamW(config, settings, decay_all=args.bool("decay-all"))
+    if args.choice("optimizer") == "adamw":
+        return ChosenOptimizer(adamw^)
+    var peak = args.float("learning-rate")
+    if peak == 0:
+        args.fail("--optimizer muon: expected a --learning-rate above 0, which its schedule is a part of")
+    var muon_rate = Float32(args.float("muon-rate") / peak)
+    return ChosenOptimizer(adamw^, Muon(config, settings.weight_decay), muon_rate=muon_rate)
 
 
 def _passes(args: Arguments) -> Int:

@@ -15,7 +15,6 @@ comptime F32 = DType.float32
 struct AdamW(Optimizer):
     """Keeps m and v, the running means of each gradient and of its square."""
 
-    comptime NAME: StaticString = "adamw"
     comptime COMPUTES_NORM = True
 
     var settings: AdamWSettings
@@ -25,7 +24,8 @@ struct AdamW(Optimizer):
     var m: ParameterTensors[F32]
     var v: ParameterTensors[F32]
     var _step: Int
-    var _grad_scale: Float32
+    var grad_scale: Float32
+    """That of the last step."""
 
     def __init__(out self, config: GPT2Config, settings: AdamWSettings, *, decay_all: Bool = False) raises:
         """Starts with zeros, which cost memory once they are written.
@@ -43,7 +43,7 @@ struct AdamW(Optimizer):
         self.m = ParameterTensors[F32](config, place=2)
         self.v = ParameterTensors[F32](config, place=3)
         self._step = 0
-        self._grad_scale = 1
+        self.grad_scale = 1
 
     @no_inline
     def __deinit__(deinit self):
@@ -53,7 +53,10 @@ struct AdamW(Optimizer):
     def prepare(mut self, *, step: Int, learning_rate: Float32, grad_scale: Float32 = 1):
         self.settings.learning_rate = learning_rate
         self._step = step
-        self._grad_scale = grad_scale
+        self.grad_scale = grad_scale
+
+    def name(self) -> String:
+        return "adamw"
 
     def slots(self) -> List[StateSlot]:
         return [StateSlot("m", self.m.tensors()), StateSlot("v", self.v.tensors())]
@@ -76,9 +79,9 @@ struct AdamW(Optimizer):
             settings.weight_decay = 0
         var m, v = self.m[tensor], self.v[tensor]
         if spec.is_product:
-            adamw_update(team, params, rounded, grads, m, v, block_sums, settings, self._step, self._grad_scale)
+            adamw_update(team, params, rounded, grads, m, v, block_sums, settings, self._step, self.grad_scale)
         else:
-            adamw_update(team, params, params, grads, m, v, block_sums, settings, self._step, self._grad_scale)
+            adamw_update(team, params, params, grads, m, v, block_sums, settings, self._step, self.grad_scale)
 
 
 def _check(name: StaticString, value: Float32, is_good: Bool, expected: StaticString) raises:

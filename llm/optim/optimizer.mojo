@@ -18,8 +18,9 @@ struct StateSlot(Copyable, Movable):
 trait Optimizer(Deinitable, Movable, TensorUpdate):
     """A rule that turns gradients into new parameters. `GPT2.update` has it change tensor by tensor."""
 
-    comptime NAME: StaticString
-    """As `--optimizer` and checkpoints spell it."""
+    def name(self) -> String:
+        """Returns its name as `--optimizer` and checkpoints spell it."""
+        ...
 
     def prepare(mut self, *, step: Int, learning_rate: Float32, grad_scale: Float32):
         """Sets what the next update takes: its number, from 1, its rate, and a factor for the gradients."""

@@ -140,9 +140,9 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
         run.state.evaluated = True
         if exists(_extra(folder, step)):
             read_sidecar(_extra(folder, step), run.state)
-        if run.state.optimizer != String(O.NAME):
+        if run.state.optimizer != run.optimizer.name():
             raise Error(
-                t"resume: the run was saved with the optimizer {run.state.optimizer}, this one has {O.NAME}; use the"
+                t"resume: the run was saved with the optimizer {run.state.optimizer}, this one has {run.optimizer.name()}; use the"
                 t" same, or start from the model alone (--init {checkpoint_model(folder, step)})"
             )
         run.model.write_parameters(read)

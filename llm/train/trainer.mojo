@@ -55,7 +55,7 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
         self._inputs = self._arena.carve[I32](tokens)
         self._targets = self._arena.carve[I32](tokens)
         self.state = RunState(train_data.position(), config.seed)
-        self.state.optimizer = String(Self.O.NAME)
+        self.state.optimizer = optimizer.name()
         self.config = config^
         self.model = model^
         self.optimizer = optimizer^

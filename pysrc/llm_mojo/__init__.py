@@ -8,13 +8,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_mojo.model import GPT2, AdamW, GPT2Config
+    from llm_mojo.model import GPT2, AdamW, GPT2Config, Muon
     from llm_mojo.text import Tokenizer
 
 # What is here under its name: the module that has it, which is imported when it is asked for.
-_PLACES = {"GPT2": "model", "GPT2Config": "model", "AdamW": "model", "Tokenizer": "text"}
+_PLACES = {"GPT2": "model", "GPT2Config": "model", "AdamW": "model", "Muon": "model", "Tokenizer": "text"}
 _FUNCTIONS = "train", "prepare", "export", "plot"
-__all__ = ["GPT2", "AdamW", "Error", "GPT2Config", "Tokenizer"]
+__all__ = ["GPT2", "AdamW", "Error", "GPT2Config", "Muon", "Tokenizer"]
 
 
 class Error(Exception):

@@ -52,6 +52,7 @@ class AdamW:
         self.eps = real("eps", eps, 0)
         self.weight_decay = real("weight_decay", weight_decay, 0)
         self.decay_all = bool(decay_all)
+        self._muon_rate = 0.0
         self.steps = 0
         """Steps taken."""
         self._handle: Handle | None = None
@@ -59,8 +60,8 @@ class AdamW:
 
     def _step(self, model: "GPT2", learning_rate: float, grad_scale: float) -> float:
         if self._model is None:
-            settings = *self.betas, self.eps, self.weight_decay, int(self.decay_all)
-            self._handle = Handle("adamw", address_of(model._sizes), *settings)
+            settings = *self.betas, self.eps, self.weight_decay, int(self.decay_all), self._muon_rate
+            self._handle = Handle("optimizer", address_of(model._sizes), *settings)
             self._model = model
         if self._model is not model:
             raise EngineError(
@@ -69,9 +70,31 @@ class AdamW:
         assert self._handle
         norm = np.zeros(1, dtype=np.float32)
         where = self._handle.address, model._handle.address, model._bf16
-        call("adamw_update", *where, self.steps + 1, learning_rate, grad_scale, address_of(norm))
+        call("optimizer_update", *where, self.steps + 1, learning_rate, grad_scale, address_of(norm))
         self.steps += 1
         return float(norm[0])
+
+
+class Muon(AdamW):
+    """Muon (Jordan and others, 2024) for the matrices of the blocks, and AdamW for everything else, in one optimizer."""
+
+    def __init__(
+        self,
+        learning_rate: float = 3e-3,
+        muon_rate: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ):
+        """Takes the settings: `learning_rate`, `betas` and `eps` are AdamW's, `muon_rate` is Muon's learning rate.
+
+        Where `step` is given another learning rate, Muon's changes by the same factor.
+        """
+        super().__init__(learning_rate, betas, eps, weight_decay)
+        rate = real("muon_rate", muon_rate, 0)
+        if self.learning_rate == 0 or rate == 0:
+            raise EngineError(f"expected a learning_rate and a muon_rate above 0, got {learning_rate} and {muon_rate}")
+        self._muon_rate = rate / self.learning_rate
 
 
 class GPT2:
@@ -375,4 +398,4 @@ class GPT2:
         return targets
 
 
-__all__ = ["AdamW", "Error", "GPT2", "GPT2Config", "Tokenizer"]
+__all__ = ["AdamW", "Error", "GPT2", "GPT2Config", "Muon", "Tokenizer"]
