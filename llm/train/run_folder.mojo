@@ -142,8 +142,9 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
             read_sidecar(_extra(folder, step), run.state)
         if run.state.optimizer != run.optimizer.name():
             raise Error(
-                t"resume: the run was saved with the optimizer {run.state.optimizer}, this one has {run.optimizer.name()}; use the"
-                t" same, or start from the model alone (--init {checkpoint_model(folder, step)})"
+                t"resume: the run was saved with the optimizer {run.state.optimizer}, this one has"
+                t" {run.optimizer.name()}; use the same, or start from the model alone (--init"
+                t" {checkpoint_model(folder, step)})"
             )
         run.model.write_parameters(read)
         # What llm.c's state file does not hold of the place in the data comes from the sidecar.
