@@ -33,10 +33,10 @@ ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./
 # What `mojo format` calls, which itself cannot only look.
 MBLACK := $(BIN)/mblack --fast --preview -t mojo -l 120
 
-.PHONY: help setup train sample finetune test test-long test-arm bench bench-quick wheel lint format clean
+.PHONY: help setup train sample finetune test test-avx2 test-long test-arm bench bench-quick wheel lint format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.ready ## Install what training needs into .venv (train and test do it by themselves)
 
@@ -57,6 +57,14 @@ finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakes
 
 test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (installs PyTorch)
 	@$(RUN) $(BIN)/python -m pytest tests $(FLAGS)
+
+# By name: what computes, but not the trainer around it, which is built once more for nothing.
+AVX2_TESTS := tests/cpu/test_gemm.mojo tests/cpu/test_tile.mojo tests/test_layers.py tests/test_threads.py \
+	tests/test_parity.py::test_small tests/test_bf16.py::test_gradients_are_as_near_as_those_of_pytorch \
+	tests/test_bf16.py::test_bits_do_not_depend_on_threads tests/test_bf16.py::test_losses_follow_those_of_fp32
+
+test-avx2: $(VENV)/.ready-test ## The kernels as they are built for processors without AVX-512
+	@$(RUN) MOJO_TARGET_CPU=x86-64-v3 $(BIN)/python -m pytest $(AVX2_TESTS) $(FLAGS)
 
 test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs, 2 GB of text, 10,000 damaged files, checked builds
 	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)

@@ -13,7 +13,7 @@ from .epilogue import Epilogue
 from .kernel import Destination, Outlet, KBlock, update_tile
 from .matrix import Matrix
 from .pack import Ptr, pack
-from .prefetch import PrefetchPlan
+from .prefetch import Loops, PrefetchPlan, plan_block_of_a, plan_panel_of_b
 
 comptime _PACKED_A = MC * LDA
 comptime _PACKED_B = KC * NC
@@ -125,6 +125,7 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
         var nc = _block(col1 - col0, most_cols, NR)
         var mc = _block(row1 - row0, most_rows, MR)
         kc *= PER
+        var at = Loops(row0, row1, col1, self.K, mc, kc)
         # Loop 5: blocks of columns.
         for j0 in range(col0, col1, nc):
             var j1 = min(j0 + nc, col1)
@@ -134,10 +135,6 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
                 var p1 = min(p0 + kc, self.K)
                 var depth = (p1 - p0 + PER - 1) // PER
                 var k_block = KBlock(depth, mc * LDA, self.accumulate or p0 > 0, p1 == self.K)
-                # Where the next block of B starts.
-                var next_p = p1 if p1 < self.K else 0
-                var next_j = j0 if p1 < self.K else j1
-                var next_k = min(kc, self.K - next_p)
                 # Loop 3: blocks of rows. Packs A; the first also packs B, panel by panel.
                 for i0 in range(row0, row1, mc):
                     var i1 = min(i0 + mc, row1)
@@ -146,10 +143,8 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
                     for k in range(p0, p1, KC * PER):
                         var slab = packed_a.unsafe_offset((k - p0) // (KC * PER) * k_block.slab)
                         pack[False](slab, LDA, self.a.at(i0, k), i1 - i0, min(KC * PER, p1 - k), tiles * MR)
-                    var next_a = PrefetchPlan(self.a.at(i1, p0), min(mc, row1 - i1), p1 - p0, prefetches * panels)
-                    if i1 == row1:
-                        var rows = min(mc, row1 - row0) if next_j < col1 else 0
-                        next_a = PrefetchPlan(self.a.at(row0, next_p), rows, next_k, prefetches * panels)
+                    at.enter(i0, i1, p0, p1, j0, j1)
+                    var next_a = plan_block_of_a(self.a, at, prefetches * panels)
                     # Loop 2: panels of NR columns.
                     for j in range(j0, j1, NR):
                         var cols = min(NR, j1 - j)
@@ -161,18 +156,7 @@ struct _Product[dtype: DType](TrivialRegisterPassable):
                         first_packs = first_packs and (p1 - p0) % PER == 0
                         if i0 == row0 and not first_packs:
                             pack[True](panel, NR, columns, cols, p1 - p0, (cols + W - 1) // W * W)
-                        var next_b = PrefetchPlan(self.b, 0, 0, prefetches)
-                        if j + NR >= j1:
-                            if i1 == row1:
-                                var next_cols = max(min(NR, col1 - next_j), 0)
-                                next_b = PrefetchPlan(self.b.at(next_p, next_j), next_k, next_cols, prefetches)
-                        elif i0 == row0:
-                            next_b = PrefetchPlan(self.b.at(p0, j + NR), p1 - p0, min(NR, j1 - j - NR), prefetches)
-                        else:
-                            # Packed already, but all panels together may not stay in L2.
-                            next_b = PrefetchPlan(
-                                Matrix[F32](panel.unsafe_offset(depth * NR), NR, 1), depth, NR, prefetches
-                            )
+                        var next_b = plan_panel_of_b(self.b, at, j, panel, depth, prefetches)
                         # Loop 1: tiles of MR rows.
                         for i in range(i0, i1, MR):
                             var tile_a = packed_a.unsafe_offset((i - i0) * LDA)
