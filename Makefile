@@ -33,12 +33,13 @@ ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./
 # What `mojo format` calls, which itself cannot only look.
 MBLACK := $(BIN)/mblack --fast --preview -t mojo -l 120
 
-.PHONY: help setup train sample finetune test test-avx2 test-long test-arm bench bench-quick wheel lint format clean
+.PHONY: help setup train sample shakespeare finetune test test-avx2 test-long test-arm bench bench-quick wheel lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.ready ## Install what training needs into .venv (train and test do it by themselves)
+	@echo "Ready to train. PyTorch and what else only the tests need (1 to 6 GB) is left to 'make test'."
 
 # By the shell: make's own functions take a name with spaces for several, and quotes would end what is quoted.
 train: override export TEXT := $(value TEXT)
@@ -46,9 +47,13 @@ train: override export OUT := $(value OUT)
 train: $(VENV)/.ready ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
 	@$(RUN) $(BIN)/python -m llm_mojo train $${TEXT:+"$$TEXT"} $${OUT:+--out "$$OUT"} $(FLAGS)
 
+sample: override export PROMPT := $(value PROMPT)
 sample: $(VENV)/.ready build/sample_gpt2 ## Continue PROMPT="..." with the newest checkpoint of runs/; without PROMPT, talk to it
 	@[ -n "$(NEWEST)" ] || { echo "make: no checkpoint in runs/; 'make train' makes one" >&2; exit 1; }
-	@$(RUN) build/sample_gpt2 --init "$(NEWEST)" $(if $(PROMPT),--prompt "$$PROMPT") $(FLAGS)
+	@$(RUN) build/sample_gpt2 --init "$(NEWEST)" $${PROMPT:+--prompt "$$PROMPT"} $(FLAGS)
+
+shakespeare: $(VENV)/.ready ## Train nanoGPT's character model of Shakespeare, its demo (downloads 1 MB); then: make sample
+	@$(RUN) $(BIN)/python -m llm_mojo train tinyshakespeare --tokenizer char --preset shakespeare-char $(FLAGS)
 
 finetune: $(VENV)/.ready build/train_gpt2 ## Fine-tune GPT-2 124M on tiny shakespeare, llm.c's job (downloads 0.5 GB)
 	@[ -e gpt2_124M.bin ] || $(BIN)/python -m llm_mojo weights gpt2
@@ -115,6 +120,7 @@ $(VENV)/bin/python:
 		echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
+	@command -v cc >/dev/null || { echo "make: no C compiler: linking needs 'cc'; on Debian and Ubuntu: sudo apt install gcc" >&2; exit 1; }
 	@echo "Installing the Mojo compiler and the Python packages (about 0.4 GB on disk) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@touch $@

@@ -38,7 +38,7 @@ from llm.cpu.peak import measured_peak
 from llm.cpu.threads.cores import available_threads
 from llm.data.loader import DataLoader
 from llm.eval.choices import Choices
-from llm.model.checkpoints import load_parameters, read_config
+from llm.model.checkpoints import load_parameters
 from llm.model.config import GPT2Config
 from llm.model.gpt2 import GPT2
 from llm.model.tensors import num_parameters
@@ -48,6 +48,7 @@ from llm.train.run_folder import (
     checkpoint_model,
     clear_folder,
     load_checkpoint,
+    read_saved_config,
     remove_oldest,
     save_checkpoint,
     save_sidecar,
@@ -76,8 +77,15 @@ def train() raises -> Int:
     var checkpoint = String()
     if resumed:
         checkpoint = checkpoint_model(args.string("out"), resumed.value())
-        config = read_config(checkpoint)
+        config = read_saved_config(args.string("out"), resumed.value())
         check_resumed(args, config)
+        if not exists(args.string("out") + "/" + RUN_SETTINGS):
+            complain(
+                String(
+                    t"train_gpt2: note: {args.string('out')} has no {RUN_SETTINGS}: what is not given as a flag is the"
+                    t" default, not what the run had"
+                )
+            )
     else:
         config = model_config(args, tokenizer)
         if not starts_at_random(args):

@@ -37,6 +37,8 @@ def trainer_arguments() raises -> Arguments:
     except error:
         args.fail(String(error))
     args.check()
+    if args.given("out") and args.string("out") == "":
+        args.fail("--out: expected the name of a folder, got ''; leave it out to keep nothing")
     # Settings in files are TOML, which is UTF-8.
     for option in args.options:
         var goes_to_file = args.given("out") and option.name not in flags_only()

@@ -13,6 +13,8 @@ comptime RUN_SETTINGS = "run.toml"
 """The settings in the folder of a run."""
 comptime RUN_TOKENIZER = "tokenizer.bin"
 """The tokenizer there."""
+comptime MADE_BY_NOTE = "made-by"
+"""No setting: in a preset the command that makes its data."""
 comptime TOKENIZER_NOTE = "tokenizer-sha256"
 """No setting: of the tokenizer that a run has kept, which lies beside its settings."""
 
@@ -36,7 +38,7 @@ def read_settings(mut args: Arguments, path: String) raises:
             var name = trimmed(line, 0, equals)
             if name in seen:
                 raise Error(t"{name} is there twice")
-            if name == TOKENIZER_NOTE:
+            if name == TOKENIZER_NOTE or name == MADE_BY_NOTE:
                 continue
             for other in flags_only():
                 if name == other:

@@ -1,10 +1,11 @@
 """What the flags of the trainer mean: which training, which model, which data, which tokenizer."""
 
-from std.os.path import exists, isdir
+from std.os.path import dirname, exists, isdir
 
 from llm.base.files import beside, glob_files
 from llm.cli.arguments import Arguments
 from llm.cli.run_tokenizer import own_tokenizer
+from llm.cli.settings import MADE_BY_NOTE, find_preset, read_note
 from llm.cpu.adamw import AdamWSettings
 from llm.data.loader import DataLoader
 from llm.data.manifest import check_manifests
@@ -79,6 +80,13 @@ def initial_checkpoint(args: Arguments, otherwise: String = "") raises -> String
     var name = args.string("init")
     if isdir(name):
         var steps = complete_checkpoints(name)
+        if len(steps) == 0 and exists(name + "/config.json"):
+            raise Error(
+                t"{name}: a Hugging Face folder, no run; `python -m llm_mojo weights {name} --out {name}.bin` makes a"
+                t" checkpoint of it"
+            )
+        if len(steps) == 0 and len(glob_files(name + "/*/DONE_*")) > 0:
+            raise Error(t"{name}: a folder of runs; name one of them, as {dirname(glob_files(name + '/*/DONE_*')[0])}")
         if len(steps) == 0:
             raise Error(t"{name}: no checkpoint in this folder; train one into it: train_gpt2 --out {name}")
         return checkpoint_model(name, steps[len(steps) - 1])
@@ -192,6 +200,10 @@ def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
 def _open_data(args: Arguments, name: StaticString, config: GPT2Config, order: Int) raises -> DataLoader:
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
+    if args.given("preset") and len(glob_files(args.string(name))) == 0:
+        var made_by = read_note(find_preset(args.string("preset")), MADE_BY_NOTE)
+        if made_by and not args.given_as_flag(name):
+            raise Error(t"{args.string(name)}: the data of this preset are not here; make them with: {made_by.value()}")
     check_manifests(args.string(name), tokenizer_path(args), config.vocab_size)
     var B, T = args.int("batch-size"), args.int("seq-len")
     return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))

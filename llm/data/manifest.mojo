@@ -49,15 +49,21 @@ def _check(path: String, tokenizer: Optional[String], vocab_size: Int) raises:
     except error:
         raise Error(t"data: {path}: not a manifest of prepared data ({error}); prepare the data again")
     var data = String(t"the data ({path}) was made with the tokenizer {name} of {size} tokens")
+    if tokenizer and size == vocab_size and sha256_of_file(tokenizer.value()) != sha256:
+        raise Error(
+            t"data and tokenizer do not agree: {data}, {tokenizer.value()} is another one; give the tokenizer.bin"
+            t" beside the data (--tokenizer), or prepare the data with the one given"
+        )
+    if size != vocab_size and tokenizer and Tokenizer(tokenizer.value()).vocab_size == vocab_size:
+        raise Error(
+            t"data and tokenizer do not agree: {data}, {tokenizer.value()} has {vocab_size} tokens, as the model; give"
+            t" the tokenizer.bin beside the data (--tokenizer) and a model for it, or prepare the data with the one"
+            t" given"
+        )
     if size != vocab_size:
         raise Error(
             t"data and model do not agree: {data}, the model has {vocab_size}; prepare the data with the model's"
             t" tokenizer (--tokenizer of `prepare`), or train another model (--init, --vocab-size)"
-        )
-    if tokenizer and sha256_of_file(tokenizer.value()) != sha256:
-        raise Error(
-            t"data and tokenizer do not agree: {data}, {tokenizer.value()} is another one; give the tokenizer.bin"
-            t" beside the data (--tokenizer), or prepare the data with the one given"
         )
 
 

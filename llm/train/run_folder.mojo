@@ -11,7 +11,8 @@ from llm.base.numbers import parse_integer
 from llm.base.strings import part
 from llm.base.written_files import AtomicFile
 from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state, state_file
-from llm.model.checkpoints import checkpoint_file, read_parameters
+from llm.model.checkpoints import checkpoint_file, read_config, read_parameters
+from llm.model.config import GPT2Config
 from llm.model.tensors import ParameterTensors
 from llm.optim.optimizer import Optimizer
 from llm.train.run_state import RunState, read_sidecar, sidecar_file, sidecar_tokenizer
@@ -121,6 +122,22 @@ def save_sidecar[dtype: DType, O: Optimizer, //](folder: String, mut run: Traine
     sidecar.commit()
 
 
+def read_saved_config(folder: String, step: Int) raises -> GPT2Config:
+    """Reads the sizes of the model in a checkpoint.
+
+    Raises:
+        If its file is gone or damaged.
+    """
+    try:
+        return read_config(checkpoint_model(folder, step))
+    except error:
+        raise Error(t"{error}{_to_go_on_from_an_earlier_one(folder, step)}")
+
+
+def _to_go_on_from_an_earlier_one(folder: String, step: Int) -> String:
+    return String(t" (to go on from an earlier checkpoint, remove {_done(folder, step)})")
+
+
 def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, mut run: Trainer[dtype, O]) raises:
     """Brings model, optimizer, data and state to where a checkpoint left them. llm.c's own checkpoints have no sidecar.
 
@@ -157,7 +174,7 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
         except error:
             raise Error(t"resume: {_state(folder, step)}: {error}")
     except error:
-        raise Error(t"{error} (to go on from an earlier checkpoint, remove {_done(folder, step)})")
+        raise Error(t"{error}{_to_go_on_from_an_earlier_one(folder, step)}")
 
 
 def tokenizer_of_checkpoint(model: String) raises -> Optional[String]:

@@ -25,7 +25,7 @@ COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it d
     "plot": ("llm_mojo.plot", "draw training and validation loss of one or several runs"),
     "watch": ("llm_mojo.watch", "the loss of a run, while it runs: in the terminal, TensorBoard or Weights & Biases"),
     "export": ("llm_mojo.export", "turn a checkpoint into a folder that Hugging Face loads, or a file for llama.cpp"),
-    "reference": ("llm_mojo.reference", "write checkpoint, debug state and losses with the PyTorch GPT-2"),
+    "reference": ("llm_mojo.reference_command", "write checkpoint, debug state and losses with the PyTorch GPT-2"),
     "bench": ("llm_mojo.bench", "time training beside C, OpenMP and PyTorch, and draw the charts"),
 }
 EXTRAS = {  # package: extra of pyproject.toml; others: test

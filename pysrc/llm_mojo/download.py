@@ -78,6 +78,7 @@ def fetch(set_name, file_name, url, sha256=None, package=None, at_most=LARGEST_D
 def locked(folder: AnyPath) -> Iterator[None]:
     """Creates `folder` and lets one process at a time work in it; the others wait."""
     folder = Path(folder)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with open_own(folder / LOCK, "ab") as file:
         try:
@@ -85,7 +86,13 @@ def locked(folder: AnyPath) -> Iterator[None]:
         except BlockingIOError:
             print(f"another process is at work in {folder}: waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Of work that has failed nothing stays but what is worth going on with.
+            if is_new and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 def write_json(path: AnyPath, value: object) -> None:

@@ -28,6 +28,7 @@ from llm_mojo.prepared import (
     check_job,
     check_names,
     check_parts,
+    check_recipe,
     check_tokenizer,
     read_journal,
     read_manifest,
@@ -184,6 +185,7 @@ def prepare(
         elif finished:
             _finish_renaming(out, finished, manifest, journal)
             manifest, journal = finished, None
+        check_recipe(out, manifest, recipe, tokenizer_name, force)
         check_names(out, dataset.stem, manifest, force)
         if not force and _fits(manifest, recipe, out, files):
             if journal and journal["recipe"] == recipe:

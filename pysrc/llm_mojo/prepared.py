@@ -128,6 +128,17 @@ def check_tokenizer(out, tokenizer, manifest, force):
             )
 
 
+def check_recipe(out, manifest, recipe, tokenizer, force):
+    """Raises Error if the folder holds the same text in another vocabulary: runs may depend on it."""
+    made = (manifest or {}).get("recipe", {}).get("tokenizer")
+    if made is not None and made != recipe["tokenizer"] and not force:
+        name = manifest.get("tokenizer", {}).get("name", "another one")
+        raise Error(
+            f"prepare: {out} holds this text with the tokenizer {name}, not {tokenizer}; choose another folder (--out), or"
+            " replace it with --force"
+        )
+
+
 def check_parts(out, stem, force):
     """Raises Error if a file has the name of one that a job makes on its way, but there is no journal of a job."""
     others = _unfinished(out, stem)

@@ -165,7 +165,10 @@ def draw_step_times(figure, theme, data):
     spread = [[bar["ms"] - bar["low"] for bar in bars], [bar["high"] - bar["ms"] for bar in bars]]
     axes.barh([bar["label"] for bar in bars], medians, color=_colours(theme, bars), height=0.7)
     axes.errorbar(medians, range(len(bars)), xerr=spread, fmt="none", ecolor=theme.text, elinewidth=1, capsize=2)
-    if max(medians) > 5 * min(medians):
+    is_log = max(medians) > 5 * min(medians)
+    scale = ", logarithmic scale" if is_log else ""
+    axes.set_xlabel(f"milliseconds a step{scale}; bars are medians, whiskers reach from the least to the most")
+    if is_log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.set_xlim(min(bar["floor_ms"] for bar in bars) / 1.6, max(bar["high"] for bar in bars) * 2)
@@ -194,6 +197,7 @@ def draw_panels(what, decimals=0):
 
     def draw(figure, theme, panels):
         figure.suptitle(what, x=0.01, ha="left", weight="bold")
+        figure.supxlabel(what, fontsize=9)
         heights = [len(panel["bars"]) + 1.5 for panel in panels]
         for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).flat, panels):
             bars = panel["bars"][::-1]
@@ -227,7 +231,7 @@ def draw_roofline(figure, theme, data):
     for label, marker, colour in (
         ("matrix products by MAX", "s", theme.series[0]),
         ("matrix products", "o", theme.accent),
-        ("matrix products, bf16", "P", theme.series[3]),
+        ("matrix products, bf16", "P", theme.accent),
         ("attention", "^", theme.series[1]),
         ("AdamW and layernorms", "D", theme.series[2]),
     ):
@@ -246,8 +250,8 @@ def draw_roofline(figure, theme, data):
     axes.set_yscale("log")
     axes.set_xlim(left, right)
     axes.set_ylim(min(point["gflops"] for point in data["points"]) / 1.5, data[roofs[-1][0]] * 1.6)
-    axes.set_xlabel("operations for each byte that has to move")
-    axes.set_ylabel("GFLOP/s")
+    axes.set_xlabel("operations for each byte that has to move, logarithmic scale")
+    axes.set_ylabel("GFLOP/s, logarithmic scale")
     figure.suptitle("The kernels of GPT-2 124M and what the machine can do", x=0.01, ha="left", weight="bold")
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axes.legend(loc="lower right")
@@ -295,9 +299,12 @@ def draw_scaling(figure, theme, points):
         axes.plot(xs, [p["floor_us"] for p in part], color=theme.text, linestyle="--", linewidth=1, label="floor")
         axes.set_ylim(0, 1.15 * max(point["high"] for point in part))
         axes.set_xlabel(label)
+        axes.set_ylabel("microseconds a token")
         axes.grid()
         axes.legend()
     panels[0].set_xscale("log", base=2)
+    panels[0].set_xlabel("context T, GPT-2 124M, logarithmic scale")
+    panels[1].annotate("whiskers: least to most", (0.02, 0.02), xycoords="axes fraction", fontsize=8)
     _plain_numbers(panels[0].xaxis)
 
 
