@@ -171,7 +171,8 @@ def test_nothing_is_done_twice(capsys):
     text.write_text("y" * 100)
     assert prepares() and not prepares()
     assert formats.read_tokens(shard)[5] == ord("y")
-    assert prepares("--tokenizer", "char") and prepares() and not prepares()
+    assert "with the tokenizer byte, not char" in error_of(capsys, "t.txt", "--tokenizer", "char")
+    assert prepares("--tokenizer", "char", "--force") and prepares("--force") and not prepares()
     assert prepares("--val-fraction", "0.2") and prepares()
     shard.write_bytes(shard.read_bytes()[:-1])
     assert prepares()
@@ -217,7 +218,7 @@ def test_tinyshakespeare_by_llm_cs_rules(server, toy, capsys):
         expected += [toy.eot, *toy.encode([(section + "\n\n" * (i < 8999), False)]).tolist()]
     assert (val, train) == (expected[:32768], expected[32768:])
     assert "comes with its own split" in error_of(capsys, "tinyshakespeare", "--val-fraction", "0.2")
-    run("tinyshakespeare", "--tokenizer", "char", "--val-fraction", "0.25")
+    run("tinyshakespeare", "--tokenizer", "char", "--val-fraction", "0.25", "--force")
     train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
     assert len(train) == int(0.75 * len(text)) and len(train) + len(val) == len(text)
 
@@ -232,7 +233,7 @@ def test_tinystories(monkeypatch, server, toy):
     train, val = shards("data/tinystories", "TinyStories")
     assert val == toy.encode([("hell", True), ('a "quoted" 東 é', True)]).tolist()
     assert train == toy.encode([("he", True), ("ll", True), *((f"story {i}", True) for i in range(500))]).tolist()
-    run("tinystories", "--tokenizer", "char")
+    run("tinystories", "--tokenizer", "char", "--force")
     tokens, _ = formats.read_tokenizer("data/tinystories/tokenizer.bin")
     train, val = shards("data/tinystories", "TinyStories")
     assert b"".join(tokens[id] for id in train[:9]) == b"he\n\nll\n\ns"

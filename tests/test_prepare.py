@@ -271,7 +271,7 @@ def test_a_run_goes_on_from_every_journal(monkeypatch, capsys):
             assert outputs("mixed")[0] == outputs("whole")[0]
             assert outputs("mixed")[1]["dropped"] == outputs("whole")[1]["dropped"]
             shutil.rmtree("mixed")
-        for state in states:
+        for state in [*states, "whole", "copied"]:
             shutil.rmtree(state)
 
 
