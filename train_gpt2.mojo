@@ -22,6 +22,7 @@ from llm.cli.setup import (
     check_resumed,
     check_tokenizer,
     checkpoint_to_resume,
+    data_are_here,
     find_tokenizer,
     initial_checkpoint,
     model_config,
@@ -93,11 +94,35 @@ def train() raises -> Int:
     check_tokenizer(args, tokenizer, config)
     if tokenizer and checkpoint:
         expect_own_tokenizer(tokenizer.value().path, checkpoint)
+    if args.bool("dry-run") and args.int("max-steps") >= 0 and not data_are_here(args):
+        complain(
+            "train_gpt2: note: the data are not here yet: the vocabulary, and what follows from it, may be another"
+        )
+        if args.choice("dtype") == "bf16":
+            return dry_run[DType.bfloat16](args, config, 1)
+        return dry_run[DType.float32](args, config, 1)
     var train_data = training_data(args, config)
     var val_data = validation_data(args, config)
+    if args.bool("dry-run"):
+        if args.choice("dtype") == "bf16":
+            return dry_run[DType.bfloat16](args, config, train_data.num_batches)
+        return dry_run[DType.float32](args, config, train_data.num_batches)
     if args.choice("dtype") == "bf16":
         return train_with[DType.bfloat16](args, began, tokenizer, config, resumed, train_data^, val_data^)
     return train_with[DType.float32](args, began, tokenizer, config, resumed, train_data^, val_data^)
+
+
+def dry_run[dtype: DType](args: Arguments, config: GPT2Config, batches: Int) raises -> Int:
+    """Prints what a run would take, where an epoch has so many batches, and returns the exit status."""
+    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var B, T = args.int("batch-size"), args.int("seq-len")
+    var training = train_config(args, batches)
+    var peak = measured_peak[dtype](threads) if waits_for_steps(args) else 0
+    follow_plan(args, training, training.passes * config.flops_per_token(T) * B * T, peak)
+    var screen = Screen()
+    screen.text(printable(plan[dtype](training, config, B, T, threads)))
+    screen.check()
+    return 0
 
 
 def train_with[
@@ -113,17 +138,12 @@ def train_with[
 ) raises -> Int:
     """Trains with matrix products of this type."""
     var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
-    var training = train_config(args, train_data)
+    var training = train_config(args, train_data.num_batches)
     var peak = measured_peak[dtype](threads) if waits_for_steps(args) else 0
     follow_plan(
         args, training, training.passes * config.flops_per_token(train_data.T) * train_data.B * train_data.T, peak
     )
     var screen = Screen()
-    if args.bool("dry-run"):
-        screen.text(printable(plan[dtype](training, config, train_data, threads)))
-        screen.check()
-        return 0
-
     check_memory[dtype](config, train_data.B, train_data.T, threads)
     var trace = Trace(args.string("trace"), threads)
     var settings = settings_in_use(

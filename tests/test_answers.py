@@ -72,6 +72,13 @@ def test_presets_name_the_command_that_makes_their_data(preset, program, tmp_pat
     assert "the data of this preset are not here; make them with: python " in error
 
 
+@pytest.mark.parametrize("preset", ["shakespeare-char", "pydocs-small", "gpt2-124M-fineweb"])
+def test_presets_are_planned_without_their_data(preset, program, tmp_path):
+    result = program.run("--preset", ROOT / f"presets/{preset}.toml", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 0 and "the data are not here yet" in result.stderr
+    assert re.search(r"^time +about ", result.stdout, re.M) and not list(tmp_path.iterdir())
+
+
 def test_the_tokenizer_is_the_wrong_one(program, data, tmp_path):
     (tmp_path / "text.txt").write_text("A text of some length that is long enough to be cut into two parts. " * 20)
     assert main(["prepare", str(tmp_path / "text.txt"), "--tokenizer", "byte", "--out", str(tmp_path / "d")]) == 0

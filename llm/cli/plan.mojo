@@ -21,13 +21,12 @@ comptime _USUAL_SHARE = 0.6
 """Share of the peak that steps of a model of some size reach."""
 
 
-def plan[dtype: DType](training: TrainConfig, config: GPT2Config, data: DataLoader, threads: Int) raises -> String:
-    """Describes model, memory, work and time of a run, without reserving anything.
+def plan[dtype: DType](training: TrainConfig, config: GPT2Config, B: Int, T: Int, threads: Int) raises -> String:
+    """Describes model, memory, work and time of a run over B sequences of T tokens, without reserving anything.
 
     Raises:
         If the context is longer than the model's.
     """
-    var B, T = data.B, data.T
     _check_context(config, T)
     var arena = parameter_bytes[F32](config)
     var copies = rounded_weight_bytes[dtype](config)

@@ -197,6 +197,15 @@ def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
     return _open_data(args, "train-data", config, IN_ORDER)
 
 
+def data_are_here(args: Arguments) raises -> Bool:
+    """Tells whether there are files of the names that the data have.
+
+    Raises:
+        If a folder on the way cannot be read.
+    """
+    return len(glob_files(args.string("train-data"))) > 0 and len(glob_files(args.string("val-data"))) > 0
+
+
 def _open_data(args: Arguments, name: StaticString, config: GPT2Config, order: Int) raises -> DataLoader:
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
@@ -229,8 +238,8 @@ def open_hellaswag(
     return Choices(path, vocab_size=config.vocab_size, context=context)
 
 
-def train_config(args: Arguments, data: DataLoader) raises -> TrainConfig:
-    """Returns what the flags say of the training; `data` tells how many steps an epoch has.
+def train_config(args: Arguments, batches: Int) raises -> TrainConfig:
+    """Returns what the flags say of the training, where an epoch has so many batches of B*T tokens.
 
     Raises:
         If values that are right one by one make no sense together.
@@ -238,7 +247,7 @@ def train_config(args: Arguments, data: DataLoader) raises -> TrainConfig:
     var passes = _passes(args)
     var steps = args.int("max-steps")
     var config = TrainConfig(
-        steps=steps if steps >= 0 else max(data.num_batches // passes, 1),
+        steps=steps if steps >= 0 else max(batches // passes, 1),
         passes=passes,
         schedule=Schedule(
             args.choice("schedule"),
