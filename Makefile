@@ -64,7 +64,7 @@ test: $(VENV)/.ready-test ## Prove everything against PyTorch and others (instal
 	@$(RUN) $(BIN)/python -m pytest tests $(FLAGS)
 
 # By name: what computes, but not the trainer around it, which is built once more for nothing.
-AVX2_TESTS := tests/cpu/test_gemm.mojo tests/cpu/test_tile.mojo tests/test_layers.py tests/test_threads.py \
+AVX2_TESTS := tests/cpu/test_gemm.mojo tests/cpu/test_conversion.mojo tests/cpu/test_tile.mojo tests/test_layers.py tests/test_threads.py \
 	tests/test_parity.py::test_small tests/test_bf16.py::test_gradients_are_as_near_as_those_of_pytorch \
 	tests/test_bf16.py::test_bits_do_not_depend_on_threads tests/test_bf16.py::test_losses_follow_those_of_fp32
 

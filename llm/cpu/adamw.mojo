@@ -5,6 +5,7 @@ from std.sys import simd_width_of, size_of
 
 from llm.base.memory import Tensor
 from llm.cpu.global_norm import NORM_BLOCK, num_norm_blocks
+from llm.cpu.simd.rounding import round_to
 from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
@@ -77,7 +78,7 @@ def adamw_update[
             p -= settings.learning_rate * (direction + settings.weight_decay * p)
             params.store(i, p)
             comptime if dtype != F32:
-                rounded.store(i, p.cast[dtype]())
+                rounded.store(i, round_to[dtype](p))
             return raw * raw
 
         var first, last = share(num_norm_blocks(params.size), team.size, member)

@@ -4,6 +4,7 @@ from std.math import log
 from std.sys import simd_width_of, size_of
 
 from llm.base.memory import Tensor
+from llm.cpu.simd.rounding import round_to
 from llm.cpu.simd.vector_math import exp
 from llm.cpu.threads.crew import Team, share
 
@@ -64,7 +65,7 @@ def cross_entropy_forward_backward[
             losses[row] = log(sum) + (largest - target_logit)
             var target_grad = logits_row[target] * (dloss / sum) - dloss
             _scale_into(dlogits_row, logits_row, dloss / sum)
-            dlogits_row[target] = target_grad.cast[dtype]()
+            dlogits_row[target] = round_to[dtype](target_grad)
 
     team.run(body, "cross_entropy_forward_backward", bytes=2 * size_of[Float32]() * rows * V)
 
@@ -114,6 +115,6 @@ def _scale_into[dtype: DType](target: Tensor[dtype], x: Tensor[F32], factor: Flo
     # Front to back: a target that is no wider and begins at the same place never overtakes what is still to be read.
     var full = x.size - x.size % W
     for i in range(0, full, W):
-        target.store(i, (x.load[W](i) * factor).cast[dtype]())
+        target.store(i, round_to[dtype](x.load[W](i) * factor))
     for i in range(full, x.size):
-        target[i] = (x[i] * factor).cast[dtype]()
+        target[i] = round_to[dtype](x[i] * factor)

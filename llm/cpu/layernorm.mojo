@@ -4,6 +4,7 @@ from std.math import sqrt
 from std.sys import simd_width_of, size_of
 
 from llm.base.memory import Tensor
+from llm.cpu.simd.rounding import round_to
 from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
@@ -153,7 +154,7 @@ def _normalize[
     @always_inline
     def element[width: Int](c: Int) {imm}:
         var norm = (inp.load[width](c) - mean) * rstd
-        output.store(c, norm.fma(weight.load[width](c), bias.load[width](c)).cast[dtype]())
+        output.store(c, round_to[dtype](norm.fma(weight.load[width](c), bias.load[width](c))))
 
     var full = inp.size - inp.size % W
     for c in range(0, full, W):
@@ -201,7 +202,7 @@ def _backward_row[
             grad += dinp.load[width](c)
         dinp.store(c, grad)
         comptime if dtype != F32:
-            dinp_rounded.store(c, grad.cast[dtype]())
+            dinp_rounded.store(c, round_to[dtype](grad))
 
     for c in range(0, full, W):
         element[W](c)

@@ -9,6 +9,7 @@ from llm.base.memory import Tensor
 from llm.cpu.gemm import Epilogue, Matrix, Plain, gemm, row_major
 from llm.cpu.gemm.prefetch import CacheLines
 from llm.cpu.global_norm import NORM_BLOCK, norm_of_blocks, num_norm_blocks
+from llm.cpu.simd.rounding import round_to
 from llm.cpu.threads.crew import Team, share
 
 comptime F32 = DType.float32
@@ -107,9 +108,9 @@ def orthogonalize[
         var lo, hi = share(direction.size, team.size, member, W)
         var full = lo + (hi - lo) // W * W
         for i in range(lo, full, W):
-            x.store(i, (direction.load[W](i) * factor).cast[dtype]())
+            x.store(i, round_to[dtype](direction.load[W](i) * factor))
         for i in range(full, hi):
-            x[i] = (direction[i] * factor).cast[dtype]()
+            x[i] = round_to[dtype](direction[i] * factor)
 
     team.run(scaled, "muon_scale", bytes=8 * direction.size)
     var n = min(rows, columns)
@@ -160,7 +161,7 @@ def muon_step[
             p -= learning_rate * (scale * direction.load[width](i).cast[F32]() + weight_decay * p)
             params.store(i, p)
             comptime if rounded_dtype != F32:
-                rounded.store(i, p.cast[rounded_dtype]())
+                rounded.store(i, round_to[rounded_dtype](p))
 
         var lo, hi = share(params.size, team.size, member, W)
         var full = lo + (hi - lo) // W * W

@@ -2,6 +2,7 @@
 
 from llm.base.memory import Tensor
 from llm.cpu.gelu import gelu, gelu_and_grad
+from llm.cpu.simd.rounding import round_to
 
 from .prefetch import CacheLines
 
@@ -98,7 +99,7 @@ struct BiasGelu[dtype: DType](Epilogue):
     @always_inline
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns gelu(sum + bias)."""
-        var x = (sum + self.bias.load[width](col)).cast[Self.dtype]()
+        var x = round_to[Self.dtype](sum + self.bias.load[width](col))
         self.pre.store(row * self.N + col, x)
         return gelu(x.cast[F32]())
 
@@ -123,7 +124,7 @@ struct GeluBackward[dtype: DType](Epilogue):
     def apply[width: Int](self, row: Int, col: Int, sum: SIMD[F32, width]) -> SIMD[F32, width]:
         """Returns sum * gelu'(pre)."""
         var output, grad = gelu_and_grad(self.pre.load[width](row * self.N + col).cast[F32]())
-        self.output.store(row * self.N + col, output.cast[Self.dtype]())
+        self.output.store(row * self.N + col, round_to[Self.dtype](output))
         return sum * grad
 
     def reads(self) -> CacheLines:

@@ -5,6 +5,7 @@ from std.sys import PrefetchOptions, prefetch
 from std.sys.intrinsics import llvm_intrinsic
 
 from llm.base.memory import Tensor
+from llm.cpu.simd.rounding import round_to
 
 from .blocking import CHUNK, F32, KC, LDA, MR, NR, W, per_unit
 from .epilogue import Epilogue
@@ -200,4 +201,4 @@ def _finish[
         value += c.unsafe_load[width=width]().cast[F32]()
     if k_block.is_last:
         value = epilogue.apply[width](row, col, value)
-    c.unsafe_store(value.cast[output]())
+    c.unsafe_store(round_to[output](value))

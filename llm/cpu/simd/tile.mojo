@@ -7,6 +7,7 @@ from std.sys import CompilationTarget, PrefetchOptions, prefetch, simd_width_of,
 
 from llm.base.checks import check_bounds, check_that
 from llm.base.memory import Tensor
+from llm.cpu.simd.rounding import round_to
 from llm.cpu.simd.transpose import transpose_block
 
 comptime F32 = DType.float32
@@ -93,9 +94,9 @@ def store_tile[dtype: DType](target: Tensor[dtype], stride: Int, tile: Tensor[F3
     var full = HS - HS % W
     for r in range(rows):
         for c in range(0, full, W):
-            target.store(r * stride + c, tile.load[W](r * HSp + c).cast[dtype]())
+            target.store(r * stride + c, round_to[dtype](tile.load[W](r * HSp + c)))
         for c in range(full, HS):
-            target[r * stride + c] = tile[r * HSp + c].cast[dtype]()
+            target[r * stride + c] = round_to[dtype](tile[r * HSp + c])
 
 
 @always_inline
