@@ -17,7 +17,6 @@ comptime OPEN_READ = Int32(0o4000) | CLOSE_ON_EXEC
 comptime _AT_FDCWD = Int32(-100)
 comptime _PROT_READ = Int32(1)
 comptime _MAP_PRIVATE = Int32(2)
-comptime _MADV_DONTNEED = Int32(4)
 comptime _SEEK_END = Int32(2)
 comptime _LARGEST_TEXT = 1 << 20
 comptime _GLOB_NO_MATCH = 3
@@ -159,10 +158,6 @@ struct MappedFile(Movable):
         """Views `count` scalars from byte `offset` on, which the caller has checked to lie in the file. Never write."""
         check_bounds(offset, count * size_of[Scalar[dtype]](), self.size)
         return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=self._address + offset), count)
-
-    def release(self, size: Int):
-        """Gives back the memory of the first `size` bytes; touched again, they are read again."""
-        _ = external_call["madvise", Int32](self._address, size, _MADV_DONTNEED)
 
 
 def allow_many_files():

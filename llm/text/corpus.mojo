@@ -12,8 +12,10 @@ from llm.text.tokenizer import Tokenizer
 
 comptime U8 = DType.uint8
 comptime _BLOCK_BYTES = 1 << 16
+comptime _AHEAD = 512
+"""Bytes behind a cut that may count: the next character, or a token that the text has as a whole (255 bytes at most)."""
 comptime _MOST_FILES = 1024
-"""Files that one group of blocks is from: a process can map only so many."""
+"""Files that one group of blocks is from."""
 
 
 @fieldwise_init
@@ -44,8 +46,10 @@ struct Corpus(Movable):
     """Bytes in the blocks so far."""
     var _hash: Sha256
     """Of the file that the last encoded block was from."""
-    var _open: List[MappedFile]
-    """Those that the last blocks were from."""
+    var _texts: List[List[UInt8]]
+    """What the last blocks are views of."""
+    var _first: Int
+    """The first file that the last blocks were from."""
     var _next: Int
     """The file to open next."""
     var _at: Int
@@ -62,7 +66,8 @@ struct Corpus(Movable):
         self.sizes = List[Int]()
         self._identities = List[FileIdentity]()
         self._hash = Sha256()
-        self._open = List[MappedFile]()
+        self._texts = List[List[UInt8]]()
+        self._first = 0
         self.num_bytes = 0
         self.bytes_read = 0
         self._next = 0
@@ -83,43 +88,62 @@ struct Corpus(Movable):
     def next_blocks(mut self, tokenizer: Tokenizer, num_bytes: Int) raises -> List[Block]:
         """Returns the next blocks, of about so many bytes together; none at the end. Earlier ones become invalid.
 
+        Files are read, not mapped: what another process cuts off is an error here, and no signal.
+
         Raises:
             If a file can no longer be read, or has changed since it was found.
         """
         # What has been encoded since the last call was read while the files were as they were found.
-        for file in range(max(self._next - len(self._open), 0), self._next):
+        for file in range(self._first, self._next):
             _ = self._unchanged(file)
-        self._release()
+        self._first = self._next if self._at == 0 else self._next - 1
+        # Rooms are used again.
+        var rooms = self._texts^
+        self._texts = List[List[UInt8]]()
         var blocks = List[Block]()
         var taken = 0
-        while taken < num_bytes and (self._at > 0 or (self._next < len(self.paths) and len(self._open) < _MOST_FILES)):
+        while taken < num_bytes and (self._at > 0 or (self._next < len(self.paths) and len(self._texts) < _MOST_FILES)):
             if self._at == 0:
-                self._open.append(MappedFile(self._unchanged(self._next)))
                 self._next += 1
-            ref file = self._open[len(self._open) - 1]
-            var text = file.view[U8](0, file.size)
-            var end = file.size
-            if self._at + _BLOCK_BYTES < file.size:
-                end = tokenizer.next_cut(text, self._at + _BLOCK_BYTES)
-            blocks.append(Block(text.slice(self._at, end - self._at), self._next - 1, self._at == 0, end == file.size))
-            taken += end - self._at
-            self._at = end if end < file.size else 0
+            var room = rooms.pop() if len(rooms) > 0 else List[UInt8]()
+            taken += self._cut(tokenizer, room, num_bytes - taken, blocks)
+            self._texts.append(room^)
         self.bytes_read += taken
         return blocks^
+
+    def _cut(mut self, tokenizer: Tokenizer, mut room: List[UInt8], wanted: Int, mut blocks: List[Block]) raises -> Int:
+        """Reads on in the file that is open, and cuts it into blocks until they are `wanted` bytes; returns their bytes.
+        """
+        var number = self._next - 1
+        var file = self._unchanged(number)
+        var left = self.sizes[number] - self._at
+        # Beyond the last cut, so that it can be found.
+        var size = min(left, wanted + _BLOCK_BYTES + _AHEAD)
+        var done = 0
+        while True:
+            room.resize(size, 0)
+            var text = Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(room.unsafe_ptr())), size)
+            file.read(self._at, text)
+            while done < min(wanted, size):
+                var end = size
+                if done + _BLOCK_BYTES < size:
+                    end = tokenizer.next_cut(text, done + _BLOCK_BYTES)
+                # What follows, which is not here yet, may say something else.
+                if size < left and end + _AHEAD > size:
+                    break
+                blocks.append(Block(text.slice(done, end - done), number, self._at + done == 0, end == left))
+                done = end
+            if done > 0:
+                self._at = self._at + done if done < left else 0
+                return done
+            # A stretch that can be cut nowhere.
+            size = min(left, 2 * size)
 
     def _unchanged(self, file: Int) raises -> InputFile:
         """Opens a file that is still as it was found."""
         var opened = InputFile("tokenize", self.paths[file])
         opened.expect_unchanged(self._identities[file])
         return opened^
-
-    def _release(mut self):
-        """Closes the files that are used up, and gives back the memory of what has been read of the other."""
-        var files = List[MappedFile]()
-        if self._at > 0:
-            files.append(self._open.pop())
-            files[0].release(self._at)
-        self._open = files^
 
     def encode(mut self, tokenizer: Tokenizer, blocks: List[Block], crew: Crew) raises -> List[List[Int32]]:
         """Returns the tokens of each block; those of a document begin with end of text, if the vocabulary has that.
