@@ -26,14 +26,12 @@ export PROMPT
 # The folder of the run that has saved last.
 NEWEST = $(shell ls -t runs/*/DONE_* 2>/dev/null | head -n 1 | sed 's|/[^/]*$$||')
 
-MOJO_SOURCES := $(shell find llm -name '*.mojo')
-
 # Whatever is being written here too, not only what git has; nothing of .venv, build, data and runs.
 ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./data -o -path ./runs \) -prune -o -name '*.mojo' -print)
 # What `mojo format` calls, which itself cannot only look.
-MBLACK := $(BIN)/mblack --fast --preview -t mojo -l 120
+MBLACK := $(BIN)/python -m mblack --fast --preview -t mojo -l 120
 
-.PHONY: help setup train sample shakespeare finetune test test-avx2 test-long test-arm bench bench-quick wheel docs test-docs lint format clean
+.PHONY: always help setup train sample shakespeare finetune test test-avx2 test-long test-arm bench bench-quick wheel docs test-docs lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -103,7 +101,7 @@ lint: $(VENV)/.ready-lint ## Check Python's style and types, and the form of all
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check -q --output-format concise || { \
 		echo "make: these Python files are not formatted; 'make format' does it" >&2; exit 1; }
-	@$(BIN)/mypy
+	@$(BIN)/python -m mypy
 	@$(MBLACK) --check -q $(ALL_MOJO) || { echo "make: these Mojo files are not formatted; 'make format' does it" >&2; \
 		$(MBLACK) --check $(ALL_MOJO) 2>&1 | grep -E '^(would|error)' >&2; exit 1; }
 
@@ -115,10 +113,12 @@ format: $(VENV)/.ready-lint ## Format the Mojo and the Python sources
 clean: ## Remove programs and packages; data, checkpoints and runs stay
 	rm -rf build $(VENV)
 
-build/%: %.mojo $(MOJO_SOURCES) $(VENV)/.ready
+# What is out of date is not told by times alone: the processor, the compiler or the place may be another.
+build/%: %.mojo $(VENV)/.ready always
 	@$(RUN) $(BIN)/python -m llm_mojo.native $< $@
 
 $(VENV)/bin/python:
+	@command -v cc >/dev/null || { echo "make: no C compiler: linking needs 'cc'; on Debian and Ubuntu: sudo apt install gcc" >&2; exit 1; }
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON): install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.10 to 3.13 is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -90,8 +90,7 @@ def _checkout():
 def main(source: str, result: str) -> None:
     """Builds one program of the checkout that make is in."""
     try:
-        # make compares times.
-        compiler.build(Path.cwd(), Path.cwd() / source, Path.cwd() / result).touch()
+        compiler.build(Path.cwd(), Path.cwd() / source, Path.cwd() / result)
     except Error as error:
         sys.exit(f"make: {error}")
 
