@@ -15,7 +15,7 @@ from llm.train.trainer import Trainer
 
 comptime _USUAL_SHARE = 0.6
 """Share of the peak that steps of a model of some size reach."""
-comptime _WORTH_SAYING = 0.05
+comptime _WORTH_SAYING = 0.2
 """Part by which the number of steps changes before the screen says so."""
 
 
