@@ -120,7 +120,8 @@ def dry_run[dtype: DType](args: Arguments, config: GPT2Config, batches: Int) rai
     var peak = measured_peak[dtype](threads) if waits_for_steps(args) else 0
     follow_plan(args, training, training.passes * config.flops_per_token(T) * B * T, peak)
     var screen = Screen()
-    screen.text(printable(plan[dtype](training, config, B, T, threads)))
+    var text = plan[dtype](training, config, B, T, threads, recompute=args.bool("recompute"))
+    screen.text(printable(text))
     screen.check()
     return 0
 
@@ -144,13 +145,13 @@ def train_with[
         args, training, training.passes * config.flops_per_token(train_data.T) * train_data.B * train_data.T, peak
     )
     var screen = Screen()
-    check_memory[dtype](config, train_data.B, train_data.T, threads)
+    check_memory[dtype](config, train_data.B, train_data.T, training.passes, threads, recompute=args.bool("recompute"))
     var trace = Trace(args.string("trace"), threads)
     var settings = settings_in_use(
         args, training, config, train_data, threads, resumed, only_changed=screen.is_terminal
     )
     screen.block(settings)
-    var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T)
+    var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T, recompute=args.bool("recompute"))
     screen.block(describe(args, model, train_data, val_data, threads))
     var questions = open_hellaswag(args, config, train_data.T, tokenizer_path(args))
     var run = Trainer(training^, model^, optimizer(args, config), train_data^, val_data^)

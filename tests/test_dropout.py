@@ -110,6 +110,10 @@ def test_equals_pytorch_with_the_same_masks(config, B, T, passes, rate, program,
     optimizer = ["-x", 5, "-l", 0.002, "--beta1", 0.8, "--beta2", 0.99, "-d", B * T * passes]
     program.output(*files, *optimizer, "-b", B, "-t", T, "--dropout", rate, cwd=tmp_path)
     rows = log(tmp_path / "run")
+    files[files.index("run")] = "again"
+    program.output(*files, *optimizer, "-b", B, "-t", T, "--dropout", rate, "--recompute", 1, cwd=tmp_path)
+    last = "model_00000005.bin"
+    assert (tmp_path / "again" / last).read_bytes() == (tmp_path / "run" / last).read_bytes()
     assert [row["loss"] for row in rows] == pytest.approx(losses, rel=1e-5)
     assert [row["norm"] for row in rows] == pytest.approx(norms, rel=1e-4)
     for name, values in formats.read_checkpoint(tmp_path / "run/model_00000005.bin")[1].items():

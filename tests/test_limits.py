@@ -276,4 +276,18 @@ def test_a_model_beyond_a_live_limit_is_refused(name, flags, vast, mojo_program)
     flags = ["-e", vast / "model.bin", *(str(flag).format(vast) for flag in flags)]
     with memory_limit(10**9) as enter:
         said = programs[name].error(*flags, preexec_fn=enter)
-    assert re.search(r"memory: .* needs [\d,]+ MB, this machine, or its container, has 1,000 MB; use a smaller ", said)
+    assert re.search(r"memory: .* needs [\d,]+ MB, this machine, or its container, has 1,000 MB; use ", said)
+
+
+def test_a_run_beyond_a_live_limit_is_told_what_fits(tmp_path, mojo_program):
+    """About 2 GB of activations: a quarter of the batch fits, or all of it with --recompute 1, and what is named does fit."""
+    formats.write_tokens(tmp_path / "tokens.bin", np.zeros(16 * 1024 + 1, "u2"))
+    files = ["-i", "tokens.bin", "-j", "tokens.bin", "--tokenizer", ""]
+    flags = [*files, "-e", "d6", "--n-embd", 384, "--vocab-size", 7, "-b", 16, "-t", 1024]
+    program = mojo_program("train_gpt2.mojo")
+    with memory_limit(10**9) as enter:
+        said = program.error(*flags, cwd=tmp_path, preexec_fn=enter)
+        ways = re.search(r"; use (--.*) \([\d,]+ MB\), or (--.*) \([\d,]+ MB\) \(--dry-run", said).groups()
+        assert ways == ("--batch-size 4 --total-batch-size 16384", "--recompute 1")
+        plans = [program.output(*flags, *way.split(), "--dry-run", cwd=tmp_path, preexec_fn=enter) for way in ways]
+    assert all(re.search(r"\nfits +as it is\n", plan) for plan in plans)

@@ -134,6 +134,19 @@ def test_a_plan_of_a_model_that_fits_nowhere(program, data):
     assert "parameters  1,557,686,400" in plan
 
 
+def test_recomputing_takes_a_fifth(program, data):
+    """GPT-2 774M at B=8, T=1024: both plans, each of which names the other, and activations as they are counted."""
+    flags = ["-i", data / "long.bin", "-j", data / "long.bin", "--tokenizer", "", "-e", "d36", "-b", 8, "-t", 1024]
+    plans = [program.output(*flags, "--recompute", i, "--dry-run") for i in (0, 1)]
+    found = [[int(each.replace(",", "")) for each in re.findall(r"activations ([\d,]+) MB", plan)] for plan in plans]
+    assert found[0] == found[1][::-1]
+    # What blocks keep: 40 bytes a position and channel, or 4 and the room of one block, to some thousandths for statistics.
+    unit = 8 * 1024 * 1280 / 1e6
+    assert found[0][0] - found[0][1] == pytest.approx((36 * 40 - (36 * 4 + 36)) * unit, rel=0.01)
+    total = int(re.search(r"\nmemory +([\d,]+) MB", plans[1])[1].replace(",", ""))
+    assert total < 22_000
+
+
 def planned_activations(program, *flags):
     """MB, from the plan."""
     return int(re.search(r"activations ([\d,]+) MB", program.output(*flags, "--dry-run"))[1].replace(",", ""))

@@ -48,3 +48,11 @@ def test_pieces_add_up_to_the_batch(pieces, program, small, tmp_path):
         expected = parameter.grad.numpy()
         error = np.abs(grads[name] - expected).max() / np.abs(expected).max()
         assert error < 1e-5, name
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_recomputing_changes_no_bit(dtype, program, small, tmp_path):
+    arguments = [6, 131, 2, 3, tmp_path / "grads.bin", dtype]
+    expected = run(program, small, 2, *arguments)
+    for threads in (1, 3):
+        assert run(program, small, threads, *arguments, "recompute") == expected

@@ -184,6 +184,7 @@ def options() -> List[Option]:
         Option("gen-len", "g", "N", "64", "tokens of a sample"),
         # machine
         Option("dtype", "", "fp32|bf16", "fp32", "what matrix products read; sums, weights and AdamW stay fp32"),
+        Option("recompute", "", "0|1", "0", "1: a tenth of the activations, computed again in backward; same results"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
         Option("trace", "", "FILE", "", "what each thread did, for ui.perfetto.dev (in a build with -D TRACE)"),
         Option("dry-run", "", "", "", "print sizes, memory and estimated time; train nothing"),

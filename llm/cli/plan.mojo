@@ -21,7 +21,9 @@ comptime _USUAL_SHARE = 0.6
 """Share of the peak that steps of a model of some size reach."""
 
 
-def plan[dtype: DType](training: TrainConfig, config: GPT2Config, B: Int, T: Int, threads: Int) raises -> String:
+def plan[
+    dtype: DType
+](training: TrainConfig, config: GPT2Config, B: Int, T: Int, threads: Int, *, recompute: Bool) raises -> String:
     """Describes model, memory, work and time of a run over B sequences of T tokens, without reserving anything.
 
     Raises:
@@ -30,7 +32,12 @@ def plan[dtype: DType](training: TrainConfig, config: GPT2Config, B: Int, T: Int
     _check_context(config, T)
     var arena = parameter_bytes[F32](config)
     var copies = rounded_weight_bytes[dtype](config)
-    var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
+    var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads, recompute))
+    var otherwise = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads, not recompute))
+    var needed = 4 * arena + copies + activations
+    var fits = String("as it is")
+    if needed > available_memory():
+        fits = "not; use " + _ways_to_fit[dtype](config, B, T, training.passes, threads, recompute)
     var tokens = training.passes * B * T
     var flops = tokens * config.flops_per_token(T)
     var peak = measured_peak[dtype](threads)
@@ -47,11 +54,19 @@ def plan[dtype: DType](training: TrainConfig, config: GPT2Config, B: Int, T: Int
             (
                 String("memory"),
                 String(
-                    t"{megabytes(4 * arena + copies + activations)}: parameters {megabytes(arena + copies)}, gradients"
+                    t"{megabytes(needed)}: parameters {megabytes(arena + copies)}, gradients"
                     t" {megabytes(arena)}, AdamW {megabytes(2 * arena)}, activations {megabytes(activations)}"
                     t" (this machine, or its container, has {megabytes(available_memory())})"
                 ),
             ),
+            (
+                String("recompute"),
+                String(
+                    t"with --recompute {0 if recompute else 1} {megabytes(needed - activations + otherwise)},"
+                    t" activations {megabytes(otherwise)}"
+                ),
+            ),
+            (String("fits"), fits),
             (String("checkpoint"), String(t"{megabytes(12 * num_parameters(config))} on the disk")),
             (String("peak"), String(t"{fixed(peak / 1e9, 0)} GFLOP/s measured on {threads} threads")),
             (
@@ -65,19 +80,54 @@ def plan[dtype: DType](training: TrainConfig, config: GPT2Config, B: Int, T: Int
     )
 
 
-def check_memory[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int) raises:
+def check_memory[
+    dtype: DType
+](config: GPT2Config, B: Int, T: Int, passes: Int, threads: Int, *, recompute: Bool) raises:
     """Raises if a run needs more memory than there is, which would bring the machine to a halt before it failed."""
     _check_context(config, T)
-    var needed = 4 * parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config)
-    needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
-    _check_fits("the run", needed, "--batch-size, --seq-len or model (--dry-run shows what each takes)")
+    var needed = _bytes_to_train[dtype](config, B, T, threads, recompute)
+    if needed > available_memory():
+        var ways = _ways_to_fit[dtype](config, B, T, passes, threads, recompute)
+        _check_fits("the run", needed, ways + " (--dry-run shows what each takes)")
+
+
+def _bytes_to_train[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, recompute: Bool) raises -> Int:
+    var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads, recompute))
+    return 4 * parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config) + activations
+
+
+def _ways_to_fit[
+    dtype: DType
+](config: GPT2Config, B: Int, T: Int, passes: Int, threads: Int, recompute: Bool) raises -> String:
+    """Names the changes after which a run that does not fit does, the ones that leave its steps what they are first."""
+    var available = available_memory()
+    var ways = List[String]()
+    var total = passes * B * T
+    for recomputes in range(Int(recompute), 2):
+        # Parts of B, in which a step of as many tokens goes through the model in more passes.
+        for part in range(B, 0, -1):
+            if B % part != 0:
+                continue
+            var needed = _bytes_to_train[dtype](config, part, T, threads, Bool(recomputes))
+            if needed > available:
+                continue
+            var flags = List[String]()
+            if Bool(recomputes) != recompute:
+                flags.append("--recompute 1")
+            if part != B:
+                flags.append(String(t"--batch-size {part} --total-batch-size {total}"))
+            ways.append(String(t"{String(' ').join(flags)} ({megabytes(needed)})"))
+            break
+    if len(ways) == 0:
+        ways.append("a smaller --seq-len or model")
+    return String(", or ").join(ways)
 
 
 def check_memory_to_evaluate[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int) raises:
     """Raises if passes without gradients over B sequences of T tokens need more memory than there is."""
     var needed = parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config)
-    needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads))
-    _check_fits("the evaluation", needed, "--seq-len or model")
+    needed += activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads, recompute=False))
+    _check_fits("the evaluation", needed, "a smaller --seq-len or model")
 
 
 def check_memory_to_write[
@@ -91,14 +141,14 @@ def check_memory_to_write[
     var needed = parameter_bytes[dtype](config) + cache_bytes(config, 1, prompt_positions)
     needed += cache_bytes(config, texts, max(min(count, config.max_seq_len), 1))
     needed += scratch_bytes(config, prompt_positions, texts, threads)
-    _check_fits("writing", needed, "--num-samples, --num-tokens or model, or --dtype bf16")
+    _check_fits("writing", needed, "a smaller --num-samples, --num-tokens or model, or --dtype bf16")
 
 
 def _check_fits(what: String, needed: Int, advice: String) raises:
     if needed > available_memory():
         raise Error(
             t"memory: {what} needs {megabytes(needed)}, this machine, or its container, has"
-            t" {megabytes(available_memory())}; use a smaller {advice}"
+            t" {megabytes(available_memory())}; use {advice}"
         )
 
 

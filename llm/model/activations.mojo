@@ -4,6 +4,9 @@ Kept from forward to backward, per position and layer: the residual stream befor
 the attention output (C) and the input of GELU (4C). Layernorm and GELU outputs are cheap and computed again. Backward
 works in scratch that all layers share, and the logits exist for HEAD_ROWS positions at a time. What matrix products
 read is of the model's dtype; the residual stream, its gradient, sums and statistics are float32.
+
+With `recompute`, of what a block computes only its input is kept; the rest has room for one block, and backward computes it
+again block by block: 4 of 40 bytes per position, layer and channel in float32 (Chen et al. 2016, arXiv:1604.06174).
 """
 
 from std.sys import size_of
@@ -29,6 +32,12 @@ struct ActivationSizes(Copyable, Movable):
     var B: Int
     var T: Int
     var threads: Int
+    var recompute: Bool
+    """Whether blocks keep their input alone."""
+
+    def kept_blocks(self) -> Int:
+        """Counts the blocks whose activations have a place of their own."""
+        return 1 if self.recompute else self.config.num_layers
 
     def head_rows(self) -> Int:
         """Rows of the logits' buffer."""
@@ -36,7 +45,8 @@ struct ActivationSizes(Copyable, Movable):
 
 
 struct Activations[dtype: DType](Movable):
-    """Views into one arena. Tensors with a layer dimension are (L, B*T, width)."""
+    """Views into one arena. Tensors with a layer dimension are (L, B*T, width); with `recompute` L is 1, but
+    for `residual`."""
 
     var num_bytes: Int
     """Size of the arena."""
@@ -44,6 +54,8 @@ struct Activations[dtype: DType](Movable):
     """Positions (B*T) that fit."""
     var max_seq_len: Int
     """Longest context that fits."""
+    var recompute: Bool
+    """Whether all blocks share the room of one: then the last one's activations are what is there."""
     var _arena: Arena
 
     # Kept from forward to backward.
@@ -106,14 +118,15 @@ struct Activations[dtype: DType](Movable):
         """Carves all tensors from an arena, or counts them."""
         var rows = sizes.B * sizes.T
         ref config = sizes.config
-        var L = config.num_layers
+        var L = sizes.kept_blocks()
         var C = config.channels
         self.rows = rows
         self.max_seq_len = sizes.T
+        self.recompute = sizes.recompute
         self._arena = arena^
         self.tokens = self._arena.carve[DType.int32](rows)
         self.positions = self._arena.carve[DType.int32](sizes.T)
-        self.residual = self._arena.carve[F32]((L + 1) * rows * C)
+        self.residual = self._arena.carve[F32]((config.num_layers + 1) * rows * C)
         self.residual_mid = self._arena.carve[F32](L * rows * C)
         self.ln1_mean = self._arena.carve[F32](L * rows)
         self.ln1_rstd = self._arena.carve[F32](L * rows)
@@ -147,24 +160,29 @@ struct Activations[dtype: DType](Movable):
 
     @always_inline
     def layer[type: DType](self, tensor: Tensor[type], l: Int, size: Int) -> Tensor[type]:
-        """Views what block l keeps of a pass that takes `size` scalars for each block."""
+        """Views what block l has in a tensor of which a pass takes `size` scalars for each block."""
         return tensor.slice(l * size, size)
+
+    @always_inline
+    def kept[type: DType](self, tensor: Tensor[type], l: Int, size: Int) -> Tensor[type]:
+        """Views what block l computes, where blocks that are recomputed share one place."""
+        return tensor.slice(0 if self.recompute else l * size, size)
 
     def block(self, l: Int, rows: Int, C: Int) -> BlockActivations[Self.dtype]:
         """Views the activations of block l in a pass over so many positions."""
         return BlockActivations[Self.dtype](
             x=self.layer(self.residual, l, rows * C),
-            x_mid=self.layer(self.residual_mid, l, rows * C),
+            x_mid=self.kept(self.residual_mid, l, rows * C),
             x_out=self.layer(self.residual, l + 1, rows * C),
             norm=self.norm,
-            qkv=self.layer(self.qkv, l, rows * 3 * C),
-            attention=self.layer(self.attention, l, rows * C),
-            fc=self.layer(self.fc, l, rows * 4 * C),
+            qkv=self.kept(self.qkv, l, rows * 3 * C),
+            attention=self.kept(self.attention, l, rows * C),
+            fc=self.kept(self.fc, l, rows * 4 * C),
             gelu=self.gelu,
-            ln1_mean=self.layer(self.ln1_mean, l, rows),
-            ln1_rstd=self.layer(self.ln1_rstd, l, rows),
-            ln2_mean=self.layer(self.ln2_mean, l, rows),
-            ln2_rstd=self.layer(self.ln2_rstd, l, rows),
+            ln1_mean=self.kept(self.ln1_mean, l, rows),
+            ln1_rstd=self.kept(self.ln1_rstd, l, rows),
+            ln2_mean=self.kept(self.ln2_mean, l, rows),
+            ln2_rstd=self.kept(self.ln2_rstd, l, rows),
         )
 
 

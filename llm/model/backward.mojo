@@ -157,7 +157,7 @@ def backward_block[
     var C = config.channels
     var NH = config.num_heads
     var block = acts.block(l, rows, C)
-    var lse = acts.layer(acts.logsumexp, l, rows * NH)
+    var lse = acts.kept(acts.logsumexp, l, rows * NH)
     var dx = acts.dresidual_rounded
     var dfc = acts.dwide
     var dqkv = acts.dwide

@@ -176,7 +176,9 @@ struct CausalAttention(Attention):
 
     var workspace: Tensor[F32]
     var logsumexp: Tensor[F32]
-    """(L,B,NH,T)."""
+    """(L,B,NH,T); with `recompute` (1,B,NH,T)."""
+    var recompute: Bool
+    """Whether all blocks share the place of one."""
     var B: Int
     var T: Int
     var dropout: Dropout
@@ -185,7 +187,7 @@ struct CausalAttention(Attention):
         dtype: DType
     ](self, team: Team, l: Int, output: Tensor[dtype], qkv: Tensor[dtype], C: Int, NH: Int) -> Bool:
         var size = self.B * NH * self.T
-        var lse = self.logsumexp.slice(l * size, size)
+        var lse = self.logsumexp.slice(0 if self.recompute else l * size, size)
         var dropout = site_dropout(self.dropout, l, IN_ATTENTION)
         attention_forward(team, self.workspace, output, lse, qkv, self.B, self.T, C, NH, dropout)
         return True
@@ -325,6 +327,40 @@ def forward_block[
     dropout: Dropout = Dropout(),
 ):
     """Runs block l on `rows` positions."""
+    if not forward_to_gelu(team, config, weights, l, rows, block, attention, products, dropout):
+        return
+    products.add_linear(
+        team,
+        block.x_out,
+        block.x_mid,
+        block.gelu,
+        weights.matrix(FCPROJW, l),
+        weights.vector(FCPROJB, l),
+        rows,
+        4 * config.channels,
+        config.channels,
+        site_dropout(dropout, l, AFTER_MLP),
+    )
+
+
+def forward_to_gelu[
+    acts: DType, dtype: DType, table_dtype: DType, training: Bool, A: Attention, //
+](
+    team: Team,
+    config: GPT2Config,
+    weights: ForwardWeights[dtype, table_dtype],
+    l: Int,
+    rows: Int,
+    block: BlockActivations[acts],
+    attention: A,
+    products: Products[acts, dtype, training],
+    dropout: Dropout,
+) -> Bool:
+    """Runs block l up to and with GELU: all that backward needs of a block, so what it computes again.
+
+    Returns:
+        False if nothing after attention is wanted (`Attention.attend`).
+    """
     var C = config.channels
     layernorm_forward(
         team,
@@ -340,7 +376,7 @@ def forward_block[
     var qkv_bias = Bias(weights.vector(QKVB, l))
     products.linear(team, block.qkv, block.norm, weights.matrix(QKVW, l), rows, C, 3 * C, qkv_bias)
     if not attention.attend(team, l, block.attention, block.qkv, C, config.num_heads):
-        return
+        return False
     products.add_linear(
         team,
         block.x_mid,
@@ -366,18 +402,7 @@ def forward_block[
     )
     var fc_gelu = BiasGelu(weights.vector(FCB, l), block.fc, 4 * C)
     products.linear(team, block.gelu, block.norm, weights.matrix(FCW, l), rows, C, 4 * C, fc_gelu)
-    products.add_linear(
-        team,
-        block.x_out,
-        block.x_mid,
-        block.gelu,
-        weights.matrix(FCPROJW, l),
-        weights.vector(FCPROJB, l),
-        rows,
-        4 * C,
-        C,
-        site_dropout(dropout, l, AFTER_MLP),
-    )
+    return True
 
 
 def final_layernorm[

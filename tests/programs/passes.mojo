@@ -1,6 +1,6 @@
 """Trains a few steps and prints a hash of all bits that come out. Run by tests/test_threads.py.
 
-    CHECKPOINT TOKENS THREADS B T PIECES STEPS [GRADIENTS [bf16]]
+    CHECKPOINT TOKENS THREADS B T PIECES STEPS [GRADIENTS [fp32|bf16 [recompute]]]
 
 Batches come from a token shard in order; each goes through the model in PIECES parts of B / PIECES sequences, whose
 gradients are accumulated. GRADIENTS is a file for the gradients of the first batch, laid out as a checkpoint.
@@ -22,7 +22,7 @@ comptime I32 = DType.int32
 
 
 def main() raises:
-    if len(argv()) > 9:
+    if len(argv()) > 9 and argv()[9] == "bf16":
         run[DType.bfloat16]()
     else:
         run[F32]()
@@ -33,7 +33,7 @@ def run[dtype: DType]() raises:
     var config = read_config(path)
     var V = config.vocab_size
     var B, T, pieces = number(4), number(5), number(6)
-    var model = GPT2[dtype](config.copy(), number(3), B // pieces, T)
+    var model = GPT2[dtype](config.copy(), number(3), B // pieces, T, recompute=len(argv()) > 10)
     load_parameters(path, model)
     var settings = AdamWSettings(learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1)
     var optimizer = AdamW(config, settings)
