@@ -29,7 +29,7 @@ NEWEST = $(shell ls -t runs/*/DONE_* 2>/dev/null | head -n 1 | sed 's|/[^/]*$$||
 # Whatever is being written here too, not only what git has; nothing of .venv, build, data and runs.
 ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./data -o -path ./runs \) -prune -o -name '*.mojo' -print)
 # What `mojo format` calls, which itself cannot only look.
-MBLACK := $(BIN)/python -m mblack --fast --preview -t mojo -l 120
+MBLACK := $(BIN)/python $(BIN)/mblack --fast --preview -t mojo -l 120
 
 .PHONY: always help setup train sample shakespeare finetune test test-avx2 test-long test-arm bench bench-quick wheel docs test-docs lint format clean
 
