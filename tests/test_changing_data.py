@@ -1,6 +1,7 @@
 """Data that changes under a program: cut off, grown, replaced, written to, deleted. A message, and nothing is lost."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -149,11 +150,11 @@ def test_rewinding(order, loader):
 
 
 def start(program, *arguments, at):
-    """Starts a program and stops it when a line has begun so; it goes on when it gets SIGCONT."""
+    """Starts a program and stops it when a line has begun as this pattern; it goes on when it gets SIGCONT."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "env": ENVIRONMENT}
     process = subprocess.Popen([str(word) for word in [program.path, *arguments]], **pipes)
     for line in process.stdout:
-        if line.startswith(at):
+        if re.match(at, line):
             break
     process.send_signal(signal.SIGSTOP)
     return process
@@ -179,7 +180,7 @@ def test_training_goes_on_from_the_last_whole_step(order, change, trainer, tmp_p
     write_shards(tmp_path)
     shutil.copytree(tmp_path, tmp_path / "kept")
     flags = ["-i", tmp_path / "train_*.bin", "-j", tmp_path / "val_*.bin", *RUN, "--shuffle", order, "-v", 0]
-    process = start(trainer, *flags, "-o", tmp_path / "run", "-x", 1_000_000_000, at="| loss")
+    process = start(trainer, *flags, "-o", tmp_path / "run", "-x", 1_000_000_000, at=r"step +\d+/")
     for path in tmp_path.glob("train_*.bin"):
         change(path)
     errors = failure_of(process)
@@ -199,7 +200,7 @@ def test_training_goes_on_from_the_last_whole_step(order, change, trainer, tmp_p
 def test_validation_data_that_is_gone(trainer, tmp_path):
     write_shards(tmp_path)
     flags = ["-i", tmp_path / "train_*.bin", "-j", tmp_path / "val_*.bin", *RUN, "-v", 1]
-    process = start(trainer, *flags, "-o", tmp_path / "run", "-x", 1_000_000_000, at="| loss")
+    process = start(trainer, *flags, "-o", tmp_path / "run", "-x", 1_000_000_000, at=r"step +\d+/")
     delete(tmp_path / "val_0.bin")
     errors = failure_of(process)
     [step] = checkpoints(tmp_path / "run")
@@ -209,7 +210,7 @@ def test_validation_data_that_is_gone(trainer, tmp_path):
 def test_without_a_folder_nothing_is_saved(trainer, tmp_path):
     write_shards(tmp_path)
     flags = ["-i", tmp_path / "train_*.bin", "-j", tmp_path / "val_*.bin", *RUN, "-v", 0]
-    process = start(trainer, *flags, "-x", 1_000_000_000, at="| loss")
+    process = start(trainer, *flags, "-x", 1_000_000_000, at=r"step +\d+/")
     cut(tmp_path / "train_0.bin")
     errors = failure_of(process)
     assert WHAT_IS_SAID[cut] in errors and "no checkpoint was saved" in errors
@@ -245,7 +246,7 @@ def test_questions_that_change_during_evaluation(change, model, mojo_program, tm
     ]
     path = tmp_path / "hellaswag.bin"
     formats.write_hellaswag(path, examples)
-    process = start(mojo_program("eval_gpt2.mojo"), "-e", model, "-h", path, at=str(model))
+    process = start(mojo_program("eval_gpt2.mojo"), "-e", model, "-h", path, at=re.escape(str(model)))
     change(path)
     errors = failure_of(process)
     assert "hellaswag: " in errors and WHAT_IS_SAID[change] in errors
