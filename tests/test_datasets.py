@@ -474,7 +474,7 @@ def test_tinyshakespeare_has_llm_cs_bytes(gpt2_files, monkeypatch):
         header[:3] = 20240520, 1, len(expected)
         content = header.tobytes() + np.array(expected, dtype="<u2").tobytes()
         assert Path(f"data/tinyshakespeare/tiny_shakespeare_{split}.bin").read_bytes() == content
-    run("tinyshakespeare", "--tokenizer", "char")
+    run("tinyshakespeare", "--tokenizer", "char", "--force")
     train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
     assert (len(train), len(val)) == (1_003_854, 111_540)
     assert len(formats.read_tokenizer("data/tinyshakespeare/tokenizer.bin")[0]) == 65

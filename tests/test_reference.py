@@ -8,14 +8,14 @@ import pytest
 import torch
 import transformers
 
-from llm_mojo import Error, formats, reference
+from llm_mojo import Error, formats, reference, reference_command
 
 RAGGED = formats.ModelConfig(max_seq_len=13, vocab_size=131, num_layers=3, num_heads=3, channels=36)
 
 
 def run(*options):
     parser = argparse.ArgumentParser()
-    reference.add_arguments(parser)
+    reference_command.add_arguments(parser)
     reference.run(parser.parse_args([str(option) for option in options]))
 
 

@@ -42,7 +42,7 @@ def started(program, arguments, **options):
     process = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, **options)
     os.close(writer)
     seen = b""
-    while b"\nstep" not in seen:
+    while not re.search(rb"\nstep +\d+/", seen):
         seen += os.read(reader, 65536)
     return process, reader
 

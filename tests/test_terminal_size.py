@@ -32,7 +32,7 @@ class Emulator(pyte.HistoryScreen):
 
 
 def watch(command, columns, rows, resize=None):
-    """Runs a command on a terminal; `resize` are its columns from the first validation line on."""
+    """Runs a command on a terminal; `resize` are its columns from the first step on."""
     screen = Emulator(columns, rows, history=100_000)
     stream = pyte.Stream(screen)
     terminal, other_end = os.openpty()
@@ -45,7 +45,7 @@ def watch(command, columns, rows, resize=None):
             shown += os.read(terminal, 65536)
         except OSError:  # how the end of a terminal is told
             break
-        if resize and b"val loss" in shown:
+        if resize and b"| loss" in shown:
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", rows, resize, 0, 0))
             resize = None
     os.close(terminal)
@@ -74,7 +74,7 @@ def test_no_line_wraps_and_few_stay(columns, rows, program, data):
 
 
 def test_the_line_that_lives_follows_the_window(program, data):
-    place = ["-i", data / "train_*.bin", "-j", data / "val_*.bin", *SIZES, "-x", 3000, "-v", 1000, "-s", 0]
+    place = ["-i", data / "train_*.bin", "-j", data / "val_*.bin", *SIZES, "-x", 20_000, "-v", 10_000, "-s", 0]
     shown = watch([program.path, *place], 80, 24, resize=40)[2]
     live = [line.split("\x1b[K")[-1] for line in shown.split("\r") if "| loss" in line]
     assert len(live[0]) > 40 and len(live[-1]) < 40
