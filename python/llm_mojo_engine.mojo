@@ -483,18 +483,6 @@ def llm_tokenizer_encode(
     return attempt(call, message)
 
 
-@export
-def llm_tokenizer_token(tokenizer: Int, token: Int, bytes: Int, size: Int, message: Int) abi("C") -> Int:
-    """Writes where the bytes of a token are, and how many, an int64 each."""
-
-    def call() raises {imm}:
-        var found = at[Tokenizer](tokenizer)[].decode(token)
-        view[I64](bytes, 1)[0] = Int64(Int(found.unsafe_ptr()))
-        view[I64](size, 1)[0] = Int64(len(found))
-
-    return attempt(call, message)
-
-
 # ----- behind the functions
 
 

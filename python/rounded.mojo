@@ -1,5 +1,7 @@
 """A decoder whose weights are rounded to bfloat16 from a model's own, which are float32."""
 
+from llm.cpu.simd.conversion import convert
+from llm.cpu.threads.crew import Team
 from llm.model.config import GPT2Config
 from llm.model.decoder import Decoder
 from llm.model.tensors import NUM_TENSORS, ParameterTensors
@@ -29,7 +31,5 @@ struct RoundedDecoder(Movable):
         """
         self._params = ParameterTensors[BF16](config)
         for i in range(NUM_TENSORS):
-            var rounded = self._params[i]
-            for j in range(rounded.size):
-                rounded[j] = params[i][j].cast[BF16]()
+            convert(Team(1), self._params[i], params[i])
         self.decoder = Decoder[BF16](config, self._params, threads, texts=texts, context=context)

@@ -42,7 +42,6 @@ _FUNCTIONS = {
     "sampler_draw": "iiii",
     "tokenizer_new": "iiii",
     "tokenizer_encode": "iiiiii",
-    "tokenizer_token": "iiii",
 }
 # These cannot fail: what they take, what they return.
 _SURE = {

@@ -155,7 +155,7 @@ class GPT2:
 
         A published model is downloaded unless its file, gpt2_124M.bin and so on, is here. Raises Error if there is no such model.
         """
-        from llm_mojo import export
+        from llm_mojo.run_files import newest_checkpoint
         from llm_mojo.weights import CONFIG_FILE, NANOGPT_FILE, PUBLISHED
 
         path = Path(os.fspath(name))
@@ -166,7 +166,7 @@ class GPT2:
         elif path.is_dir() and any((path / file).is_file() for file in (CONFIG_FILE, NANOGPT_FILE)):
             return cls._converted(str(path), dtype, threads, tokenizer)
         elif path.is_dir():
-            path = export.newest_checkpoint(path)
+            path = newest_checkpoint(path)
         return cls._loaded(path, dtype, threads, tokenizer)
 
     @classmethod

@@ -13,6 +13,7 @@ from llm_mojo import Error
 from llm_mojo.arguments import integer, token_array, utf8
 from llm_mojo.engine import Handle, address_of, bytes_argument, call
 from llm_mojo.files import AnyPath
+from llm_mojo.formats import HEADER_BYTES
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -26,11 +27,12 @@ class Tokenizer:
     def __init__(self, path: AnyPath):
         """Opens a tokenizer file, as `prepare`, `weights` and llm.c write them. Raises Error if it is none."""
         self.path = Path(path)
-        self._file = self.path.read_bytes() if self.path.is_file() else b""
         name, size, keeper = bytes_argument(os.fsencode(self.path))
         sizes = np.zeros(2, dtype=np.int64)
         self._handle = Handle("tokenizer", name, size, after=(address_of(sizes),))
         del keeper
+        # After the engine has looked at its size.
+        self._file = self.path.read_bytes()
         self.vocab_size = int(sizes[0])
         self.end_of_text = int(sizes[1]) if sizes[1] >= 0 else None
         self._bytes: list[bytes] | None = None
@@ -120,7 +122,7 @@ class Tokenizer:
     def _words(self) -> list[bytes]:
         if self._bytes is None:
             # Behind the header each token is its length and its bytes; the engine has checked that.
-            raw, position, words = self._file, 1024, []
+            raw, position, words = self._file, HEADER_BYTES, []
             for _ in range(self.vocab_size):
                 size = raw[position]
                 words.append(raw[position + 1 : position + 1 + size])
@@ -134,10 +136,10 @@ class Tokenizer:
 
 def find_tokenizer(checkpoint: Path, vocab_size: int) -> Tokenizer | None:
     """The tokenizer of a checkpoint, or None where none is found that has its vocabulary."""
-    from llm_mojo import export
+    from llm_mojo import run_files
 
     try:
-        found = Tokenizer(export.find_tokenizer(checkpoint, vocab_size))
+        found = Tokenizer(run_files.find_tokenizer(checkpoint, vocab_size))
     except Error:
         return None
     return found if found.vocab_size == vocab_size else None
