@@ -44,8 +44,8 @@ def test_a_command_of_the_readme(command):
         assert (ROOT / words[1]).is_file()
         return
     name, words = words[3], words[4:]
-    if name == "train":
-        own = {"--out", "--replace", "--tokenizer", "--preset"}
+    if name in ("train", "tune"):
+        own = {"--out", "--replace", "--tokenizer", "--preset", "--minutes"}
         assert not {word for word in words if word.startswith("--")} - own - flags_of("train_gpt2")
     elif name in COMMANDS:
         parser = argparse.ArgumentParser()

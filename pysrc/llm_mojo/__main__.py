@@ -10,8 +10,11 @@ from llm_mojo import Error, version
 from llm_mojo.terminal import open_standard_files, plain_output
 
 DESCRIPTION = "Train, sample and evaluate GPT-2 models on the CPU: programs, data, weights and the PyTorch reference."
-PROGRAMS = {  # name: (program that it becomes, what it does); `train` decides some things before
-    "train": ("train_gpt2", "train a small GPT on text of your own, or on Python's documentation"),
+WORKERS = {  # name: (module with call(words, program): they take the trainer's flags beside their own, what it does)
+    "train": ("llm_mojo.train", "train a small GPT on text of your own, or on Python's documentation"),
+    "tune": ("llm_mojo.tune", "find good learning rates for a text and a model by many short runs"),
+}
+PROGRAMS = {  # name: (program that it becomes, what it does)
     "sample": ("sample_gpt2", "continue a prompt with a model, or talk to it"),
     "eval": ("eval_gpt2", "loss and perplexity on token shards, accuracy on HellaSwag"),
     "tokenize": ("tokenize_text", "turn plain text files into token shards natively"),
@@ -53,10 +56,9 @@ def main(argv=None):
 
 def _run(argv):
     try:
-        if argv[:1] == ["train"]:
-            from llm_mojo import train
-
-            train.call(argv[1:], _program())
+        if argv and argv[0] in WORKERS:
+            importlib.import_module(WORKERS[argv[0]][0]).call(argv[1:], _program())
+            return 0
         if argv and argv[0] in PROGRAMS:
             from llm_mojo import native
 
@@ -109,7 +111,7 @@ def _parse_commands(argv):
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     modules = {}
-    for name, (_, description) in PROGRAMS.items():
+    for name, (_, description) in (WORKERS | PROGRAMS).items():
         subparsers.add_parser(name, help=description)
     for name, (module, description) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=description, description=description)

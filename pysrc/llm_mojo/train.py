@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,46 +48,70 @@ def call(words: Sequence[str], program: str) -> NoReturn:
     native.become("train_gpt2", trainer_words(words))
 
 
-def trainer_words(words: Sequence[str]) -> list[str]:
-    """Does what comes before training, and returns the trainer's words. Raises Error if they say no training."""
-    texts, flags = split_words(words, own_switches=["replace"])
+@dataclass(frozen=True)
+class Task:
+    """What there is to train on, and how: the text prepared, and the trainer's words but for the folder of the run."""
+
+    dataset: Dataset
+    sources: list[str]
+    settings: dict[str, Any]
+    """Of the preset and of the flags, fitted to the text."""
+    shards: dict[str, dict[str, Any]]
+    """What the manifest says of each shard."""
+    words: list[str]
+
+    def what(self) -> dict[str, Any]:
+        """What is asked for: text, data and settings, as JSON has them. Equal for the same work only."""
+        return {
+            "text": [source if source in DATASETS else os.path.abspath(source) for source in self.sources],
+            "shards": {name: shard["sha256"] for name, shard in self.shards.items()},
+            "settings": {
+                name: number(value) for name, value in self.settings.items() if name not in OF_A_CALL + OF_THE_TEXT
+            },
+        }
+
+
+def task(command: str, texts: Sequence[str], flags: dict[str, Any], argv: Sequence[str]) -> Task:
+    """Prepares the text and fits the sizes to it. Raises Error if the words of `command` say no training."""
     if chosen := flags.keys() & {"resume", "train-data", "val-data"}:
         raise Error(
-            f"train: --{min(chosen)} is chosen here, by the text and the runs there are; for data that are prepared use the"
-            " trainer itself (train_gpt2)"
+            f"{command}: --{min(chosen)} is chosen here, by the text and the runs there are; for data that are prepared use"
+            " the trainer itself (train_gpt2)"
         )
-    out, replaces, tokenizer = flags.pop("out", None), flags.pop("replace", False), flags.pop("tokenizer", None)
+    flags = dict(flags)
+    tokenizer = flags.pop("tokenizer", None)
     flags = {"preset": flags.pop("preset", DEFAULT_PRESET)} | flags
     settings = preset(flags["preset"]) | flags
     sources = expand(texts) or [DEFAULT_TEXT]
     dataset, fraction = _dataset(sources, settings)
     native.program("train_gpt2")
-
     data = data_folder(dataset)
-    prepare(dataset, tokenizer or dataset.tokenizer, data, argv=["train", *words])
+    prepare(dataset, tokenizer or dataset.tokenizer, data, argv=argv)
     shards = _shards(data)
     changes = fitting.fit(settings, flags, *_tokens(shards))
     if text := fitting.describe(changes, settings, fraction):
         print(text)
-    trainer = _trainer_words(data, dataset.stem, flags | changes)
+    return Task(dataset, sources, settings | changes, shards, _trainer_words(data, dataset.stem, flags | changes))
+
+
+def trainer_words(words: Sequence[str]) -> list[str]:
+    """Does what comes before training, and returns the trainer's words. Raises Error if they say no training."""
+    texts, flags = split_words(words, own_switches=["replace"])
+    out, replaces = flags.pop("out", None), flags.pop("replace", False)
+    work = task("train", texts, flags, ["train", *words])
     if "dry-run" in flags:
-        return trainer
-    wanted = settings | changes
-    what = {
-        "text": [source if source in DATASETS else os.path.abspath(source) for source in sources],
-        "shards": {name: shard["sha256"] for name, shard in shards.items()},
-        "settings": {name: number(value) for name, value in wanted.items() if name not in OF_A_CALL + OF_THE_TEXT},
-    }
-    folder, goes_on = runs.choose(dataset.name, out, what, replaces)
+        return work.words
+    what, name = work.what(), work.dataset.name
+    folder, goes_on = runs.choose(name, out, what, replaces)
     if goes_on:
         print(f"going on with {folder}, saved after step {runs.Run(folder).newest():,}; --replace begins anew")
         also = {name: flags[name] for name in OF_A_CALL if name in flags}
         return ["-o", f"{folder}", "-y", "1", *as_words(also)]
-    if not replaces and out is None and folder != runs.RUNS / dataset.name:
-        found = "a finished" if runs.Run(runs.RUNS / dataset.name).is_finished() else "another"
-        print(f"{runs.RUNS / dataset.name} holds {found} run and stays as it is; this one is {folder}")
+    if not replaces and out is None and folder != runs.RUNS / name:
+        found = "a finished" if runs.Run(runs.RUNS / name).is_finished() else "another"
+        print(f"{runs.RUNS / name} holds {found} run and stays as it is; this one is {folder}")
     runs.remember(folder, what)
-    return [*trainer, "-o", f"{folder}", "-y", "0"]
+    return [*work.words, "-o", f"{folder}", "-y", "0"]
 
 
 def expand(texts: Sequence[str]) -> list[str]:
