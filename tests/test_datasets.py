@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 import tiktoken
 
-from llm_mojo import Error, datasets, formats, own_text, prepare, pydocs, readers, tokenize
+from llm_mojo import Error, datasets, formats, native, own_text, prepare, pydocs, readers, tokenize, train
 from llm_mojo.__main__ import main
 from llm_mojo.manifest import Inputs
 from mojo_programs import ROOT, wait_for
@@ -221,6 +221,18 @@ def test_tinyshakespeare_by_llm_cs_rules(server, toy, capsys):
     run("tinyshakespeare", "--tokenizer", "char", "--val-fraction", "0.25", "--force")
     train, val = shards("data/tinyshakespeare", "tiny_shakespeare")
     assert len(train) == int(0.75 * len(text)) and len(train) + len(val) == len(text)
+
+
+def test_characters_are_split_as_nanogpt_does_by_prepare_and_by_train(server, monkeypatch):
+    text = "".join(f"line {i}\n" for i in range(9000))
+    server.files["karpathy/char-rnn/master/data/tinyshakespeare/input.txt"] = text.encode()
+    monkeypatch.setattr(native, "program", lambda name: None)
+    run("tinyshakespeare", "--tokenizer", "char", "--out", "by_prepare")
+    train.task(
+        "train", ["tinyshakespeare"], {"tokenizer": "char", "preset": f"{ROOT}/presets/shakespeare-char.toml"}, []
+    )
+    for folder in "by_prepare", "data/tinyshakespeare":
+        assert [len(part) for part in shards(folder, "tiny_shakespeare")] == [len(text) * 9 // 10, -(-len(text) // 10)]
 
 
 ARCHIVE = "datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz"

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,12 @@ class Dataset:
     separator: str = "\n\n"  # put between documents if the tokenizer has no end of text
     clean: tuple = ()
     is_evaluation: bool = False  # questions rather than text: see llm_mojo.evaluation
+
+    def for_tokenizer(self, name: str | None) -> "Dataset":
+        """The same with the split that goes with a tokenizer; None: the data set's own."""
+        if self.other_split and name not in (None, self.tokenizer):
+            return replace(self, split=self.other_split)
+        return self
 
 
 def hub_dataset(name: str, title: str, repository: str, folder: str, licence: str, size: str, stem: str) -> Dataset:

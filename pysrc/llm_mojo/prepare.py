@@ -102,9 +102,7 @@ def run(args: argparse.Namespace) -> None:
             )
         evaluation.prepare(dataset, args.tokenizer or dataset.tokenizer, out, args.force, args.argv)
         return
-    split = dataset.split
-    if dataset.other_split and args.tokenizer not in (None, dataset.tokenizer):
-        split = dataset.other_split
+    split = dataset.for_tokenizer(args.tokenizer).split
     if args.val_fraction and args.val_tokens:
         raise Error("prepare: --val-fraction and --val-tokens both say what is for validation; leave out one of them")
     if args.val_fraction or args.val_tokens:

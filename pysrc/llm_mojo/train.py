@@ -84,6 +84,7 @@ def task(command: str, texts: Sequence[str], flags: dict[str, Any], argv: Sequen
     settings = preset(flags["preset"]) | flags
     sources = expand(texts) or [DEFAULT_TEXT]
     dataset, fraction = _dataset(sources, settings)
+    dataset = dataset.for_tokenizer(tokenizer)
     native.program("train_gpt2")
     data = data_folder(dataset)
     prepare(dataset, tokenizer or dataset.tokenizer, data, argv=argv)
