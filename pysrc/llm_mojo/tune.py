@@ -1,8 +1,9 @@
 """The command `tune`: learning rates for one's own text and model, found by many short trials and few longer ones.
 
-Successive halving (Jamieson and Talwalkar, 2016): all rates are tried for a few steps, the better half of them for twice as
-many, and so on; the loss on the validation data decides. Every trial is a whole short run, with its warm-up and its decay:
-losses in the middle of a schedule say little about its end.
+All rates are tried for a few steps, and the best third of them for eight times as many; the loss on the validation data
+decides. Every trial is a whole run, with its warm-up and its decay: losses in the middle of a schedule say little about its
+end. Short runs like higher rates than long ones do, so a third goes on and not one, and the second round is as long as
+the run that is tuned for, if there is time for that.
 """
 
 import itertools
@@ -24,8 +25,8 @@ from llm_mojo.training import Training
 USAGE = """\
 usage: {program} tune [TEXT ...] [flags]
 
-Looks for the learning rates with which a small GPT learns most from a text: trains it many times for a few steps, and the
-better half of the rates again for twice as many, until few are left. Texts and flags are those of `train`; the rates given
+Looks for the learning rates with which a small GPT learns most from a text: trains it with each for a few steps, and with
+the best third of them for eight times as many. Texts and flags are those of `train`; the rates given
 are where the search begins. The same command again goes on where it was interrupted.
 
       --minutes X        time for all trials (default: 2); more of it is longer trials
@@ -43,8 +44,10 @@ MINUTES = 2.0
 PROBE_STEPS = 20
 LARGEST_VALIDATION = 40  # batches
 FEWEST_STEPS = 8
-LAST_ROUND = 3
-"""With no more choices than these the search ends: all of them are trained for the longest time."""
+KEPT = 3
+"""One of so many rates goes on to the second round."""
+LONGER = 8
+"""Trials of the second round are so many times as long."""
 TUNED = "tune.json"
 
 Rates = dict[str, float]
@@ -112,10 +115,9 @@ def call(words: Sequence[str], program: str) -> None:
         left_s = minutes * 60 - (time.monotonic() - begin)
         sweep.steps = [steps] if full else plan(len(grid), left_s, ms / 1000, start_s, steps)
         sweep.save()
-    print(f"tune: {len(grid)} choices of rates in {len(sweep.steps)} rounds, of {_listed(sweep.steps)} steps")
     for round, steps in enumerate(sweep.steps):
         losses = []
-        print(f"round {round + 1}: {len(grid)} trials of {steps} steps")
+        print(f"round {round + 1} of {len(sweep.steps)}: {len(grid)} trials of {steps} steps")
         for rates in grid:
             trial = sweep.find(rates, steps)
             if trial is None:
@@ -126,7 +128,7 @@ def call(words: Sequence[str], program: str) -> None:
             losses.append(trial.loss)
         if not any(map(math.isfinite, losses)):
             raise Error("tune: the model diverges with all of these rates; begin with a lower --learning-rate")
-        grid = better_half(grid, losses)
+        grid = best_of(grid, losses)
     _conclude(sweep, texts, flags, program, time.monotonic() - begin)
 
 
@@ -149,32 +151,28 @@ def rates_to_try(settings: dict[str, Any]) -> list[Rates]:
     ]
 
 
-def better_half(grid: Sequence[Rates], losses: Iterable[float]) -> list[Rates]:
-    """The half of the rates with the lower losses, at least one, in the order of the grid."""
+def best_of(grid: Sequence[Rates], losses: Iterable[float]) -> list[Rates]:
+    """The third of the rates with the lowest losses, rounded up, in the order of the grid."""
     order = sorted(zip(losses, range(len(grid))))
-    return [grid[index] for index in sorted(index for _, index in order[: max(len(grid) // 2, 1)])]
+    return [grid[index] for index in sorted(index for _, index in order[: -(-len(grid) // KEPT)])]
 
 
 def plan(choices: int, seconds: float, step_s: float, start_s: float, full_steps: int) -> list[int]:
-    """Steps of the trials of each round, twice as many from round to round, so that all of them take `seconds`.
+    """Steps of the trials of both rounds, so that all of them take `seconds`.
 
     A trial takes start_s + steps * step_s; the longest is no longer than full_steps, the run that is tuned for.
     Raises Error if there is no time for FEWEST_STEPS.
     """
-    counts = [choices]
-    while counts[-1] > LAST_ROUND:
-        counts.append(counts[-1] // 2)
-    shares = [2.0 ** (round - len(counts) + 1) for round in range(len(counts))]
-    work = sum(count * share for count, share in zip(counts, shares))
-    longest = int((seconds - sum(counts) * start_s) / (work * step_s))
-    longest = min(longest, full_steps)
-    if (shortest := int(longest * shares[0])) < FEWEST_STEPS:
-        needed = sum(counts) * start_s + work * step_s * FEWEST_STEPS / shares[0]
+    kept = -(-choices // KEPT)
+    starts_s, runs = (choices + kept) * start_s, choices / LONGER + kept
+    longest = min(int((seconds - starts_s) / (runs * step_s)), full_steps)
+    if (shortest := longest // LONGER) < FEWEST_STEPS:
+        needed = starts_s + runs * step_s * FEWEST_STEPS * LONGER
         raise Error(
             f"tune: expected time for trials of {FEWEST_STEPS} steps or more, found it for {max(shortest, 0)}; a step takes"
-            f" {step_s * 1000:.0f} ms here: use --minutes {math.ceil(needed / 60)} or more, or a smaller model"
+            f" {step_s * 1000:.0f} ms here: use --minutes {math.ceil(needed / 60)} or more, or more --max-steps"
         )
-    return [int(longest * share) for share in shares]
+    return [shortest, longest]
 
 
 class _Runner:
@@ -331,7 +329,3 @@ def _chart(sweep: Sweep, name: str) -> Callable:
 
 def _described(rates):
     return ", ".join(f"{name} {value:g}" for name, value in rates.items())
-
-
-def _listed(steps):
-    return ", ".join(map(str, steps[:-1])) + f" and {steps[-1]}" if len(steps) > 1 else f"{steps[0]}"
