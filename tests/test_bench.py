@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from llm_mojo import Error, charts, formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.bench import charts as bench_charts
-from llm_mojo.bench import report, results, steps
+from llm_mojo.bench import loss, report, results, steps, torch_loss, torch_step
 from llm_mojo.bench.compare import changes, overtakings
 from llm_mojo.bench.contestants import CONTESTANTS, MAX_LINALG, Contestant
 from llm_mojo.bench.measure import Bench, Progress
@@ -374,3 +375,57 @@ def test_programs_build(source):
     else:
         help_text = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
         assert help_text.startswith(f"usage: {Path(source).stem}")
+
+
+# ----- loss over seconds
+
+
+def test_curves_of_losses_count_the_seconds_of_steps_only():
+    times = [900.0, 20.0, 10.0, 10.0, 12.0]
+    records = [{"step": 0, "val_loss": 4.0}]
+    for step, ms in enumerate(times, 1):
+        records += [{"step": step, "loss": 3.0, "ms": ms}]
+        records += [{"step": step, "val_loss": 4.0 - step / 2}] if step % 2 == 0 else []
+    curve = loss.curve_of(records)
+    assert curve == [
+        {"step": 0, "seconds": 0.0, "val_loss": 4.0},
+        {"step": 2, "seconds": 0.024, "val_loss": 3.0},
+        {"step": 4, "seconds": 0.046, "val_loss": 2.0},
+    ]
+    assert loss.seconds_to(curve, 4.5) == 0 and loss.seconds_to(curve, 1.9) == float("inf")
+    assert loss.seconds_to(curve, 2.25) == pytest.approx(0.024 + 0.75 * 0.022)
+    with pytest.raises(Error, match="no times of steps"):
+        loss.curve_of(records[:1])
+
+
+def test_pytorch_follows_the_recipe_of_the_trainer(tiny, mojo_program, tmp_path):
+    """The same rates, and the same validation loss of the same weights."""
+    config, tensors = formats.read_checkpoint(tiny / "tiny.bin")
+    data = ["-e", tiny / "tiny.bin", "-i", tiny / "shard_*.bin", "-j", tiny / "shard_1.bin", "-b", 1, "-t", 13]
+    flags = [*data, "--preset", ROOT / "presets" / "shakespeare-char.toml", "-x", 30, "-u", 7, "-v", 30, "-s", 0]
+    flags += ["-n", 0, "-o", tmp_path / "run"]
+    mojo_program("train_gpt2.mojo").run(*[str(flag) for flag in flags if flag is not None])
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    settings = loss.recipe() | {"max-steps": 30, "warmup": 7}
+    expected = [torch_loss.rate(step, settings) for step in range(30)]
+    assert [record["lr"] for record in records if "lr" in record] == pytest.approx(expected, rel=1e-5)
+
+    model = torch_step.GPT2(config)
+    model.load(tensors)
+    tokens = torch.from_numpy(np.array(formats.read_tokens(tiny / "shard_1.bin"))).long()
+    assert records[0]["val_loss"] == pytest.approx(torch_loss.validate(model, tokens, 13), abs=1e-5)
+
+
+def test_losses_in_tables_and_charts(tmp_path):
+    entries = []
+    for seed, end in (1, 1.7), (2, 2.0):
+        curve = [{"step": 0, "seconds": 0.0, "val_loss": 4.0}, {"step": 10, "seconds": 2.0, "val_loss": end}]
+        entry = {"contestant": "mojo-muon", "label": "Muon", "precision": "fp32", "flags": "", "ours": True}
+        entries.append(entry | {"seed": seed, "curve": curve})
+    text = report.loss({"loss": entries})
+    seconds = 2 * (4 - loss.TARGET) / (4 - 1.7)
+    assert f"| **Muon** | {seconds:.1f} (in 1 of 2) | 10 | 2.0 (2.0 to 2.0) | 1.850 (1.700 to 2.000) |" in text
+    data = bench_charts.loss_over_seconds({"loss": entries})
+    paths = charts.save(lambda figure, theme: bench_charts.draw_loss(figure, theme, data), tmp_path / "a.png", 4, data)
+    assert charts.read_data(paths[0])[0]["curves"][1] == [[0.0, 4.0], [2.0, 2.0]]
+    assert report.loss({"loss": []}) == "" and bench_charts.loss_over_seconds({"loss": []}) is None

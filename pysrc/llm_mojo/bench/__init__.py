@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llm_mojo import Error
 
-PARTS = {"generation": 170, "kernels": 125, "operations": 85, "scaling": 55, "tokens": 40}
+PARTS = {"generation": 170, "kernels": 125, "operations": 85, "scaling": 55, "tokens": 40, "loss": 600}
 """What there is besides the sizes, and the seconds it takes, builds included, where the published results come from."""
 QUICK = {"124m": 75, "characters": 10, "kernels": 45, "operations": 25}
 """The same for the parts of `--quick`."""
@@ -72,6 +72,7 @@ def _measure(args):
     from llm_mojo.bench import machine
     from llm_mojo.bench.generation import time_generation
     from llm_mojo.bench.kernels import time_kernels, time_operations
+    from llm_mojo.bench.loss import time_loss
     from llm_mojo.bench.measure import Bench, Progress
     from llm_mojo.bench.report import report
     from llm_mojo.bench.sizes import SIZES
@@ -91,7 +92,7 @@ def _measure(args):
         name = f"{machine.short_name(bench.results['machine'])}-{bench.results['date'][:10]}.json"
         bench.path = ROOT / "bench" / "results" / name
     other = {"generation": time_generation, "kernels": time_kernels, "operations": time_operations}
-    other |= {"scaling": time_scaling, "tokens": time_tokens}
+    other |= {"scaling": time_scaling, "tokens": time_tokens, "loss": time_loss}
     for part in parts:
         if part in sizes:
             time_steps(bench, sizes[part], args.only)
@@ -124,4 +125,4 @@ def _parts(args):
     sizes = [size.name for size in SIZES if not (args.quick and size.T > 64)]
     if args.only:
         return sizes
-    return sizes + [part for part in PARTS if not (args.quick and part in ("scaling", "generation", "tokens"))]
+    return sizes + [part for part in PARTS if not (args.quick and part in ("scaling", "generation", "tokens", "loss"))]

@@ -9,6 +9,7 @@ import matplotlib.ticker
 
 from llm_mojo import charts
 from llm_mojo.bench import results as R
+from llm_mojo.bench.loss import TARGET
 
 
 def draw_all(results, folder):
@@ -134,6 +135,15 @@ def generation(results):
     return [
         {"title": title, "bars": sorted(bars, key=lambda bar: -bar["value"])} for title, bars in panels.items()
     ] or None
+
+
+def loss_over_seconds(results):
+    """The curves of each contestant, one for each seed."""
+    lines: dict[str, dict] = {}
+    for entry in results["loss"]:
+        line = lines.setdefault(entry["label"], {"label": entry["label"], "ours": entry["ours"], "curves": []})
+        line["curves"].append([[point["seconds"], point["val_loss"]] for point in entry["curve"]])
+    return list(lines.values()) or None
 
 
 _OPERATIONS_PER_BYTE = {"adamw_update": 15 / 28, "layernorm_forward": 8 / 8, "layernorm_backward": 14 / 16}
@@ -308,6 +318,37 @@ def draw_scaling(figure, theme, points):
     _plain_numbers(panels[0].xaxis)
 
 
+def draw_loss(figure, theme, lines):
+    figure.suptitle(
+        "Validation loss over seconds of training, nanoGPT's character model", x=0.01, ha="left", weight="bold"
+    )
+    axes = figure.add_subplot()
+    dashes = {True: iter(("-", "--", ":")), False: iter(("-", "--"))}
+    for line in lines:
+        colour, style = theme.accent if line["ours"] else theme.series[0], next(dashes[line["ours"]])
+        for number, curve in enumerate(line["curves"]):
+            seconds, losses = zip(*curve)
+            name = f"{'llm.mojo: ' if line['ours'] else ''}{line['label']}"
+            axes.plot(seconds, losses, style, color=colour, linewidth=1.2, label=name if number == 0 else None)
+    axes.axhline(TARGET, color=theme.text, linewidth=1, linestyle=(0, (1, 3)))
+    axes.annotate(
+        f"{TARGET}: where nanoGPT's recipe ends",
+        (1, TARGET),
+        (-4, 4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+    ends = [curve[-1][1] for line in lines for curve in line["curves"]]
+    axes.set_ylim(min(ends) - 0.05, 2.7)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds of training steps; a line for each seed")
+    axes.set_ylabel("validation loss, nats a character; the axis begins above 0")
+    axes.legend()
+    axes.grid()
+
+
 def _colours(theme, bars):
     return [theme.accent if bar["ours"] else theme.series[0] for bar in bars]
 
@@ -378,6 +419,12 @@ CHARTS = {
         _panels_height,
     ),
     "roofline": Chart("The kernels beside what the machine can do", roofline, draw_roofline, lambda data: 4.6),
+    "loss_over_seconds": Chart(
+        "Validation loss over seconds: llm.mojo with Muon and AdamW beside nanoGPT's recipe on PyTorch",
+        loss_over_seconds,
+        draw_loss,
+        lambda data: 4.2,
+    ),
     "operations": Chart("Where the time of a step goes", operations, draw_operations, lambda data: 3.6),
     "scaling": Chart("Time a token over context and model size", scaling, draw_scaling, lambda data: 3.4),
 }

@@ -1,17 +1,19 @@
 """From a file of results to the tables of README.md and bench/README.md and the charts in imgs/."""
 
+import math
 from pathlib import Path
 from statistics import median
 
 from llm_mojo import Error, charts
 from llm_mojo.bench import results as R
 from llm_mojo.bench.contestants import CONTESTANTS
+from llm_mojo.bench.loss import TARGET, seconds_to
 from llm_mojo.bench.workshop import ROOT
 from llm_mojo.formats import atomic_file
 
 BEGIN = "<!-- bench: written by `python -m llm_mojo bench`, do not edit -->"
 END = "<!-- end of bench -->"
-README_CHARTS = ("training_loop_times_chart",)
+README_CHARTS = ("training_loop_times_chart", "loss_over_seconds")
 """Those that README.md shows; bench/README.md shows the others."""
 
 
@@ -54,7 +56,7 @@ def section(results, source):
     text += disturbance(results) + default_malloc(results) + "\n"
     for size, title in R.sizes(results).items():
         text += f"\n**{title}**\n\n{table(results, size)}"
-    text += generation(results) + tokens(results)
+    text += generation(results) + tokens(results) + loss(results)
     left_out = missing(results)
     return text + (f"\nNot measured: {left_out}.\n" if left_out else "")
 
@@ -119,6 +121,37 @@ def tokens(results):
         cells = [f"{speed(s.median)} ({speed(s.low)} to {speed(s.high)})" for s in (of_label[each] for each in texts)]
         text += f"| {label} | {' | '.join(cells)} |\n"
     return text
+
+
+def loss(results):
+    """Seconds to a loss as Markdown."""
+    entries = results["loss"]
+    if not entries:
+        return ""
+    seeds = len({entry["seed"] for entry in entries})
+    text = f"\n**Seconds of training to a loss of {TARGET}: nanoGPT's character model, its whole validation set, "
+    text += f"{seeds} seeds**\n\n| | seconds to {TARGET} | steps | seconds in all | loss at the end |\n| --- {'| ---: ' * 4}|\n"
+    for label in dict.fromkeys(entry["label"] for entry in entries):
+        curves = [entry["curve"] for entry in entries if entry["label"] == label]
+        ours = next(entry["ours"] for entry in entries if entry["label"] == label)
+        reached = [seconds for curve in curves if math.isfinite(seconds := seconds_to(curve, TARGET))]
+        cells = [
+            f"**{label}**" if ours else label,
+            _range(reached, ".1f") + (f" (in {len(reached)} of {len(curves)})" if len(reached) < len(curves) else ""),
+            f"{curves[0][-1]['step']:,}",
+            _range([curve[-1]["seconds"] for curve in curves], ".1f"),
+            _range([curve[-1]["val_loss"] for curve in curves], ".3f"),
+        ]
+        text += f"| {' | '.join(cells)} |\n"
+    return text
+
+
+def _range(values, form):
+    """The middle one and, of several, the least and the most."""
+    if not values:
+        return "not reached"
+    middle = f"{median(values):{form}}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
 
 
 def share_beside(gbs, limits_gbs):

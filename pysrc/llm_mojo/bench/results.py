@@ -9,7 +9,9 @@
                 "rounds": [{"ms": [...], "warm_up": n, "first_step_s", "peak_mb", "others"} ...],   one for each process
                 "summary": {"median", "low", "high", "count", "from", "to"}} ...],
      "gemm": [...], "attention": [...], "memory": [...], "operations": [...], "scaling": [...], "generation": [...],
-     "tokens": [...]}
+     "tokens": [...],
+     "loss": [{"contestant", "label", "precision", "flags", "ours", "seed",
+               "curve": [{"step", "seconds", "val_loss"} ...]} ...]}
 
 Every timing is kept. The summaries are there for readers: they are computed from the timings when the file is written,
 and nothing of ours reads them.
@@ -25,7 +27,7 @@ from llm_mojo import Error
 from llm_mojo.formats import atomic_file
 
 FORMAT = 2
-PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation", "tokens")
+PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation", "tokens", "loss")
 """The lists of what was measured."""
 CONFIDENCE = 0.95
 _TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second", "sum_gbs", "limits_gbs", "mb_per_second"}
