@@ -15,6 +15,7 @@ from llm.cli.run_tokenizer import expect_own_tokenizer, own_tokenizer
 from llm.cli.screen import Screen, complain
 from llm.cli.setup import check_vocabulary, open_hellaswag
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cli.start import expect_addresses
 from llm.cli.ticker import Ticker
 from llm.cpu.threads.cores import available_threads
 from llm.data.manifest import check_manifests
@@ -58,6 +59,7 @@ def options() -> List[Option]:
 
 
 def main():
+    expect_addresses()
     try:
         var args = parse_arguments("eval_gpt2", "Evaluates a GPT-2 on the CPU.", options())
         exit(evaluate[DType.bfloat16](args) if args.choice("dtype") == "bf16" else evaluate[DType.float32](args))

@@ -13,6 +13,7 @@ from llm.cli.screen import Screen, complain
 from llm.cli.setup import check_vocabulary
 from llm.cli.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
 from llm.cli.standard_input import is_terminal, read_all
+from llm.cli.start import expect_addresses
 from llm.cli.text_writer import write_texts
 from llm.cpu.threads.cores import available_threads
 from llm.infer.generator import Generator
@@ -51,6 +52,7 @@ def options() -> List[Option]:
 
 
 def main():
+    expect_addresses()
     try:
         var args = parse_arguments("sample_gpt2", "Writes text with a GPT-2 on the CPU.", options())
         if args.choice("dtype") == "bf16":

@@ -11,6 +11,7 @@ from llm.base.files import InputFile
 from llm.base.memory import Arena, Tensor, aligned_bytes
 from llm.cli.arguments import Option, parse_arguments
 from llm.cli.screen import Screen, complain
+from llm.cli.start import expect_addresses
 from llm.cpu.adamw import AdamWSettings
 from llm.cpu.threads.cores import available_threads
 from llm.formats.debug_state import DebugState
@@ -76,6 +77,7 @@ struct Verdict:
 
 
 def main():
+    expect_addresses()
     try:
         exit(1 if test() > 0 else 0)
     except error:

@@ -11,6 +11,7 @@ from llm.base.written_files import AtomicFile, lock_folder
 from llm.cli.arguments import Option, command_line, parse_arguments
 from llm.cli.screen import Screen, complain
 from llm.cli.signals import signal_name, stop_signal, watch_for_signals
+from llm.cli.start import expect_addresses
 from llm.cli.ticker import Ticker
 from llm.cpu.threads.cores import available_threads
 from llm.cpu.threads.crew import Crew
@@ -41,6 +42,7 @@ def options() -> List[Option]:
 
 
 def main():
+    expect_addresses()
     try:
         exit(tokenize())
     except error:

@@ -35,6 +35,7 @@ from llm.cli.setup import (
     validation_data,
 )
 from llm.cli.signals import watch_for_signals
+from llm.cli.start import expect_addresses
 from llm.cpu.peak import measured_peak
 from llm.cpu.threads.cores import available_threads
 from llm.data.loader import DataLoader
@@ -59,6 +60,7 @@ from llm.train.trainer import Trainer
 
 
 def main():
+    expect_addresses()
     try:
         exit(train())
     except error:

@@ -6,13 +6,16 @@ Both versions of cgroups are tried on trees of files that a test makes, and whic
 import contextlib
 import os
 import re
+import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llm_mojo import formats
+from mojo_programs import ROOT
 
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 CPUS = len(os.sched_getaffinity(0))
@@ -291,3 +294,45 @@ def test_a_run_beyond_a_live_limit_is_told_what_fits(tmp_path, mojo_program):
         assert ways == ("--batch-size 4 --total-batch-size 16384", "--recompute 1")
         plans = [program.output(*flags, *way.split(), "--dry-run", cwd=tmp_path, preexec_fn=enter) for way in ways]
     assert all(re.search(r"\nfits +as it is\n", plan) for plan in plans)
+
+
+# ----- addresses (ulimit -v)
+
+
+def limited_to(addresses):
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
+
+
+@pytest.mark.parametrize("name", ["train_gpt2", "sample_gpt2", "eval_gpt2", "tokenize_text", "test_gpt2"])
+def test_too_few_addresses_for_the_allocator(name, mojo_program):
+    programs = {
+        "train_gpt2": mojo_program("train_gpt2.mojo"),
+        "sample_gpt2": mojo_program("sample_gpt2.mojo"),
+        "eval_gpt2": mojo_program("eval_gpt2.mojo"),
+        "tokenize_text": mojo_program("tokenize_text.mojo"),
+        "test_gpt2": mojo_program("test_gpt2.mojo"),
+    }
+    for addresses in 2_100_000_000, 1_600_000_000:
+        said = programs[name].error("--help", preexec_fn=limited_to(addresses))
+        assert said.endswith("say ulimit -v unlimited before (it limits addresses, not memory)\n")
+        assert "Stack" not in said and "ABORT" not in said
+    programs[name].output("--help", preexec_fn=limited_to(3_000_000_000))
+
+
+def test_too_few_addresses_for_a_model(mojo_program, tmp_path):
+    formats.write_tokens(tmp_path / "tokens.bin", np.zeros(1000, "u2"))
+    flags = ["-i", tmp_path / "tokens.bin", "-j", tmp_path / "tokens.bin", "--tokenizer", "", "-e", "d12"]
+    said = mojo_program("train_gpt2.mojo").error(*flags, preexec_fn=limited_to(3_000_000_000))
+    assert re.search(
+        r"memory: cannot reserve \d+ bytes: Cannot allocate memory; this process may have 3000000000 bytes of addresses",
+        said,
+    )
+
+
+def test_too_few_addresses_for_python():
+    limit = "resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))"
+    code = f"import resource; from llm_mojo import native; {limit}; native.program('sample_gpt2')"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "pysrc")}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment).stderr
+    assert "expected a limit of 2.2 GB of addresses or more, found 1.0 GB; say ulimit -v unlimited" in said

@@ -7,9 +7,10 @@ A build with `-D CHECKS` checks every access through a view, and gives each tens
 ends at a page which may not be touched: see `llm/base/guarded.mojo`.
 """
 
-from std.ffi import external_call, get_errno
+from std.ffi import ErrNo, external_call, get_errno
 from std.sys import size_of
 
+from llm.base.address_space import address_limit
 from llm.base.checks import CHECKS, check_bounds
 from llm.base.guarded import guarded_room, release_rooms
 
@@ -109,7 +110,10 @@ struct Arena(Movable):
             Int(0), self.num_bytes, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, Int32(-1), Int(0)
         )
         if self._address == -1:
-            raise _no_room(num_bytes)
+            # Before the arena is taken down, which asks the system for something else.
+            var reason = get_errno()
+            self._address = 0
+            raise _no_room(num_bytes, reason)
         if self.num_bytes >= _HUGE_PAGE:
             _ = external_call["madvise", Int32](self._address, self.num_bytes, _MADV_HUGEPAGE)
 
@@ -155,13 +159,17 @@ struct Arena(Movable):
         comptime if CHECKS:
             address = guarded_room(size * size_of[Scalar[dtype]](), bytes, after=self._address)
             if address == -1:
-                raise _no_room(bytes)
+                raise _no_room(bytes, get_errno())
             self._address = address
         return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=address), size)
 
 
-def _no_room(bytes: Int) -> Error:
-    return Error(t"memory: cannot reserve {bytes} bytes: {get_errno()}; use a smaller model, batch or context")
+def _no_room(bytes: Int, reason: ErrNo) -> Error:
+    var limit = address_limit()
+    var advice = String("use a smaller model, batch or context")
+    if limit < Int.MAX:
+        advice = String(t"this process may have {limit} bytes of addresses: ulimit -v unlimited before, or {advice}")
+    return Error(t"memory: cannot reserve {bytes} bytes: {reason}; {advice}")
 
 
 def aligned_bytes[dtype: DType](size: Int) -> Int:

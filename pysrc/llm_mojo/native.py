@@ -5,6 +5,7 @@
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ EXTENSION_SOURCE = Path("python") / "llm_mojo_engine.mojo"
 INSTALLED = Path(__file__).resolve().parent / "compiled"
 # Where what is installed looks for the run-time libraries: the package mojo-compiler in the same place as ours.
 BESIDE = INSTALLED.parents[1] / "modular" / "lib"
+LEAST_ADDRESSES = 2_200_000_000
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +34,7 @@ def is_installed() -> bool:
 def program(name: str) -> Path:
     """The program `name`, ready to run. Raises Error if it cannot be built here, or no build runs on this processor."""
     assert name in PROGRAMS, name
+    _expect_addresses()
     if is_installed():
         return _installed(name)
     return compiler.build(_checkout(), CHECKOUT / f"{name}.mojo", CHECKOUT / "build" / name)
@@ -56,6 +59,7 @@ def presets() -> Path:
 
 def extension_path() -> Path:
     """The shared library of the extension module `llm_mojo._engine`, ready to import. Raises Error as `program` does."""
+    _expect_addresses()
     if is_installed():
         if not BESIDE.is_dir():
             # What is loaded already is found by its name.
@@ -63,6 +67,16 @@ def extension_path() -> Path:
         return _installed(EXTENSION)
     options = ["--emit", "shared-lib"]
     return compiler.build(_checkout(), CHECKOUT / EXTENSION_SOURCE, CHECKOUT / "build" / EXTENSION, options)
+
+
+def _expect_addresses():
+    """What the programs say of a limit themselves; with a lower one Mojo's allocator ends before it could (llm/cli/start.mojo)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESSES:
+        raise Error(
+            f"memory: expected a limit of {LEAST_ADDRESSES / 1e9:.1f} GB of addresses or more, found {limit / 1e9:.1f} GB;"
+            " say ulimit -v unlimited before (it limits addresses, not memory)"
+        )
 
 
 def _installed(name):
