@@ -65,7 +65,8 @@ def read_journal(out: Path) -> dict[str, Any] | None:
 def _read(path, what):
     try:
         with open(path, "rb") as file:
-            value = json.loads(file.read(LARGEST))
+            # By its size: to read "at most" so much would reserve that much.
+            value = json.loads(file.read()) if os.fstat(file.fileno()).st_size <= LARGEST else None
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):

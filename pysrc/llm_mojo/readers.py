@@ -33,6 +33,7 @@ ROWS = 128  # of a table, read at a time
 LARGE_DICTIONARY = 1 << 22  # bytes of values that a column of a table stores once; its writers stop at a quarter of it
 UNPACKED_BYTES = 1 << 28  # a file that unfolds to more than this,
 UNPACKED_RATIO = 1000  # and to so many times its size, is refused: no text does
+XZ_BYTES = 256 << 20  # of memory to unpack .xz; xz -9 takes 65 MiB
 
 
 class Block(NamedTuple):
@@ -81,10 +82,17 @@ def _zstd(raw):
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd")
 
 
+def _xz(raw):
+    # Its head asks for memory, up to 4 GB, whatever is in the file.
+    lzma.LZMADecompressor(memlimit=XZ_BYTES).decompress(raw.read(BLOCK_BYTES), max_length=1)
+    raw.seek(0)
+    return lzma.LZMAFile(raw)
+
+
 PACKERS: dict[str, tuple[Callable, tuple]] = {  # suffix: (what unpacks it, the errors of files that are damaged)
     ".gz": (lambda raw: gzip.GzipFile(fileobj=raw), (OSError, EOFError, zlib.error)),
     ".bz2": (bz2.BZ2File, (OSError, EOFError)),
-    ".xz": (lzma.LZMAFile, (lzma.LZMAError, EOFError)),
+    ".xz": (_xz, (lzma.LZMAError, EOFError, MemoryError)),
     ".zst": (_zstd, (OSError,)),
 }
 

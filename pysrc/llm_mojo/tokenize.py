@@ -335,11 +335,18 @@ def read_bpe(merges_path: Path, vocab_path: Path) -> dict[bytes, int]:
 
     The single bytes come first, then the k-th merge is id 256 + k: the order of ids is the order of merging.
     """
-    lines = merges_path.read_text(encoding="utf-8").split("\n")[1:]
-    merges = [token_bytes(line.replace(" ", "")) for line in lines if line]
-    ranks = {token: id for id, token in enumerate([bytes([value]) for value in byte_alphabet().values()] + merges)}
-    encoder = json.loads(vocab_path.read_text(encoding="utf-8"))
-    encoder.pop(END_OF_TEXT, None)
-    if {token_bytes(text): id for text, id in encoder.items()} != ranks:
+    try:
+        lines = merges_path.read_text(encoding="utf-8").split("\n")[1:]
+        merges = [token_bytes(line.replace(" ", "")) for line in lines if line]
+        ranks = {token: id for id, token in enumerate([bytes([value]) for value in byte_alphabet().values()] + merges)}
+        encoder = json.loads(vocab_path.read_text(encoding="utf-8"))
+        encoder.pop(END_OF_TEXT, None)
+        found = {token_bytes(text): id for text, id in encoder.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise Error(
+            f"{merges_path}, {vocab_path}: expected GPT-2's merges, one a line, and its table of tokens in JSON, found"
+            " something else; fetch both again"
+        ) from None
+    if found != ranks:
         raise Error(f"{vocab_path} does not belong to {merges_path}: their tokens differ; fetch both again")
     return ranks
