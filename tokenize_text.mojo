@@ -5,8 +5,9 @@ from std.os.path import basename, exists
 from std.sys import exit
 from std.time import perf_counter_ns
 
-from llm.base.files import InputFile, MappedFile, allow_many_files, glob_files
+from llm.base.files import InputFile, MappedFile, allow_many_files, glob_files, read_text
 from llm.base.formatting import fixed, grouped
+from llm.base.json import json_text
 from llm.base.written_files import AtomicFile, lock_folder
 from llm.cli.arguments import Option, command_line, parse_arguments
 from llm.cli.screen import Screen, complain
@@ -37,6 +38,7 @@ def options() -> List[Option]:
         Option("tokenizer", "", "FILE", "gpt2_tokenizer.bin", "vocabulary, an llm.c tokenizer file"),
         Option("val-fraction", "", "X", "0.1", "share of the tokens, at the end, for validation", maximum=1),
         Option("shard-tokens", "", "N", "0", "cuts shards of so many tokens, NAME_train_000000.bin and on (0: none)"),
+        Option("force", "", "", "", "replace shards of another text that are in --out"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
     ]
 
@@ -70,6 +72,8 @@ def tokenize() raises -> Int:
     # Until all are written, every shard is open.
     allow_many_files()
     var lock = lock_folder("tokenize", args.string("out"))
+    if not args.given("force"):
+        expect_own_set(args.string("out"), corpus)
     var spool = TokenSpool(args.string("out") + "/" + name + "_all.bin", tokenizer.vocab_size)
     encode_all(corpus, tokenizer, crew, spool, screen)
     screen.check()
@@ -116,6 +120,18 @@ def tokenize() raises -> Int:
     _ = lock^
     screen.check()
     return 0
+
+
+def expect_own_set(folder: String, corpus: Corpus) raises:
+    """Refuses a folder whose manifest names none of these texts: what it has belongs to another job."""
+    var path = folder + "/manifest.json"
+    if not exists(path):
+        return
+    var manifest = read_text("tokenize", path)
+    for ref name in corpus.paths:
+        if '"name": ' + json_text(name) in manifest:
+            return
+    raise Error(t"{folder} holds the shards of another text ({path}); --force replaces them, another --out keeps both")
 
 
 def encode_all(mut corpus: Corpus, tokenizer: Tokenizer, crew: Crew, mut spool: TokenSpool, mut screen: Screen) raises:

@@ -94,17 +94,20 @@ def test_a_folder_of_tokens_has_one_writer(tokenize, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another process is at work in" in tokenize.error(*text_flags(tmp_path, "second"))
     assert contents(tmp_path / "set") == before
-    tokenize.output(*text_flags(tmp_path, "second"))
+    # Nor does one job replace what another has made, unless it is told to.
+    assert "holds the shards of another text" in tokenize.error(*text_flags(tmp_path, "second"))
+    assert contents(tmp_path / "set") == before
+    tokenize.output(*text_flags(tmp_path, "second"), "--force")
     assert contents(tmp_path / "set") != before
 
 
 def test_two_writers_at_once_mix_nothing(tokenize, tmp_path):
     sets = []
     for name in ("first", "second"):
-        tokenize.output(*text_flags(tmp_path, name))
+        tokenize.output(*text_flags(tmp_path, name), "--force")
         sets.append({name: data for name, data in contents(tmp_path / "set").items() if name.endswith(".bin")})
     for _ in range(5):
-        commands = [[tokenize.path, *text_flags(tmp_path, name)] for name in ("first", "second")]
+        commands = [[tokenize.path, *text_flags(tmp_path, name), "--force"] for name in ("first", "second")]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
         both = [subprocess.Popen([str(word) for word in command], **pipes) for command in commands]
         errors = [process.communicate(timeout=TIMEOUT)[1] for process in both]
@@ -348,7 +351,7 @@ def test_more_shards_than_open_files(tokenize, tmp_path):
     assert len(list((tmp_path / "set").glob("d_train_*.bin"))) > 200
     before = contents(tmp_path / "set")
     none = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))  # noqa: E731
-    error = tokenize.error(*text_flags(tmp_path, "other"), *shards, preexec_fn=none)
+    error = tokenize.error(*text_flags(tmp_path, "other"), *shards, "--force", preexec_fn=none)
     assert "cannot write" in error and "Too many open files" in error
     assert contents(tmp_path / "set") == before
 

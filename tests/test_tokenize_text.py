@@ -134,7 +134,7 @@ def test_what_is_wrong_is_said(program, prepared, tmp_path):
 def test_shards_of_another_text_are_pointed_out(program, prepared, tmp_path):
     (tmp_path / "own_train_000099.bin").touch()
     (tmp_path / "manifest.json").write_text("of that text")
-    output = tokenize(program, prepared, tmp_path, "--name", "own")
+    output = tokenize(program, prepared, tmp_path, "--name", "own", "--force")
     assert f"note: {tmp_path}/own_train_000099.bin was there before" in output
     check_manifest(tmp_path, prepared / "gpt2")
 
