@@ -11,7 +11,7 @@ from llm.cli.model_files import model_checkpoint, model_tokenizer
 from llm.cli.plan import check_memory_to_write
 from llm.cli.screen import Screen, complain
 from llm.cli.setup import check_vocabulary
-from llm.cli.signals import forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
+from llm.cli.signals import SIGINT, forget_signal, stop_signal, watch_for_interrupts, watch_for_signals
 from llm.cli.standard_input import is_terminal, read_all
 from llm.cli.start import expect_addresses
 from llm.cli.text_writer import write_texts
@@ -79,12 +79,12 @@ def run[dtype: DType](args: Arguments) raises -> Int:
     var decoder = Decoder[dtype](config, params, threads, texts=len(samplers), context=config.max_seq_len)
     var generator = Generator(decoder^, samplers^)
     var screen = Screen()
-    var status = 0
+    var status: Int
     if not args.given("prompt") and not args.given("prompt-file") and is_terminal():
         watch_for_interrupts()
         complain(String(t"{checkpoint}: {grouped(num_parameters(config))} parameters. Type a text to go on from,"))
         complain("or nothing to go on; Ctrl-C stops the text, Ctrl-D ends.")
-        session(generator, tokenizer, screen, args)
+        status = session(generator, tokenizer, screen, args)
     else:
         watch_for_signals()
         var prompt = read_prompt(args)
@@ -128,16 +128,22 @@ def read_prompt(args: Arguments) raises -> List[UInt8]:
 
 def session[
     dtype: DType
-](mut generator: Generator[dtype], tokenizer: Tokenizer, mut screen: Screen, args: Arguments) raises:
-    """Continues what is typed, line by line, until Ctrl-D. What the vocabulary has no token for is said."""
+](mut generator: Generator[dtype], tokenizer: Tokenizer, mut screen: Screen, args: Arguments) raises -> Int:
+    """Continues what is typed, line by line, until Ctrl-D. What the vocabulary has no token for is said.
+
+    Returns the exit status: 0, or 128 and the signal that ended it, which Ctrl-C does not.
+    """
     var editor = LineEditor()
     while True:
         var line = editor.read_line("> ")
-        var interrupted = stop_signal() != 0
+        var signal = stop_signal()
         forget_signal()
+        if signal != 0 and signal != SIGINT:
+            return 128 + signal
         if not line:
             complain("")
-            return
+            return 0
+        var interrupted = signal != 0
         var is_empty = len(line.value()) == 0
         if interrupted and is_empty:
             complain("")
@@ -149,6 +155,8 @@ def session[
                 complain(String(error))
                 continue
         write(generator, tokenizer, screen, args, "")
+        if stop_signal() != 0 and stop_signal() != SIGINT:
+            return 128 + stop_signal()
         forget_signal()
 
 

@@ -7,6 +7,8 @@ import select
 import shutil
 import signal
 import subprocess
+import termios
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from llm_mojo import formats, reference
 from llm_mojo.__main__ import main
 from llm_mojo.formats import ModelConfig
 from llm_mojo.weights import SOURCES
-from mojo_programs import ENVIRONMENT, Program
+from mojo_programs import ENVIRONMENT, Program, wait_for
 from tiny_run import settings
 
 EOT = 256
@@ -453,3 +455,21 @@ def test_ctrl_c_in_a_session(session, endless):
         talk.until("> ")
     talk.type("\x04")
     assert talk.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_session_that_is_ended_leaves_the_terminal_as_it_was(number, busy, session, endless):
+    talk = session("-e", endless, "-n", 100_000_000, "--temperature", 0)
+    talk.until("> ")
+    if busy:
+        talk.type("hello\n")
+        talk.until("hello\n")
+        talk.until(talk.some())
+    else:
+        # By now it waits for input, with a terminal that echoes nothing by itself.
+        wait_for(lambda: not termios.tcgetattr(talk.terminal)[3] & termios.ECHO)
+        time.sleep(0.2)
+    talk.process.send_signal(number)
+    assert talk.process.wait(timeout=60) == 128 + number
+    assert termios.tcgetattr(talk.terminal)[3] & termios.ECHO

@@ -41,14 +41,15 @@ def watch_for_signals() raises:
 
 
 def watch_for_interrupts() raises:
-    """From here on every Ctrl-C sets the flag that `stop_signal` reads, and ends a wait for input.
+    """From here on every Ctrl-C, SIGTERM and SIGHUP sets the flag that `stop_signal` reads, and ends a wait for input.
 
     Raises:
         If the system has no room for the flag.
     """
     _make_flag()
-    _ = external_call["signal", Int](Int32(SIGINT), _on_interrupt)
-    _ = external_call["siginterrupt", Int32](Int32(SIGINT), Int32(1))
+    for signal in [Int32(SIGINT), Int32(SIGTERM), Int32(SIGHUP)]:
+        _ = external_call["signal", Int](signal, _on_interrupt)
+        _ = external_call["siginterrupt", Int32](signal, Int32(1))
 
 
 def ignore_broken_pipes():
