@@ -31,7 +31,7 @@ ALL_MOJO = $(shell find . -mindepth 1 \( -name '.*' -o -path ./build -o -path ./
 # What `mojo format` calls, which itself cannot only look.
 MBLACK := $(BIN)/python $(BIN)/mblack --fast --preview -t mojo -l 120
 
-.PHONY: always help setup train sample shakespeare finetune test test-avx2 test-long test-arm bench bench-quick wheel docs test-docs lint format clean
+.PHONY: always help setup train sample shakespeare finetune test test-avx2 test-long test-page test-arm bench bench-quick wheel docs test-docs lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,10 @@ test-avx2: $(VENV)/.ready-test ## The kernels as they are built for processors w
 
 test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs, 2 GB of text, 10,000 damaged files, checked builds
 	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)
+
+test-page: $(VENV)/.ready-test ## The page of llm-mojo serve in a browser (Chromium; PAGE_SHOTS=DIR keeps pictures)
+	@$(BIN)/python -c "import playwright, axe_playwright_python" 2> /dev/null || $(BIN)/pip install -q -e '.[page]'
+	@$(RUN) $(BIN)/python -m pytest tests/test_page.py -m page -rs $(FLAGS)
 
 # Emulated: by the compiler's ARM libraries, a cross linker and qemu (tests/arm.py). Two tests ask for what the emulator
 # itself lacks: a process with threads that forks, and one that may not start another thread.

@@ -45,7 +45,7 @@ class ForAnyPython(bdist_wheel):
         return "py3", "none", "{PLATFORM}"
 
 
-setup(distclass=Compiled, cmdclass={{"bdist_wheel": ForAnyPython}}, package_data={{"llm_mojo": ["compiled/*/*"]}})
+setup(distclass=Compiled, cmdclass={{"bdist_wheel": ForAnyPython}}, package_data={{"llm_mojo": ["compiled/*/*", "serve/page/*"]}})
 """
 
 

@@ -180,7 +180,7 @@ class Scripted:
 
     def __init__(self, text, stops):
         tokens = llm_mojo.Tokenizer.load("byte")
-        self.writer = generation._Writer(tokens._words(), tokens.end_of_text, stops)
+        self.writer = generation.Writer(tokens.words(), tokens.end_of_text, stops)
         self.tokens = tokens.encode(text)
 
     def pieces(self):

@@ -52,7 +52,14 @@ def checkpoints(out):
 
 def final(out, step=STEPS):
     """All that a run has come to, to be compared."""
-    names = [f"model_{step:08}.bin", f"state_{step:08}_00000.bin", f"extra_{step:08}.json", "best.bin", "main.log"]
+    names = [
+        f"model_{step:08}.bin",
+        f"state_{step:08}_00000.bin",
+        f"extra_{step:08}.json",
+        "best.bin",
+        "main.log",
+        "samples.jsonl",
+    ]
     return {name: (out / name).read_bytes() for name in names} | {"log": log(out)}
 
 

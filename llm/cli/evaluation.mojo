@@ -36,8 +36,9 @@ def evaluate[
         return False
     if tokenizer and step > 0 and is_due(step, args.int("sample-every"), last):
         report.screen.line("--- sample")
-        generate(run.model, run.state.sampler, tokenizer.value(), report.screen, args.int("gen-len"))
+        var text = generate(run.model, run.state.sampler, tokenizer.value(), report.screen, args.int("gen-len"))
         report.screen.line("---")
+        report.sample(step, text)
     return True
 
 

@@ -60,6 +60,7 @@ def _stays(line: StringSlice, step: Int, evaluated: Bool) -> Bool:
         if c < UInt8(ord("0")) or c > UInt8(ord("9")):
             break
         number = min(number * 10 + Int(c) - ord("0"), Int(Int32.MAX))
-    if "tel:" in line or "val_loss" in line or "eval:" in line or "hellaswag" in line:
+    # What is written of an evaluation is written again with it; a sample's text may spell any of the others.
+    if "tel:" in line or "val_loss" in line or "eval:" in line or "hellaswag" in line or "sample_text" in line:
         return number < step or (number == step and evaluated)
     return number < step or (number == step and not of_c)

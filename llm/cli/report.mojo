@@ -4,7 +4,7 @@ from std.math import exp
 from std.time import perf_counter_ns
 
 from llm.base.formatting import duration, fixed, percent, scientific
-from llm.base.json import json_number
+from llm.base.json import json_number, json_text
 from llm.base.written_files import AppendedFile, HeldFolder, make_folder
 from llm.cli.logs import LogEnd, open_log
 from llm.cli.screen import BOLD, GREEN, RED, YELLOW, Screen
@@ -97,12 +97,16 @@ struct Validation(Copyable, Movable):
 
 
 struct Report(Movable):
-    """Prints the run line by line, at once, and keeps `log.jsonl` and llm.c's `main.log` in the output folder if any.
+    """Prints the run line by line, at once, and keeps `log.jsonl`, `samples.jsonl` and llm.c's `main.log` in the output folder if any.
     """
 
     var screen: Screen
     var _log: Optional[AppendedFile]
     var _main_log: Optional[AppendedFile]
+    var _samples: Optional[AppendedFile]
+    """Made when the first sample comes."""
+    var _place: String
+    var _resume: Optional[LogEnd]
     var _folder: Optional[HeldFolder]
     var _start: Int
     var _first_step: Int
@@ -123,6 +127,9 @@ struct Report(Movable):
         self._folder = None
         self._log = None
         self._main_log = None
+        self._samples = None
+        self._place = folder
+        self._resume = resume.copy()
         self._start = Int(perf_counter_ns())
         self._first_step = resume.value().step if resume else 0
         self._last = None
@@ -188,6 +195,18 @@ struct Report(Movable):
         if self._log:
             self._log.value().write(validation.json() + "\n")
             self._main_log.value().write(String(t"s:{validation.step} tel:{fixed(Float64(validation.loss), 4)}\n"))
+
+    def sample(mut self, step: Int, text: String) raises:
+        """Keeps a text that the model wrote after so many steps; it is on the screen already.
+
+        Raises:
+            If a log cannot be written.
+        """
+        if not self._log:
+            return
+        if not self._samples:
+            self._samples = open_log(self._place + "/samples.jsonl", self._resume)
+        self._samples.value().write(String(t'{{"step": {step}, "sample_text": {json_text(text)}}}\n'))
 
     def hellaswag(mut self, step: Int, acc: Float64, acc_norm: Float64) raises:
         """Reports the accuracy on HellaSwag after so many steps; llm.c logs the one by the probability per token.

@@ -74,8 +74,11 @@ def write_texts[
 
 def generate[
     dtype: DType, //
-](model: GPT2[dtype], mut sampler: Sampler, tokenizer: Tokenizer, mut screen: Screen, count: Int) raises:
+](model: GPT2[dtype], mut sampler: Sampler, tokenizer: Tokenizer, mut screen: Screen, count: Int) raises -> String:
     """Prints `count` tokens as they are drawn, starting from the token that begins a text. The model stays as it is.
+
+    Returns:
+        The text.
 
     Raises:
         If the model has diverged, or has another vocabulary than the tokenizer.
@@ -84,11 +87,16 @@ def generate[
     var generator = Generator(decoder^, [sampler.copy()])
     generator.begin([Int32(first_token(tokenizer))])
     var stream = TextStream()
+    var text = String()
     for _ in range(count):
         var drawn = generator.next()
-        screen.text(stream.push(tokenizer.decode(drawn[0])))
-    screen.text(stream.finish() + "\n")
+        var piece = stream.push(tokenizer.decode(drawn[0]))
+        screen.text(piece)
+        text += piece
+    var rest = stream.finish()
+    screen.text(rest + "\n")
     sampler.set_rng_state(generator.samplers[0].rng_state())
+    return text + rest
 
 
 struct TextWriter(Copyable, Movable):

@@ -128,7 +128,9 @@ class Batch:
                 call("sampler_draw", text.sampler.address, address, V, address_of(token))
                 each = Drawn(slot, int(token[0]))
                 if text.logprobs is not None:
-                    each.logprob, each.alternatives = _log_probabilities(view(address, (V,)), each.token, text.logprobs)
+                    each.logprob, each.alternatives = log_probabilities_of(
+                        view(address, (V,)), each.token, text.logprobs
+                    )
                 text.tokens.append(each.token)
                 drawn.append(each)
         return drawn
@@ -163,7 +165,7 @@ class _Text:
     logprobs: int | None
 
 
-def _log_probabilities(logits: np.ndarray, token: int, count: int) -> tuple[float, Alternatives]:
+def log_probabilities_of(logits: np.ndarray, token: int, count: int) -> tuple[float, Alternatives]:
     """The log-probability of a token, and the likeliest tokens with theirs: of the model as it is, at temperature 1."""
     values = logits.astype(np.float64)
     values -= values.max()
@@ -173,7 +175,7 @@ def _log_probabilities(logits: np.ndarray, token: int, count: int) -> tuple[floa
     return float(values[token]), [(int(id), float(values[id])) for id in order]
 
 
-class _Writer:
+class Writer:
     """Turns the tokens of a text into characters: whole ones, and nothing from a stop text on."""
 
     def __init__(self, words, eot, stops):
@@ -278,18 +280,18 @@ def generate(
 
 
 def _pieces(model, wanted, count, stops, settings) -> Iterator[Piece]:
-    words = model.tokenizer._words() if model.tokenizer else None
+    words = model.tokenizer.words() if model.tokenizer else None
     eot = model.tokenizer.end_of_text if model.tokenizer else None
     longest = max(len(prompt) for prompt, _ in wanted)
     context = min(model.config.max_seq_len, max(longest + count, 1))
     batch = Batch(model, min(len(wanted), SIDE_BY_SIDE), context)
     waiting = list(enumerate(wanted))
-    writers: dict[int, tuple[int, _Writer, int]] = {}
+    writers: dict[int, tuple[int, Writer, int]] = {}
     while waiting or writers:
         while waiting and len(batch) < batch.capacity and count:
             index, (prompt, seed) = waiting.pop(0)
             text = batch.add(prompt, seed=seed, **settings)
-            writers[text] = index, _Writer(words, eot, stops), 0
+            writers[text] = index, Writer(words, eot, stops), 0
         if not count:
             yield from (Piece(index, "", None, "length") for index, _ in waiting)
             return

@@ -24,10 +24,11 @@ from llm_mojo.formats import ModelConfig, parameter_shapes
 from llm_mojo.text import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
-    from llm_mojo.generation import Batch
+    from llm_mojo.generation import Alternatives, Batch
 
 GPT2Config = ModelConfig
 DTYPES = "fp32", "bf16"
+ROWS = 64  # of logits that are looked at at a time
 SIZES = "max_seq_len", "vocab_size", "num_layers", "num_heads", "channels"
 
 
@@ -277,6 +278,26 @@ class GPT2:
             losses = np.empty(targets.shape, dtype=np.float32)
             call("model_losses", *self._where, address_of(targets), address_of(losses), losses.size)
             return losses
+
+    def log_probabilities(self, tokens: Any, count: int = 0) -> "list[tuple[float, Alternatives]]":
+        """For each token of a text but the first: its log-probability after those before it, and the `count` likeliest
+        tokens of its place with theirs.
+        """
+        from llm_mojo.generation import log_probabilities_of
+
+        count = integer("count", count, 0, self.config.vocab_size)
+        with self._lock:
+            batch, shape = self._forward(tokens)
+            if len(shape) != 1:
+                raise EngineError(f"tokens: expected one text of shape (T,), found {shape}")
+            found = []
+            rows = np.empty((min(ROWS, batch.size), self.config.vocab_size), dtype=np.float32)
+            for first in range(0, batch.size - 1, ROWS):
+                block = rows[: min(ROWS, batch.size - 1 - first)]
+                call("model_logits", *self._where, first, len(block), address_of(block), block.size)
+                for row, token in zip(block, batch[0, first + 1 :]):
+                    found.append(log_probabilities_of(row, int(token), count))
+            return found
 
     def backward(self, x: Any, y: Any, *, accumulate: bool = False, weight: float = 1.0) -> float:
         """Computes the gradients of weight * loss, or adds them to what is there with `accumulate`; returns the loss.

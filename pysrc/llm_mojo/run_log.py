@@ -58,8 +58,13 @@ class Follower:
 
     def __init__(self, path: AnyPath):
         self.path = Path(path)
-        self._offset = 0
+        self.offset = 0
+        """Bytes that have been read."""
         self._lines = 0
+
+    def go_on_from(self, offset: int) -> None:
+        """Leaves out what is before a byte at which a line begins."""
+        self.offset = offset
 
     def read(self) -> list[dict[str, Any]]:
         """The records that have been added since the last call, in order.
@@ -68,12 +73,12 @@ class Follower:
         has become shorter, it is read again from the start.
         """
         with open(self.path, "rb") as file:
-            if os.fstat(file.fileno()).st_size < self._offset:
-                self._offset = self._lines = 0
-            file.seek(self._offset)
+            if os.fstat(file.fileno()).st_size < self.offset:
+                self.offset = self._lines = 0
+            file.seek(self.offset)
             text = file.read()
         text = text[: text.rfind(b"\n") + 1]
-        self._offset += len(text)
+        self.offset += len(text)
         records = []
         for line in text.splitlines():
             self._lines += 1

@@ -75,7 +75,7 @@ class Run:
 
     def _is_ours(self):
         """Whether nothing is there but what a run writes before its first checkpoint."""
-        known = {ASKED_FOR, "run.toml", LOG, "main.log", "tokenizer.bin", "best.bin"}
+        known = {ASKED_FOR, "run.toml", LOG, "main.log", "samples.jsonl", "tokenizer.bin", "best.bin"}
         return all(path.name in known or path.name.endswith(".tmp") for path in self._files("*"))
 
     def _files(self, pattern):

@@ -104,7 +104,7 @@ class Tokenizer:
         if not np.size(tokens):
             return b""
         ids = token_array("tokens", np.atleast_1d(tokens), self.vocab_size).ravel()
-        words = self._words()
+        words = self.words()
         return b"".join(words[id] for id in ids.tolist())
 
     def decode(self, tokens: Any) -> str:
@@ -116,10 +116,11 @@ class Tokenizer:
         """What a text begins with: the end of text, or in a vocabulary without one the newline, else token 0."""
         if self.end_of_text is not None:
             return self.end_of_text
-        words = self._words()
+        words = self.words()
         return words.index(b"\n") if b"\n" in words else 0
 
-    def _words(self) -> list[bytes]:
+    def words(self) -> list[bytes]:
+        """The bytes of each token, by its id."""
         if self._bytes is None:
             # Behind the header each token is its length and its bytes; the engine has checked that.
             raw, position, words = self._file, HEADER_BYTES, []
