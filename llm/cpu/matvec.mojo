@@ -1,7 +1,7 @@
 """Products of a weight matrix with a few vectors: what a step of generation does, bound by reading the weights once.
 
 A gemm would pack the weights first. Here each thread reads its rows from front to back, as one stream that the
-processor fetches ahead by itself, and multiplies every line with all vectors while it is in registers.
+processor fetches ahead by itself, and multiplies every line with some vectors while it is in registers.
 """
 
 from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
@@ -17,6 +17,8 @@ comptime _CHAINS = 4
 """Independent sums of a product, enough to hide the latency of an addition."""
 comptime _VECTORS = 4
 """Vectors that a row is multiplied with at once: their sums and the row fit into registers."""
+comptime _BLOCK = 128 * 1024
+"""Bytes of weights that are multiplied with all vectors before the next ones."""
 comptime _LINE = 64
 comptime _AHEAD = 4096
 """Bytes that narrow weights are asked for ahead: a core's window of instructions holds too few loads of them."""
@@ -34,14 +36,18 @@ def matvec[
 
     def body(member: Int) {imm}:
         var lo, hi = share(OC, team.size, member)
-        for o in range(lo, hi):
-            var row = weight.slice(o * C, C).ptr
+        # Rows come from memory once, and from the L2 cache for the vectors after the first few, which stay in L1.
+        var block = max(_BLOCK // (size_of[Scalar[dtype]]() * C), 1)
+        for begin in range(lo, hi, block):
+            var end = min(begin + block, hi)
             var s = 0
             while s + _VECTORS <= S:
-                _dot[_VECTORS](output, inp, row, s, o, C, OC, epilogue)
+                for o in range(begin, end):
+                    _dot[_VECTORS](output, inp, weight.slice(o * C, C).ptr, s, o, C, OC, epilogue)
                 s += _VECTORS
             while s < S:
-                _dot[1](output, inp, row, s, o, C, OC, epilogue)
+                for o in range(begin, end):
+                    _dot[1](output, inp, weight.slice(o * C, C).ptr, s, o, C, OC, epilogue)
                 s += 1
 
     team.run(body, "matvec", bytes=size_of[Scalar[dtype]]() * OC * C)
