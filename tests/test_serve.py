@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import numpy as np
 import openai
 import pytest
 
-from llm_mojo import GPT2, GPT2Config, Tokenizer
+from llm_mojo import GPT2, GPT2Config, Tokenizer, formats
+from llm_mojo.__main__ import main
 from mojo_programs import ENVIRONMENT, ROOT, wait_for
 
 pytestmark = pytest.mark.engine
@@ -213,10 +215,12 @@ def test_texts_side_by_side_are_what_they_are_alone(server, model, name):
         assert text == expected.text
 
 
-def test_clients_that_leave_end_their_texts(server, name, client):
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.long)])
+def test_clients_that_leave_end_their_texts(count, server, name, client):
     """Of a stream in the middle, and of an answer that is waited for; then the server has nothing to do."""
     request = {"model": name, "prompt": "a", "max_tokens": 4096, "n": 16, "temperature": 2.0}
-    for number in range(20):
+    dice = random.Random(count)
+    for number in range(count):
         body = json.dumps(request | {"stream": number % 2 == 0}).encode()
         host, port = server.url.removeprefix("http://").strip("/").split(":")
         with contextlib.closing(socket.create_connection((host, int(port)))) as connection:
@@ -224,8 +228,7 @@ def test_clients_that_leave_end_their_texts(server, name, client):
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             if number % 2 == 0:
                 connection.recv(2000)
-            else:
-                time.sleep(0.05)
+            time.sleep(dice.uniform(0, 0.1))
 
     def processor_s():
         fields = open(f"/proc/{server.process.pid}/stat").read().rpartition(")")[2].split()
@@ -355,3 +358,60 @@ def test_what_stops_the_server_before_it_starts(model, tmp_path):
         )
     assert "nothing.bin" in error("--port", 0, "nothing.bin")
     assert "--port: expected 0 to 65535" in error("--port", 70000)
+
+
+@pytest.mark.long
+@pytest.mark.builds("eval_gpt2.mojo")
+def test_lm_evals_loglikelihoods_are_those_of_eval_gpt2(mojo_program, tmp_path, monkeypatch):
+    """lm-eval's local-completions on a made task of 200 examples."""
+    lm_eval = pytest.importorskip("lm_eval", reason="needs pip install 'lm-eval[api]'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    made = GPT2(GPT2Config(128, 257, 2, 2, 32), seed=3, tokenizer=Tokenizer.load("byte"))
+    made.load_parameters({"wte": 5 * made.parameters()["wte"]})
+    made.save("model.bin")
+    assert main(["export", "model.bin", "--to", "hf"]) == 0
+    dice = random.Random(5)
+
+    def words(most):
+        return " ".join(
+            dice.choice("the a of one Thing other stone Water under".split()) for _ in range(dice.randint(1, most))
+        )
+
+    examples = [
+        {"ctx": words(8), "choices": [words(4) for _ in range(4)], "label": dice.randrange(4)} for _ in range(200)
+    ]
+    (tmp_path / "task.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
+    encode = made.tokenizer.encode
+    formats.write_hellaswag(
+        "task.bin",
+        [
+            formats.Choice(encode(e["ctx"]), [encode(f" {choice}") for choice in e["choices"]], e["label"])
+            for e in examples
+        ],
+    )
+    mojo_program("eval_gpt2.mojo").output("-e", "model.bin", "--hellaswag", "task.bin", "--json", "ours.json")
+    ours = json.loads((tmp_path / "ours.json").read_text())["hellaswag"]["judgements"]
+
+    task = {
+        "task": "made",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "task.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{ctx}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{label}}",
+    }
+    running = Running("model.bin", cwd=tmp_path)
+    try:
+        settings = {"base_url": f"{running.base_url}/completions", "model": "model.bin", "tokenizer": f"{tmp_path}/hf"}
+        settings |= {"tokenizer_backend": "huggingface", "num_concurrent": 4, "batch_size": 8, "max_length": 128}
+        found = lm_eval.simple_evaluate("local-completions", model_args=settings, tasks=[task], bootstrap_iters=0)
+    finally:
+        running.end()
+    samples = sorted(found["samples"]["made"], key=lambda sample: sample["doc_id"])
+    assert len(samples) == 200
+    for sample, own in zip(samples, ours):
+        theirs = [response[0] for response in sample["filtered_resps"]]
+        assert theirs == pytest.approx([-loss for loss in own["losses"]], abs=1e-4)
