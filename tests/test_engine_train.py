@@ -5,9 +5,9 @@ import json
 import pytest
 
 import llm_mojo
-from llm_mojo import notebook
+from llm_mojo import formats, notebook
 from mojo_programs import ROOT
-from tiny_run import STEPS, TIMES, checkpoints, final, flags
+from tiny_run import STEPS, TIMES, V, checkpoints, final, flags
 
 pytestmark = [pytest.mark.engine, pytest.mark.builds("train_gpt2.mojo")]
 
@@ -135,3 +135,13 @@ def test_a_loss_that_is_no_number_does_not_spoil_the_curve():
     for step, loss in enumerate([2.0, float("nan"), 1.0], 1):
         curve.add({"step": step, "loss": loss})
     assert "nan" not in curve.picture(3).split("<svg")[1]
+
+
+def test_the_model_of_a_run_takes_no_other_tokenizer(data, tmp_path):
+    run = llm_mojo.train(**settings(data, tmp_path / "run"), show=False)
+    list(run)
+    other = [bytes([80 + i]) for i in range(V)]
+    formats.write_tokenizer(tmp_path / "other.bin", other, 0)
+    with pytest.raises(llm_mojo.Error, match="is not the one that .* was trained with"):
+        llm_mojo.GPT2.from_pretrained(tmp_path / "run", tokenizer=llm_mojo.Tokenizer(tmp_path / "other.bin"))
+    assert llm_mojo.GPT2.from_pretrained(tmp_path / "run").tokenizer.sha256

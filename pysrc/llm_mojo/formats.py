@@ -654,20 +654,26 @@ def read_tokenizer(path: AnyPath) -> tuple[list[bytes], int | None]:
     with _open(who, path) as file:
         header, count, eot = _read_tokenizer_header(who, path, file)
         raw = file.read(count * (1 + LONGEST_TOKEN) + 1)
-    tokens: list[bytes] = []
-    position = 0
-    while len(tokens) < count and position < len(raw):
-        length = raw[position]
-        tokens.append(raw[position + 1 : position + 1 + length])
-        position += 1 + length
-        if length == 0:
-            raise FormatError(f"{who}: {path}: token {len(tokens) - 1} is empty; the file is damaged: make it again")
+    tokens, position = split_tokens(raw, count)
+    if b"" in tokens:
+        raise FormatError(f"{who}: {path}: token {tokens.index(b'')} is empty; the file is damaged: make it again")
     if len(tokens) < count or position != len(raw):
         raise FormatError(
             f"{who}: {path}: expected {count} tokens in {len(raw)} bytes, found {len(tokens)} tokens in {position} bytes;"
             " the file is damaged: make it again"
         )
     return tokens, None if eot == -1 else eot
+
+
+def split_tokens(raw: bytes, count: int) -> tuple[list[bytes], int]:
+    """The tokens behind the header of a tokenizer file, up to `count`, and how many bytes they take."""
+    tokens: list[bytes] = []
+    position = 0
+    while len(tokens) < count and position < len(raw):
+        length = raw[position]
+        tokens.append(raw[position + 1 : position + 1 + length])
+        position += 1 + length
+    return tokens, position
 
 
 def read_added_tokens(path: AnyPath) -> list[int]:

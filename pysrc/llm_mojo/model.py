@@ -193,12 +193,17 @@ class GPT2:
 
     @classmethod
     def _loaded(cls, path, dtype, threads, tokenizer):
+        from llm_mojo.run_files import expect_own_tokenizer
+
         address, size, keeper = bytes_argument(os.fsencode(path))
         sizes = np.zeros(5, dtype=np.int64)
         call("read_config", address, size, address_of(sizes))
         model = cls.__new__(cls)
         config = ModelConfig(*sizes.tolist())
-        model._create(config, dtype, threads, tokenizer or find_tokenizer(path, config.vocab_size))
+        tokenizer = tokenizer or find_tokenizer(path, config.vocab_size)
+        if isinstance(tokenizer, Tokenizer):
+            expect_own_tokenizer(tokenizer.path, Path(path), tokenizer.sha256)
+        model._create(config, dtype, threads, tokenizer)
         call("model_load", *model._where, address, size)
         del keeper
         return model

@@ -21,7 +21,7 @@ def newest_checkpoint(folder: Path) -> Path:
     steps = [match[1] for path in folder.iterdir() if (match := re.fullmatch(r"DONE_(\d{8})", path.name))]
     if not steps:
         raise Error(
-            f"export: {folder}: expected a run with a complete checkpoint (model_STEP.bin and DONE_STEP), found none;"
+            f"{folder}: expected a run with a complete checkpoint (model_STEP.bin and DONE_STEP), found none;"
             " name the checkpoint itself, or the folder that was the run's --out"
         )
     return folder / f"model_{max(steps)}.bin"
@@ -46,7 +46,7 @@ def find_tokenizer(checkpoint: Path, vocab_size: int) -> Path:
         if place.is_file():
             return place
     raise Error(
-        f"export: {checkpoint}: expected its tokenizer under one of these names, found none:"
+        f"{checkpoint}: expected its tokenizer under one of these names, found none:"
         f" {', '.join(map(str, places))}; name it with --tokenizer FILE"
     )
 
@@ -62,10 +62,13 @@ def trained_with(checkpoint: Path) -> str | None:
     return kept if isinstance(kept, str) else None
 
 
-def expect_own_tokenizer(tokenizer: Path, checkpoint: Path) -> None:
-    """Raises Error if a checkpoint was trained with another tokenizer than this file: its ids would mean other texts."""
+def expect_own_tokenizer(tokenizer: Path, checkpoint: Path, sha256: str | None = None) -> None:
+    """Raises Error if a checkpoint was trained with another tokenizer than this file: its ids would mean other texts.
+
+    `sha256`: of the file, if that is known.
+    """
     expected = trained_with(checkpoint)
-    if expected and (found := sha256_of(tokenizer)) != expected:
+    if expected and (found := sha256 or sha256_of(tokenizer)) != expected:
         raise Error(
             f"the tokenizer {tokenizer} (SHA-256 {found[:12]}...) is not the one that {checkpoint} was trained with"
             f" ({expected[:12]}...): the same ids would mean other texts; give that one with --tokenizer (a run keeps it as"

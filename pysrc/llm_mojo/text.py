@@ -1,5 +1,6 @@
 """Tokenizers in Python: `Tokenizer.load("gpt2")`, `encode`, `decode`, natively; and `Tokenizer.train` for one's own."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from llm_mojo import Error
 from llm_mojo.arguments import integer, token_array, utf8
 from llm_mojo.engine import Handle, address_of, bytes_argument, call
 from llm_mojo.files import AnyPath
-from llm_mojo.formats import HEADER_BYTES
+from llm_mojo.formats import HEADER_BYTES, split_tokens
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -81,6 +82,11 @@ class Tokenizer:
         with atomic_file(path) as file:
             file.write(self._file)
 
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the tokenizer file, by which a run knows its own."""
+        return hashlib.sha256(self._file).hexdigest()
+
     def __len__(self) -> int:
         return self.vocab_size
 
@@ -122,13 +128,7 @@ class Tokenizer:
     def words(self) -> list[bytes]:
         """The bytes of each token, by its id."""
         if self._bytes is None:
-            # Behind the header each token is its length and its bytes; the engine has checked that.
-            raw, position, words = self._file, HEADER_BYTES, []
-            for _ in range(self.vocab_size):
-                size = raw[position]
-                words.append(raw[position + 1 : position + 1 + size])
-                position += 1 + size
-            self._bytes = words
+            self._bytes, _ = split_tokens(self._file[HEADER_BYTES:], self.vocab_size)
         return self._bytes
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_mojo import Error, native
+from llm_mojo.callables import as_option
 from llm_mojo.files import AnyPath
 from llm_mojo.run_log import LOG, Follower, read_settings
 from llm_mojo.trainer_flags import as_words
@@ -151,7 +152,7 @@ def train(
 
     Raises Error if a setting makes no sense, or the run fails.
     """
-    flags = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
+    flags = {as_option(name).lstrip("-"): value for name, value in settings.items() if value is not None}
     words = as_words({name: int(value) if value is False else value for name, value in flags.items()})
     if "train-data" in flags:
         if texts:
