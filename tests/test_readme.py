@@ -1,4 +1,4 @@
-"""The README's commands: each is one that there is, with flags that it takes."""
+"""The commands of README and guides: each is one that there is, with flags that it takes."""
 
 import argparse
 import importlib
@@ -10,10 +10,18 @@ import pytest
 from llm_mojo.__main__ import COMMANDS
 from mojo_programs import ROOT
 
-BLOCKS = re.findall(r"^```\w*\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-LINES = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
-STARTS = ("make ", "python -m llm_mojo ", "mojo ", "python ")
-FOUND = sorted({line for line in LINES if line.startswith(STARTS)})
+STARTS = ("make ", "python -m llm_mojo ", "mojo ", "python ", "llm-mojo ", "build/")
+
+
+def lines_of(page):
+    """The lines of the blocks of code of a page, without their comments."""
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(), re.M | re.S)
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+LINES = lines_of(ROOT / "README.md")
+GUIDES = [line for page in [ROOT / "docs/index.md", *(ROOT / "docs/guides").glob("*.md")] for line in lines_of(page)]
+FOUND = sorted({line for line in [*LINES, *GUIDES] if line.startswith(STARTS)})
 
 
 def flags_of(program):
@@ -30,6 +38,10 @@ def test_commands_are_found():
 @pytest.mark.parametrize("command", FOUND)
 def test_a_command_of_the_readme(command):
     words = shlex.split(re.sub(r"\$'(.*?)'", r"'\1'", command.partition(" < ")[0]))
+    if words[0] == "llm-mojo":
+        words = ["python", "-m", "llm_mojo", *words[1:]]
+    if words[0].startswith("build/"):
+        words = ["mojo", f"{words[0].removeprefix('build/')}.mojo", *words[1:]]
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):.*?## ", (ROOT / "Makefile").read_text(), re.M)
         assert words[1] in targets
