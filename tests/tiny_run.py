@@ -58,8 +58,9 @@ def final(out, step=STEPS):
         f"extra_{step:08}.json",
         "best.bin",
         "main.log",
-        "samples.jsonl",
     ]
+    # A run without samples has no file of them.
+    names += ["samples.jsonl"] if (out / "samples.jsonl").exists() else []
     return {name: (out / name).read_bytes() for name in names} | {"log": log(out)}
 
 
