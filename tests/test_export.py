@@ -83,7 +83,7 @@ def error_of(capsys, *arguments):
     capsys.readouterr()
     run("export", *arguments, status=1)
     message = capsys.readouterr().err
-    assert message.startswith("error: export: ")
+    assert message.startswith("error: ")
     return message
 
 
