@@ -6,6 +6,24 @@ from std.time import perf_counter_ns
 
 from llm.base.formatting import fixed
 from llm.cli.arguments import Arguments
+from llm.cli.follower import follow
+from llm.cli.team import (
+    AT_CHECKPOINT,
+    AT_FIRST,
+    NOT_AT_ALL,
+    announce,
+    describe_ranks,
+    expect_same,
+    expect_same_model,
+    join,
+    set_replicas,
+    threads_of_rank,
+)
+from llm.cli.plan import Sharing
+from llm.dist.mpi import Launch, launched
+from llm.dist.ranks import Ranks
+from llm.train.replicas import END, Replicas, check_replicas
+from llm.train.team_state import hand_out_run
 from llm.cli.evaluation import evaluate
 from llm.cli.keeping import Keeping, room_for, saves_bfloat16
 from llm.cli.last_words import farewell, note_what_is_kept, out_of_patience, rescue, save_elsewhere
@@ -62,16 +80,31 @@ from llm.train.trainer import Trainer
 def main():
     expect_addresses()
     try:
-        exit(train())
+        var launch = launched()
+        exit(follow(launch.value()) if launch and launch.value().rank > 0 else lead(launch))
     except error:
         complain(String(t"train_gpt2: {error}"))
         exit(1)
 
 
-def train() raises -> Int:
-    """Trains and returns the exit status: 0, or 128 and the signal that stopped the run."""
+def lead(launch: Optional[Launch]) raises -> Int:
+    """Trains, alone or as the first of those that an mpiexec has started, and returns the exit status."""
     var began = perf_counter_ns()
     var args = trainer_arguments()
+    var ranks = join(launch)
+    var view = ranks.view()
+    try:
+        var status = train(args, began, launch, ranks^)
+        view.leave()
+        return status
+    except error:
+        view.leave(String(error))
+        raise error^
+
+
+def train(mut args: Arguments, began: Int, launch: Optional[Launch], var ranks: Ranks) raises -> Int:
+    """Trains and returns the exit status: 0, or 128 and the signal that stopped the run."""
+    set_replicas(args, ranks)
     check_flags(args)
     settle_steps(args)
     var tokenizer = find_tokenizer(args)
@@ -101,30 +134,33 @@ def train() raises -> Int:
             "train_gpt2: note: the data are not here yet: the vocabulary, and what follows from it, may be another"
         )
         if args.choice("dtype") == "bf16":
-            return dry_run[DType.bfloat16](args, config, 1)
-        return dry_run[DType.float32](args, config, 1)
-    var train_data = training_data(args, config)
-    var val_data = validation_data(args, config)
+            return dry_run[DType.bfloat16](args, config, 1, ranks)
+        return dry_run[DType.float32](args, config, 1, ranks)
     if args.bool("dry-run"):
+        var num_batches = training_data(args, config, 0).num_batches
+        _ = validation_data(args, config)
         if args.choice("dtype") == "bf16":
-            return dry_run[DType.bfloat16](args, config, train_data.num_batches)
-        return dry_run[DType.float32](args, config, train_data.num_batches)
+            return dry_run[DType.bfloat16](args, config, num_batches, ranks)
+        return dry_run[DType.float32](args, config, num_batches, ranks)
     if args.choice("dtype") == "bf16":
-        return train_with[DType.bfloat16](args, began, tokenizer, config, resumed, train_data^, val_data^)
-    return train_with[DType.float32](args, began, tokenizer, config, resumed, train_data^, val_data^)
+        return train_with[DType.bfloat16](args, began, tokenizer, config, resumed, launch, ranks^)
+    return train_with[DType.float32](args, began, tokenizer, config, resumed, launch, ranks^)
 
 
-def dry_run[dtype: DType](args: Arguments, config: GPT2Config, batches: Int) raises -> Int:
+def dry_run[dtype: DType](args: Arguments, config: GPT2Config, batches: Int, mut ranks: Ranks) raises -> Int:
     """Prints what a run would take, where an epoch has so many batches, and returns the exit status."""
-    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var threads = threads_of_rank(args, launched())
     var B, T = args.int("batch-size"), args.int("seq-len")
     var training = train_config(args, batches)
+    check_replicas(training.replicas, ranks.size)
+    var sharing = Sharing(training.replicas, ranks.size, shards_state=args.bool("zero-stage"))
     var peak = measured_peak[dtype](threads) if waits_for_steps(args) else 0
-    follow_plan(args, training, training.passes * config.flops_per_token(T) * B * T, peak)
+    follow_plan(args, training, training.all_passes() * config.flops_per_token(T) * B * T // ranks.size, peak)
     var screen = Screen()
-    var text = plan[dtype](training, config, B, T, threads, recompute=args.bool("recompute"))
+    var text = plan[dtype](training, config, B, T, threads, sharing, recompute=args.bool("recompute"))
     screen.text(printable(text))
     screen.check()
+    announce(ranks, args, config, NOT_AT_ALL, training.steps)
     return 0
 
 
@@ -136,29 +172,46 @@ def train_with[
     tokenizer: Optional[Tokenizer],
     config: GPT2Config,
     resumed: Optional[Int],
-    var train_data: DataLoader,
-    var val_data: DataLoader,
+    launch: Optional[Launch],
+    var ranks: Ranks,
 ) raises -> Int:
     """Trains with matrix products of this type."""
-    var threads = args.int("threads") if args.int("threads") > 0 else available_threads()
+    var train_data = training_data(args, config, 0)
+    var val_data = validation_data(args, config)
+    var threads = threads_of_rank(args, launch)
     var training = train_config(args, train_data.num_batches)
+    check_replicas(training.replicas, ranks.size)
+    var sharing = Sharing(training.replicas, ranks.size, shards_state=args.bool("zero-stage"))
     var peak = measured_peak[dtype](threads) if waits_for_steps(args) else 0
     follow_plan(
-        args, training, training.passes * config.flops_per_token(train_data.T) * train_data.B * train_data.T, peak
+        args,
+        training,
+        training.all_passes() * config.flops_per_token(train_data.T) * train_data.B * train_data.T // ranks.size,
+        peak,
     )
     var screen = Screen()
-    check_memory[dtype](config, train_data.B, train_data.T, training.passes, threads, recompute=args.bool("recompute"))
+    check_memory[dtype](
+        config, train_data.B, train_data.T, training.passes, threads, sharing, recompute=args.bool("recompute")
+    )
+    announce(ranks, args, config, AT_CHECKPOINT if resumed else AT_FIRST, training.steps)
+    expect_same(ranks, args)
     var trace = Trace(args.string("trace"), threads)
     var settings = settings_in_use(
         args, training, config, train_data, threads, resumed, only_changed=screen.is_terminal
     )
     screen.block(settings)
     var model = GPT2[dtype](config.copy(), threads, train_data.B, train_data.T, recompute=args.bool("recompute"))
-    screen.block(describe(args, model, train_data, val_data, threads))
+    screen.block(describe(args, model, train_data, val_data, threads, sharing))
     var questions = open_hellaswag(args, config, train_data.T, tokenizer_path(args))
-    var run = Trainer(training^, model^, optimizer(args, config), train_data^, val_data^)
+    screen.text(describe_ranks(launch, ranks, threads))
+    var others = List[DataLoader]()
+    for i in range(1, training.replicas // ranks.size):
+        others.append(training_data(args, config, i))
+    var replicas = Replicas(training.replicas, ranks^, others^, shards_state=args.bool("zero-stage"))
+    var run = Trainer(training^, model^, optimizer(args, config), train_data^, val_data^, replicas^)
     if resumed:
         load_checkpoint(args.string("out"), resumed.value(), run)
+        hand_out_run(run)
         screen.line(String(t"resumed after step {run.state.step} of {run.config.steps}\n"))
         if run.state.evaluated and run.state.step >= run.config.steps:
             screen.line(String(t"all {run.config.steps} steps are done; for more, use a larger --max-steps"))
@@ -166,6 +219,8 @@ def train_with[
         run.model.initialize(args.int("seed"))
     else:
         load_parameters(initial_checkpoint(args), run.model)
+    if not resumed:
+        expect_same_model(run.replicas.ranks, run.model.params)
     var vocabulary = Optional[RunTokenizer](None)
     if tokenizer:
         vocabulary = RunTokenizer(tokenizer.value().path)
@@ -192,7 +247,9 @@ def train_with[
             args, args.string("out"), start, vocabulary.value().sha256 if vocabulary else Optional[String](None)
         )
     var pace = Pace(args, began)
-    return take_steps(run, args, tokenizer, vocabulary, questions, report, keeping, trace, pace)
+    var status = take_steps(run, args, tokenizer, vocabulary, questions, report, keeping, trace, pace)
+    run.replicas.lead(END)
+    return status
 
 
 def take_steps[

@@ -254,7 +254,7 @@ WRONG = {  # (program, status): what is wrong: (how, flags, what is said[, how i
             ["--lerning-rate", 4],
             r"unknown flag --lerning-rate; did you mean --learning-rate\?",
         ),
-        "an unknown letter": (nothing, ["-z", 4], r"unknown flag -z; did you mean"),
+        "an unknown letter": (nothing, ["-w", 4], r"unknown flag -w; did you mean"),
         "a flag without its value": (nothing, ["-x"], r"-x: expected a value \(-x --max-steps N\), got none"),
         "a value without its flag": (nothing, ["model.bin"], r"unexpected 'model\.bin': values follow their flag"),
         "no sequences": (nothing, ["-b", 0], r"--batch-size: expected an integer of at least 1, got '0'"),

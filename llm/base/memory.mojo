@@ -20,6 +20,8 @@ comptime CACHE_LINE = 64
 comptime _PROT_READ_WRITE = Int32(3)
 comptime _MAP_PRIVATE_ANONYMOUS = Int32(0x22)
 comptime _MADV_HUGEPAGE = Int32(14)
+comptime _MADV_DONTNEED = Int32(4)
+comptime _PAGE = 4096
 comptime _HUGE_PAGE = 2 * 1024 * 1024
 
 
@@ -77,6 +79,13 @@ struct Tensor[dtype: DType](TrivialRegisterPassable):
         """Sets every element."""
         for i in range(self.size):
             self[i] = value
+
+    def release(self):
+        """Returns the pages that lie wholly in it to the system; their elements are zero afterwards."""
+        var begin = (Int(self.ptr) + _PAGE - 1) // _PAGE * _PAGE
+        var end = (Int(self.ptr) + self.size * size_of[Scalar[Self.dtype]]()) // _PAGE * _PAGE
+        if begin < end:
+            _ = external_call["madvise", Int32](begin, end - begin, _MADV_DONTNEED)
 
 
 struct Arena(Movable):

@@ -12,6 +12,7 @@ comptime U8 = DType.uint8
 comptime Lanes = SIMD[DType.uint32, 4]
 comptime _BLOCK = 64
 comptime _PIECE_BYTES = 1 << 20
+comptime _END_BYTES = 1 << 18
 # fmt: off
 comptime _ROUNDS = SIMD[DType.uint32, 64](
     0x428A2F98, 0x71374491, 0xB5C0FBCF, 0xE9B5DBA5, 0x3956C25B, 0x59F111F1, 0x923F82A4, 0xAB1C5ED5,
@@ -34,6 +35,33 @@ def sha256_of_file(path: String) raises -> String:
     """
     var file = InputFile("sha256", path)
     return _sha256_of(file, file.size)
+
+
+def sha256_of_text(text: String) -> String:
+    """Returns the SHA-256 of a text in hexadecimal."""
+    var sha256 = Sha256()
+    sha256.update(Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length()))
+    _ = text
+    return sha256.hexadecimal()
+
+
+def sha256_of_ends(path: String) raises -> String:
+    """Returns the SHA-256 of a file's size and of its first and last bytes, in hexadecimal: of large files.
+
+    Raises:
+        If it cannot be read.
+    """
+    var file = InputFile("sha256", path)
+    var sha256 = Sha256()
+    var size = min(file.size, _END_BYTES)
+    var buffer = List[UInt8](length=size, fill=0)
+    var bytes = Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(buffer.unsafe_ptr())), size)
+    file.read(0, bytes)
+    sha256.update(bytes)
+    file.read(file.size - size, bytes)
+    sha256.update(bytes)
+    _ = buffer^
+    return sha256_of_text(String(t"{file.size} {sha256.hexadecimal()}"))
 
 
 def sha256_of_written(file: AtomicFile) raises -> String:

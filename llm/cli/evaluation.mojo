@@ -7,11 +7,12 @@ from llm.cli.keeping import Keeping, is_due, saves_bfloat16
 from llm.cli.report import Report, Validation
 from llm.cli.text_writer import generate
 from llm.cli.ticker import Ticker
-from llm.eval.choices import Choices, judge_all
+from llm.eval.choices import Choices, judge_together
 from llm.eval.judgement import Accuracy, Judgement
 from llm.model.checkpoints import write_checkpoint
 from llm.optim.optimizer import Optimizer
 from llm.text.tokenizer import Tokenizer
+from llm.train.replicas import ANSWER
 from llm.train.trainer import Trainer
 
 
@@ -58,7 +59,10 @@ def _validate[
     var judgements = List[Judgement]()
     if questions:
         var limit = args.int("hellaswag-limit")
-        judgements = judge_all(questions.value(), run.model, limit, Ticker("hellaswag", report.screen))
+        run.replicas.lead(ANSWER, limit)
+        judgements = judge_together(
+            questions.value(), run.model, run.replicas.ranks, limit, Ticker("hellaswag", report.screen)
+        )
         if report.stops():
             return False
     var loss = run.validate(Ticker("validation", report.screen))

@@ -80,10 +80,11 @@ def rescue[
     var data_failed = run.train_data.has_failed or run.val_data.has_failed
     data_failed = data_failed or (Bool(questions) and questions.value().file.has_failed)
     var step = run.state.step
-    if not data_failed or not args.given("out") or step == saved:
+    # Other ranks are in the midst of the step.
+    if not data_failed or not args.given("out") or step == saved or run.replicas.ranks.size > 1:
         return _last_good(args, saved)
     if run.train_data.has_failed:
-        run.train_data.rewind()
+        run.rewind()
     try:
         report.before_saving()
         save_checkpoint(args.string("out"), run, keeping.keep, saves_bfloat16(args))

@@ -145,6 +145,7 @@ def options() -> List[Option]:
         Option("batch-size", "b", "N", "4", "sequences per pass (B)", minimum=1),
         Option("seq-len", "t", "N", "64", "tokens per sequence (T)", minimum=1),
         Option("total-batch-size", "d", "N", "0", "tokens per step, accumulated over passes (0: one pass, B*T)"),
+        Option("replicas", "", "N", "", "parts of a batch, shared out over ranks (default: one for each)", minimum=1),
         Option("max-steps", "x", "N", "40", "steps to train (-1: one epoch)", minimum=-1),
         Option(
             "max-minutes",
@@ -186,6 +187,7 @@ def options() -> List[Option]:
         Option("dtype", "", "fp32|bf16", "fp32", "what matrix products read; sums, weights and AdamW stay fp32"),
         Option("recompute", "", "0|1", "0", "1: a tenth of the activations, computed again in backward; same results"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
+        Option("zero-stage", "z", "0|1", "1", "1: each rank keeps its share of the optimizer's state; 0: all of it"),
         Option("trace", "", "FILE", "", "what each thread did, for ui.perfetto.dev (in a build with -D TRACE)"),
         Option("dry-run", "", "", "", "print sizes, memory and estimated time; train nothing"),
     ]

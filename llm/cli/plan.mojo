@@ -21,9 +21,36 @@ comptime _USUAL_SHARE = 0.6
 """Share of the peak that steps of a model of some size reach."""
 
 
+@fieldwise_init
+struct Sharing(Copyable, Movable):
+    """What a rank has of a run."""
+
+    var replicas: Int
+    var ranks: Int
+    var state: Int
+    """Into how many shares the optimizer's state is parted."""
+    var sums: Int
+    """Sums of gradients that wait for those of other replicas of this rank."""
+
+    def __init__(out self, replicas: Int, ranks: Int, *, shards_state: Bool):
+        """Of so many replicas on so many ranks."""
+        self.replicas = replicas
+        self.ranks = ranks
+        self.state = ranks if shards_state else 1
+        self.sums = 0
+        while (2 << self.sums) <= replicas // ranks or (1 << self.sums) < replicas // ranks:
+            self.sums += 1
+
+    def parameters_bytes(self, arena: Int) -> Int:
+        """Counts the bytes of parameters, gradients and the optimizer's state, of so many each."""
+        return (2 + self.sums) * arena + 2 * arena // self.state
+
+
 def plan[
     dtype: DType
-](training: TrainConfig, config: GPT2Config, B: Int, T: Int, threads: Int, *, recompute: Bool) raises -> String:
+](
+    training: TrainConfig, config: GPT2Config, B: Int, T: Int, threads: Int, sharing: Sharing, *, recompute: Bool
+) raises -> String:
     """Describes model, memory, work and time of a run over B sequences of T tokens, without reserving anything.
 
     Raises:
@@ -34,19 +61,21 @@ def plan[
     var copies = rounded_weight_bytes[dtype](config)
     var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads, recompute))
     var otherwise = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads, not recompute))
-    var needed = 4 * arena + copies + activations
+    var needed = sharing.parameters_bytes(arena) + copies + activations
     var fits = String("as it is")
     if needed > available_memory():
-        fits = "not; use " + _ways_to_fit[dtype](config, B, T, training.passes, threads, recompute)
-    var tokens = training.passes * B * T
+        fits = "not; use " + _ways_to_fit[dtype](config, B, T, training.passes, threads, sharing, recompute)
+    var tokens = training.all_passes() * B * T
+    var replicas = String(t" x {training.replicas} replicas") if training.replicas > 1 else String()
     var flops = tokens * config.flops_per_token(T)
     var peak = measured_peak[dtype](threads)
-    var seconds = Float64(flops) / (_USUAL_SHARE * peak)
+    var share = String(t" (1/{sharing.state} of it)") if sharing.state > 1 else String()
+    var seconds = Float64(flops) / Float64(sharing.ranks) / (_USUAL_SHARE * peak)
     return aligned(
         [
             (String("model"), _sizes(config)),
             (String("parameters"), grouped(num_parameters(config))),
-            (String("step"), String(t"{training.passes} x B={B} x T={T} = {grouped(tokens)} tokens")),
+            (String("step"), String(t"{training.passes}{replicas} x B={B} x T={T} = {grouped(tokens)} tokens")),
             (
                 String("work"),
                 String(t"{fixed(Float64(flops) / 1e9, 1)} GFLOP per step, {grouped(training.steps)} steps"),
@@ -55,8 +84,9 @@ def plan[
                 String("memory"),
                 String(
                     t"{megabytes(needed)}: parameters {megabytes(arena + copies)}, gradients"
-                    t" {megabytes(arena)}, AdamW {megabytes(2 * arena)}, activations {megabytes(activations)}"
-                    t" (this machine, or its container, has {megabytes(available_memory())})"
+                    t" {megabytes((1 + sharing.sums) * arena)}, AdamW {megabytes(2 * arena // sharing.state)}{share},"
+                    t" activations {megabytes(activations)} (this machine, or its container, has"
+                    t" {megabytes(available_memory())})"
                 ),
             ),
             (
@@ -82,33 +112,35 @@ def plan[
 
 def check_memory[
     dtype: DType
-](config: GPT2Config, B: Int, T: Int, passes: Int, threads: Int, *, recompute: Bool) raises:
+](config: GPT2Config, B: Int, T: Int, passes: Int, threads: Int, sharing: Sharing, *, recompute: Bool) raises:
     """Raises if a run needs more memory than there is, which would bring the machine to a halt before it failed."""
     _check_context(config, T)
-    var needed = _bytes_to_train[dtype](config, B, T, threads, recompute)
+    var needed = _bytes_to_train[dtype](config, B, T, threads, sharing, recompute)
     if needed > available_memory():
-        var ways = _ways_to_fit[dtype](config, B, T, passes, threads, recompute)
+        var ways = _ways_to_fit[dtype](config, B, T, passes, threads, sharing, recompute)
         _check_fits("the run", needed, ways + " (--dry-run shows what each takes)")
 
 
-def _bytes_to_train[dtype: DType](config: GPT2Config, B: Int, T: Int, threads: Int, recompute: Bool) raises -> Int:
+def _bytes_to_train[
+    dtype: DType
+](config: GPT2Config, B: Int, T: Int, threads: Int, sharing: Sharing, recompute: Bool) raises -> Int:
     var activations = activation_bytes[dtype](ActivationSizes(config.copy(), B, T, threads, recompute))
-    return 4 * parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config) + activations
+    return sharing.parameters_bytes(parameter_bytes[F32](config)) + rounded_weight_bytes[dtype](config) + activations
 
 
 def _ways_to_fit[
     dtype: DType
-](config: GPT2Config, B: Int, T: Int, passes: Int, threads: Int, recompute: Bool) raises -> String:
+](config: GPT2Config, B: Int, T: Int, passes: Int, threads: Int, sharing: Sharing, recompute: Bool) raises -> String:
     """Names the changes after which a run that does not fit does, the ones that leave its steps what they are first."""
     var available = available_memory()
     var ways = List[String]()
-    var total = passes * B * T
+    var total = sharing.replicas * passes * B * T
     for recomputes in range(Int(recompute), 2):
         # Parts of B, in which a step of as many tokens goes through the model in more passes.
         for part in range(B, 0, -1):
             if B % part != 0:
                 continue
-            var needed = _bytes_to_train[dtype](config, part, T, threads, Bool(recomputes))
+            var needed = _bytes_to_train[dtype](config, part, T, threads, sharing, Bool(recomputes))
             if needed > available:
                 continue
             var flags = List[String]()
@@ -189,7 +221,7 @@ def settings_in_use(
         ("n-embd", String(config.channels)),
         ("block-size", String(config.max_seq_len)),
         ("vocab-size", String(config.vocab_size)),
-        ("total-batch-size", String(training.passes * data.B * data.T)),
+        ("total-batch-size", String(training.all_passes() * data.B * data.T)),
         ("max-steps", String(training.steps)),
         ("threads", String(threads)),
     ]
@@ -212,16 +244,19 @@ def settings_in_use(
 
 def describe[
     dtype: DType, //
-](args: Arguments, model: GPT2[dtype], train_data: DataLoader, val_data: DataLoader, threads: Int) raises -> String:
+](
+    args: Arguments, model: GPT2[dtype], train_data: DataLoader, val_data: DataLoader, threads: Int, sharing: Sharing
+) raises -> String:
     """Describes what a run has reserved and opened."""
     ref config = model.config
     var validation = "no validation"
     if args.int("val-every") > 0:
         validation = grouped(val_data.num_tokens) + " for validation"
+    var share = String(t" (1/{sharing.state} of its state)") if sharing.state > 1 else String()
     return String(
         t"model       {_sizes(config)}: {grouped(num_parameters(config))} parameters\nmemory     "
-        t" {megabytes(4 * parameter_bytes[F32](config) + rounded_weight_bytes[dtype](config))} for parameters,"
-        t" gradients and AdamW, {megabytes(model.acts.num_bytes)} for activations\ndata       "
+        t" {megabytes(sharing.parameters_bytes(parameter_bytes[F32](config)) + rounded_weight_bytes[dtype](config))} for"
+        t" parameters, gradients and AdamW{share}, {megabytes(model.acts.num_bytes)} for activations\ndata       "
         t" {grouped(train_data.num_tokens)} training tokens, {validation}\nthreads     {threads}\nproducts   "
         t" {_products[dtype]()}\n"
     )

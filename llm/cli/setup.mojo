@@ -182,11 +182,11 @@ def check_resumed(args: Arguments, config: GPT2Config):
             )
 
 
-def training_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
-    """Opens the training shards; to overfit, the validation shards in order."""
+def training_data(args: Arguments, config: GPT2Config, replica: Int) raises -> DataLoader:
+    """Opens the training shards, or to overfit the validation shards in order, for one of the replicas."""
     if args.bool("overfit"):
-        return _open_data(args, "val-data", config, IN_ORDER)
-    return _open_data(args, "train-data", config, args.int("shuffle"))
+        return _open_data(args, "val-data", config, IN_ORDER, replica, _replicas(args))
+    return _open_data(args, "train-data", config, args.int("shuffle"), replica, _replicas(args))
 
 
 def validation_data(args: Arguments, config: GPT2Config) raises -> DataLoader:
@@ -206,7 +206,9 @@ def data_are_here(args: Arguments) raises -> Bool:
     return len(glob_files(args.string("train-data"))) > 0 and len(glob_files(args.string("val-data"))) > 0
 
 
-def _open_data(args: Arguments, name: StaticString, config: GPT2Config, order: Int) raises -> DataLoader:
+def _open_data(
+    args: Arguments, name: StaticString, config: GPT2Config, order: Int, replica: Int = 0, replicas: Int = 1
+) raises -> DataLoader:
     if not args.given(name) and not exists(args.string(name)):
         raise Error(t"{args.string(name)} is not here; `python prepro_tinyshakespeare.py` makes it")
     if args.given("preset") and len(glob_files(args.string(name))) == 0:
@@ -215,7 +217,16 @@ def _open_data(args: Arguments, name: StaticString, config: GPT2Config, order: I
             raise Error(t"{args.string(name)}: the data of this preset are not here; make them with: {made_by.value()}")
     check_manifests(args.string(name), tokenizer_path(args), config.vocab_size)
     var B, T = args.int("batch-size"), args.int("seq-len")
-    return DataLoader(args.string(name), B, T, vocab_size=config.vocab_size, order=order, seed=args.int("seed"))
+    return DataLoader(
+        args.string(name),
+        B,
+        T,
+        vocab_size=config.vocab_size,
+        order=order,
+        seed=args.int("seed"),
+        rank=replica,
+        num_processes=replicas,
+    )
 
 
 def open_hellaswag(
@@ -249,6 +260,7 @@ def train_config(args: Arguments, batches: Int) raises -> TrainConfig:
     var config = TrainConfig(
         steps=steps if steps >= 0 else max(batches // passes, 1),
         passes=passes,
+        replicas=_replicas(args),
         schedule=Schedule(
             args.choice("schedule"),
             peak=args.float("learning-rate"),
@@ -288,16 +300,23 @@ def optimizer(args: Arguments, config: GPT2Config) raises -> ChosenOptimizer:
     return ChosenOptimizer(adamw^, Muon(config, settings.weight_decay), muon_rate=muon_rate)
 
 
+def _replicas(args: Arguments) -> Int:
+    return args.int("replicas") if args.given("replicas") else 1
+
+
 def _passes(args: Arguments) -> Int:
-    """Returns over how many passes of B*T tokens a step accumulates; a total that is no multiple ends the program."""
-    var tokens = args.int("batch-size") * args.int("seq-len")
+    """Returns over how many passes of B*T tokens a replica accumulates; a total that is no multiple ends the program.
+    """
+    var tokens = args.int("batch-size") * args.int("seq-len") * _replicas(args)
     var total = args.int("total-batch-size")
     if total % tokens != 0:
+        var factors = String(t"B*T = {args.int('batch-size')}*{args.int('seq-len')}")
+        if _replicas(args) > 1:
+            factors = String(t"B*T*replicas = {args.int('batch-size')}*{args.int('seq-len')}*{_replicas(args)}")
         args.fail(
             String(
-                t"--total-batch-size: expected a multiple of B*T = {args.int('batch-size')}*{args.int('seq-len')} ="
-                t" {tokens}, got {total}; the nearest are {total // tokens * tokens} and"
-                t" {(total // tokens + 1) * tokens}"
+                t"--total-batch-size: expected a multiple of {factors} = {tokens}, got {total}; the nearest are"
+                t" {total // tokens * tokens} and {(total // tokens + 1) * tokens}"
             )
         )
     return max(total // tokens, 1)

@@ -22,6 +22,27 @@ def num_norm_blocks(size: Int) -> Int:
     return (size + NORM_BLOCK - 1) // NORM_BLOCK
 
 
+struct BlockPart(TrivialRegisterPassable):
+    """Those blocks of one tensor that lie in a range of the blocks of all tensors."""
+
+    var start: Int
+    """The tensor's first element in them."""
+    var size: Int
+    """Its elements in them."""
+    var first_block: Int
+    """The first of the blocks among those of all tensors."""
+    var blocks: Int
+
+    def __init__(out self, size: Int, before: Int, range: Tuple[Int, Int]):
+        """For a tensor of a size that comes after so many blocks of others; the range is [first, last)."""
+        var last = min(range[1] - before, num_norm_blocks(size))
+        var first = max(range[0] - before, 0)
+        self.blocks = max(last - first, 0)
+        self.start = min(first * NORM_BLOCK, size)
+        self.size = min(self.blocks * NORM_BLOCK, size - self.start)
+        self.first_block = before + first
+
+
 def sum_squares[dtype: DType](team: Team, grads: Tensor[dtype], block_sums: Tensor[F32]):
     """Writes the sum of grads^2 over each block to block_sums (num_norm_blocks(size))."""
 

@@ -184,6 +184,35 @@ struct DataLoader(Movable):
         if shuffled:
             self._set_order(position)
 
+    def batches_until(mut self, position: DataPosition) raises -> Int:
+        """Counts the batches from the beginning, where this loader has to be, to a position that it once had; it is left
+        on the way there.
+
+        Raises:
+            If a shard has changed since it was checked.
+        """
+        if self._order == RANDOM_WINDOWS:
+            return position.sample
+        var batches = position.sample
+        while self.epoch < position.epoch or (self.epoch == position.epoch and self.current_shard < position.shard):
+            batches += _num_samples(self._shard, self._stride())
+            self._advance()
+        return batches
+
+    def catch_up(mut self, batches: Int) raises:
+        """Goes past so many batches from the beginning, where this loader has to be; its orders are drawn on the way.
+
+        Raises:
+            If a shard has changed since it was checked.
+        """
+        self.current_sample = batches
+        if self._order == RANDOM_WINDOWS:
+            return
+        while self.current_sample > _num_samples(self._shard, self._stride()):
+            var rest = self.current_sample - _num_samples(self._shard, self._stride())
+            self._advance()
+            self.current_sample = rest
+
     def mark(mut self):
         """Notes the place of the next batch, which `rewind` goes back to."""
         self._marked_shard = self.current_shard

@@ -3,6 +3,7 @@
 from std.math import isfinite
 
 from llm.base.memory import Arena, Tensor, aligned_bytes
+from llm.dist.ranks import Ranks
 from llm.eval.judgement import Accuracy, Judgement
 from llm.eval.watcher import Unwatched, Watcher
 from llm.formats.choices import NUM_ENDINGS, ChoicesFile
@@ -11,6 +12,8 @@ from llm.model.gpt2 import GPT2
 comptime U16 = DType.uint16
 comptime I32 = DType.int32
 comptime _NO_TARGET = Int32(-1)
+comptime _FIELDS = 2 + 2 * NUM_ENDINGS
+"""Numbers of a judgement on its way to other ranks: whether to stop, the label, losses, lengths."""
 
 
 struct Choices(Movable):
@@ -105,4 +108,44 @@ def judge_all[
         judgements.append(questions.judge(model, i))
         accuracy.add(judgements[i])
         watcher.show(i + 1, count, String(t"acc_norm {accuracy.right_per_token}/{accuracy.examples}"))
+    return judgements^
+
+
+def judge_together[
+    dtype: DType, W: Watcher
+](mut questions: Choices, mut model: GPT2[dtype], mut ranks: Ranks, limit: Int, var watcher: W) raises -> List[
+    Judgement
+]:
+    """Has all ranks judge the first `limit` examples (0: all), each its part, or fewer if rank 0's watcher ends it.
+
+    Returns:
+        The judgements of all, in every rank.
+
+    Raises:
+        If a loss is not a number, the file has changed since it was checked, or MPI fails.
+    """
+    var count = questions.file.num_examples if limit == 0 else min(limit, questions.file.num_examples)
+    var judgements = List[Judgement](capacity=count)
+    var accuracy = Accuracy()
+    for first in range(0, count, ranks.size):
+        var own = List[Float64](length=_FIELDS, fill=0)
+        own[0] = Float64(Int(watcher.stopped()))
+        if first + ranks.rank < count:
+            var judgement = questions.judge(model, first + ranks.rank)
+            own[1] = Float64(judgement.label)
+            for i in range(NUM_ENDINGS):
+                own[2 + i] = judgement.losses[i]
+                own[2 + NUM_ENDINGS + i] = Float64(judgement.lengths[i])
+        var all = ranks.numbers(own)
+        if all[0] != 0:
+            break
+        for rank in range(min(ranks.size, count - first)):
+            var at = rank * _FIELDS
+            var judgement = Judgement(Int(all[at + 1]))
+            for i in range(NUM_ENDINGS):
+                judgement.losses.append(all[at + 2 + i])
+                judgement.lengths.append(Int(all[at + 2 + NUM_ENDINGS + i]))
+            accuracy.add(judgement)
+            judgements.append(judgement^)
+        watcher.show(len(judgements), count, String(t"acc_norm {accuracy.right_per_token}/{accuracy.examples}"))
     return judgements^

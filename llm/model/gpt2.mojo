@@ -9,7 +9,7 @@ from llm.cpu.attention import attention_probabilities
 from llm.cpu.cross_entropy import cross_entropy_forward
 from llm.cpu.dropout import Dropout
 from llm.cpu.gemm import check_product
-from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, sum_squares
+from llm.cpu.global_norm import BlockPart, norm_of_blocks, num_norm_blocks, sum_squares
 from llm.cpu.simd.conversion import convert
 from llm.cpu.threads.crew import Crew, Event, Team
 from llm.model.activations import ActivationSizes, Activations
@@ -49,13 +49,16 @@ trait TensorUpdate:
         team: Team,
         tensor: Int,
         spec: ParameterSpec,
+        start: Int,
         params: Tensor[F32],
         rounded: Tensor[dtype],
         grads: Tensor[F32],
         block_sums: Tensor[F32],
         gemm_workspace: Tensor[F32],
     ):
-        """Changes `params`, all layers of a tensor, in place, in every thread of a team.
+        """Changes `params`, all layers of a tensor from element `start` on, in place, in every thread of a team.
+
+        All of a tensor, unless the update is that of a part of the blocks.
 
         If dtype is not float32 and a product reads the tensor, the new values go to `rounded` too (otherwise it is empty).
         block_sums as `sum_squares` writes them; the workspace is that of `gemm`.
@@ -160,11 +163,12 @@ struct GPT2[dtype: DType = F32](Movable):
         self._parameters_changed()
         writer(self.params)
 
-    def update[U: TensorUpdate, //](mut self, optimizer: U) raises -> Float32:
-        """Has an optimizer change all parameters by the gradients of the last `backward`.
+    def update[U: TensorUpdate, //](mut self, optimizer: U, blocks: Tuple[Int, Int] = (0, Int.MAX)) raises -> Float32:
+        """Has an optimizer change all parameters by the gradients of the last `backward`; or those in the blocks
+        [first, last) of all that norms are summed over, if its `update` computes the norm.
 
         Returns:
-            The norm of the gradient over all tensors.
+            The norm of the gradient over all tensors, if it has the sums of all blocks.
 
         Raises:
             If there are no gradients.
@@ -175,20 +179,23 @@ struct GPT2[dtype: DType = F32](Movable):
 
         def one_pass(team: Team) {imm}:
             var sums = self.acts.norm_blocks
+            var before = 0
             for i, ref spec in enumerate(self.params.specs):
-                var params = self.params[i]
-                var used = num_norm_blocks(params.size)
-                optimizer.update(
-                    team,
-                    i,
-                    spec,
-                    params,
-                    self._rounded[i],
-                    self.grads[i],
-                    sums.slice(0, used),
-                    self.acts.gemm_workspace,
-                )
-                sums = sums.slice(used, sums.size - used)
+                var part = BlockPart(self.params[i].size, before, blocks)
+                if part.blocks > 0:
+                    var rounded = self._rounded[i]
+                    optimizer.update(
+                        team,
+                        i,
+                        spec,
+                        part.start,
+                        self.params[i].slice(part.start, part.size),
+                        rounded.slice(part.start, part.size) if rounded.size > 0 else rounded,
+                        self.grads[i].slice(part.start, part.size),
+                        sums.slice(part.first_block, part.blocks),
+                        self.acts.gemm_workspace,
+                    )
+                before += num_norm_blocks(self.params[i].size)
 
         self._run(one_pass)
         self._parameters_changed()
@@ -310,8 +317,10 @@ struct GPT2[dtype: DType = F32](Movable):
         self._has_gradients = True
         return self._mean_loss()
 
-    def gradient_norm(mut self) raises -> Float32:
+    def gradient_norm(mut self, blocks: Tuple[Int, Int] = (0, Int.MAX)) raises -> Float32:
         """Computes the norm of the gradient over all tensors. `update` returns it too, but after the fact.
+
+        Of the blocks of all tensors only [first, last) are summed; the norm takes the others' sums as they are.
 
         Raises:
             If there are no gradients.
@@ -320,11 +329,13 @@ struct GPT2[dtype: DType = F32](Movable):
 
         def one_pass(team: Team) {imm}:
             var sums = self.acts.norm_blocks
+            var before = 0
             for i in range(len(self.params.specs)):
-                var grads = self.grads[i]
-                sum_squares(team, grads, sums)
-                var used = num_norm_blocks(grads.size)
-                sums = sums.slice(used, sums.size - used)
+                var part = BlockPart(self.grads[i].size, before, blocks)
+                if part.blocks > 0:
+                    var grads = self.grads[i].slice(part.start, part.size)
+                    sum_squares(team, grads, sums.slice(part.first_block, part.blocks))
+                before += num_norm_blocks(self.grads[i].size)
 
         self._run(one_pass)
         return norm_of_blocks(self.acts.norm_blocks)

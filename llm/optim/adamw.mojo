@@ -68,6 +68,7 @@ struct AdamW(Optimizer):
         team: Team,
         tensor: Int,
         spec: ParameterSpec,
+        start: Int,
         params: Tensor[F32],
         rounded: Tensor[dtype],
         grads: Tensor[F32],
@@ -77,7 +78,8 @@ struct AdamW(Optimizer):
         var settings = self.settings
         if not (self.decay_all or spec.is_matrix()):
             settings.weight_decay = 0
-        var m, v = self.m[tensor], self.v[tensor]
+        var m = self.m[tensor].slice(start, params.size)
+        var v = self.v[tensor].slice(start, params.size)
         if spec.is_product:
             adamw_update(team, params, rounded, grads, m, v, block_sums, settings, self._step, self.grad_scale)
         else:

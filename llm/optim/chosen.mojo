@@ -64,6 +64,7 @@ struct ChosenOptimizer(Optimizer):
         team: Team,
         tensor: Int,
         spec: ParameterSpec,
+        start: Int,
         params: Tensor[F32],
         rounded: Tensor[dtype],
         grads: Tensor[F32],
@@ -71,7 +72,7 @@ struct ChosenOptimizer(Optimizer):
         gemm_workspace: Tensor[F32],
     ):
         if not (self.muon and takes_muon(tensor, spec)):
-            self.adamw.update(team, tensor, spec, params, rounded, grads, block_sums, gemm_workspace)
+            self.adamw.update(team, tensor, spec, start, params, rounded, grads, block_sums, gemm_workspace)
             return
         self.muon.value().update(
             team,

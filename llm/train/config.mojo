@@ -11,7 +11,9 @@ struct TrainConfig(Copyable, Movable):
     var steps: Int
     """Steps of the run."""
     var passes: Int
-    """Passes of B*T tokens that a step accumulates over."""
+    """Passes of B*T tokens that a step accumulates over, in each replica."""
+    var replicas: Int
+    """Parts of a batch that are trained on side by side."""
     var schedule: Schedule
     """The learning rate over the steps."""
     var grad_clip: Float64
@@ -34,6 +36,7 @@ struct TrainConfig(Copyable, Movable):
         *,
         steps: Int = 40,
         passes: Int = 1,
+        replicas: Int = 1,
         var schedule: Schedule = Schedule(),
         grad_clip: Float64 = 0,
         skip_loss_z: Float64 = 0,
@@ -46,6 +49,7 @@ struct TrainConfig(Copyable, Movable):
         """Takes the values as they are; `validate` looks at them."""
         self.steps = steps
         self.passes = passes
+        self.replicas = replicas
         self.schedule = schedule^
         self.grad_clip = grad_clip
         self.skip_loss_z = skip_loss_z
@@ -60,10 +64,15 @@ struct TrainConfig(Copyable, Movable):
         """Frees what it owns. Not inlined, because every call that may raise is followed by a copy."""
         pass
 
+    def all_passes(self) -> Int:
+        """Counts the passes of a step in all replicas."""
+        return self.passes * self.replicas
+
     def validate(self) raises:
         """Raises if a value makes no sense, and says what was expected."""
         _at_least("steps", self.steps, 0)
         _at_least("passes", self.passes, 1)
+        _at_least("replicas", self.replicas, 1)
         _at_least("val_batches", self.val_batches, -1)
         self.schedule.validate()
         _below_one("dropout", self.dropout)

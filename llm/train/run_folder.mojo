@@ -15,6 +15,7 @@ from llm.model.checkpoints import checkpoint_file, read_config, read_parameters
 from llm.model.config import GPT2Config
 from llm.model.tensors import ParameterTensors
 from llm.optim.optimizer import Optimizer
+from llm.train.replicas import SAVE
 from llm.train.run_state import RunState, read_sidecar, sidecar_file, sidecar_tokenizer
 from llm.train.trainer import Trainer
 
@@ -74,7 +75,10 @@ def save_checkpoint[
     var step = state.step
     var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params, in_bfloat16)
     var exact = model.params.tensors() if in_bfloat16 else List[Tensor[F32]]()
+    run.replicas.lead(SAVE)
+    run.replicas.collect(slots(run.optimizer))
     var states = state_file(_state(folder, step), step, _states(run.optimizer), exact, state.data)
+    run.replicas.release_others(slots(run.optimizer))
     var sidecar = sidecar_file(_extra(folder, step), state)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
@@ -163,6 +167,11 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
                 t" {run.optimizer.name()}; use the same, or start from the model alone (--init"
                 t" {checkpoint_model(folder, step)})"
             )
+        if run.state.replicas != run.replicas.count:
+            raise Error(
+                t"resume: the run was saved with --replicas {run.state.replicas}, this one has {run.replicas.count};"
+                t" use the same (any number of ranks that shares them out evenly will do)"
+            )
         run.model.write_parameters(read)
         # What llm.c's state file does not hold of the place in the data comes from the sidecar.
         position.epoch = run.state.data.epoch
@@ -170,6 +179,11 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
             position.order = RANDOM_WINDOWS
         run.state.data = position^
         try:
+            if run.replicas.count > 1:
+                # Shards differ in length, and each replica has them in an order of its own.
+                run.replicas.batches = run.train_data.batches_until(run.state.data)
+                for i in range(len(run.replicas.loaders)):
+                    run.replicas.loaders[i].catch_up(run.replicas.batches)
             run.train_data.resume(run.state.data)
         except error:
             raise Error(t"resume: {_state(folder, step)}: {error}")
@@ -188,6 +202,14 @@ def tokenizer_of_checkpoint(model: String) raises -> Optional[String]:
     var folder = String(dirname(model))
     var path = _extra(folder if folder else String("."), step.or_else(0))
     return sidecar_tokenizer(path) if step and exists(path) else Optional[String](None)
+
+
+def slots[O: Optimizer, //](optimizer: O) -> List[List[Tensor[F32]]]:
+    """Views the tensors that an optimizer keeps, by slot."""
+    var tensors = List[List[Tensor[F32]]]()
+    for ref slot in optimizer.slots():
+        tensors.append(slot.tensors.copy())
+    return tensors^
 
 
 def _states[O: Optimizer, //](optimizer: O) -> List[Tensor[F32]]:

@@ -27,6 +27,8 @@ struct RunState(Movable):
     """Name of the optimizer whose state belongs to the run."""
     var tokenizer: String
     """SHA-256 of the tokenizer file that the data was made with; empty if that is not known."""
+    var replicas: Int
+    """Parts of each batch that are trained on side by side."""
     var sampler: Sampler
     """Draws the samples."""
     var best_loss: Optional[Float32]
@@ -45,6 +47,7 @@ struct RunState(Movable):
         self.data = data^
         self.optimizer = _LLM_C_OPTIMIZER
         self.tokenizer = String()
+        self.replicas = 1
         self.sampler = Sampler(seed=seed)
         self.best_loss = None
         self.best_step = 0
@@ -76,9 +79,10 @@ struct RunState(Movable):
         var tokenizer = String()
         if self.tokenizer:
             tokenizer = String(t'\n  "tokenizer": {json_text(self.tokenizer)},')
+        var replicas = String(t'\n  "replicas": {self.replicas},') if self.replicas > 1 else String()
         var best = json_number(self.best_loss.value()) if self.best_loss else String("null")
         return String(
-            t'{{\n  "version": 1,{optimizer}{tokenizer}\n  "step": {self.step},\n  "evaluated":'
+            t'{{\n  "version": 1,{optimizer}{replicas}{tokenizer}\n  "step": {self.step},\n  "evaluated":'
             t' {"true" if self.evaluated else "false"},\n  "epoch": {self.data.epoch},\n  "shuffle":'
             t' {self.data.order},\n  "sampler": "{self.sampler.rng_state()}",\n  "best_loss": {best},\n  "best_step":'
             t' {self.best_step},\n  "bad_validations":'
@@ -108,7 +112,7 @@ def read_sidecar(path: String, mut state: RunState) raises:
     """
     var text = read_text("resume", path)
     try:
-        _parse(text, state)
+        parse_state(text, state)
     except error:
         raise Error(t"resume: {path}: {error}; the file is damaged: remove it, and the run goes on without it")
 
@@ -126,7 +130,12 @@ def sidecar_tokenizer(path: String) raises -> Optional[String]:
         raise Error(t"{path}: {error}; the file is damaged: give another checkpoint, or remove it")
 
 
-def _parse(text: String, mut state: RunState) raises:
+def parse_state(text: String, mut state: RunState) raises:
+    """Completes a state by what `RunState.json` has written of it.
+
+    Raises:
+        If it does not hold what belongs there.
+    """
     var json = JsonObject(text)
     _ = json.int("version", 1, 1)
     _ = json.int("step", state.step, state.step)
@@ -135,6 +144,8 @@ def _parse(text: String, mut state: RunState) raises:
     if json.int("shuffle", IN_ORDER, RANDOM_WINDOWS) == RANDOM_WINDOWS:
         # Which llm.c's state file takes for the data's own order.
         state.data.order = RANDOM_WINDOWS
+    if json.has("replicas"):
+        state.replicas = json.int("replicas", 1, Int(Int32.MAX))
     if json.has("optimizer"):
         state.optimizer = json.text("optimizer")
     if json.has("tokenizer"):

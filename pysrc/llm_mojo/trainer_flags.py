@@ -16,7 +16,7 @@ LETTERS = {
     **{"e": "init", "b": "batch-size", "t": "seq-len", "d": "total-batch-size", "x": "max-steps", "a": "overfit"},
     **{"l": "learning-rate", "k": "schedule", "u": "warmup", "q": "final-lr-fraction", "c": "weight-decay"},
     **{"sl": "skip-loss-z", "sg": "skip-norm-z", "v": "val-every", "m": "val-batches", "h": "hellaswag"},
-    **{"s": "sample-every", "g": "gen-len"},
+    **{"s": "sample-every", "g": "gen-len", "z": "zero-stage"},
 }
 SWITCHES = ["decay-all", "dry-run"]
 

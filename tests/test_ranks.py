@@ -1,0 +1,176 @@
+"""Training on several ranks over MPI: the same bits as one process, whatever the number; who differs or dies ends all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mojo_programs import ENVIRONMENT
+from tiny_run import SIZES, checkpoints, copy_back_to, final, log
+
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+STEPS = 9
+FLAGS = [
+    *SIZES,
+    "-b",
+    1,
+    "-d",
+    64,
+    "-x",
+    STEPS,
+    "-n",
+    3,
+    "-v",
+    3,
+    "-m",
+    5,
+    "-s",
+    6,
+    "-g",
+    6,
+    "-l",
+    3e-3,
+    "-u",
+    3,
+    "-q",
+    0.1,
+]
+FLAGS += ["-c", 0.1, "--grad-clip", 1, "--dropout", 0.1, "--threads", 1]
+KINDS = {
+    "fp32": ["--replicas", 4],
+    "bf16": ["--replicas", 4, "--dtype", "bf16", "--recompute", 1],
+    "whole state": ["--replicas", 4, "--zero-stage", 0],
+    "muon": ["--replicas", 4, "--zero-stage", 0, "--optimizer", "muon"],
+}
+needs_mpi = pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside Python: pip install mpich")
+
+
+@pytest.fixture(scope="module")
+def program(mojo_program):
+    return mojo_program("train_gpt2.mojo")
+
+
+def flags(data, out, *more):
+    return [str(flag) for flag in ["-i", data / "train_*.bin", "-j", data / "val_*.bin", *FLAGS, "-o", out, *more]]
+
+
+def start(program, ranks, arguments):
+    command = [MPIEXEC, "-n", ranks, program.path, *arguments]
+    return subprocess.Popen(
+        [str(word) for word in command],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def end(process, within=60):
+    """Returns the status and what was said; a run that hangs is killed and fails the test."""
+    try:
+        output = process.communicate(timeout=within)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, output
+
+
+@needs_mpi
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_ranks_gives_the_same_bits(kind, program, data, tmp_path):
+    program.output(*flags(data, tmp_path / "1", *KINDS[kind]))
+    for ranks in (2, 4):
+        status, output = end(start(program, ranks, flags(data, tmp_path / str(ranks), *KINDS[kind])))
+        assert status == 0, output
+        assert final(tmp_path / str(ranks), STEPS) == final(tmp_path / "1", STEPS)
+
+
+@needs_mpi
+def test_a_run_goes_on_with_another_number_of_ranks(program, data, tmp_path):
+    arguments = KINDS["fp32"]
+    status, output = end(start(program, 4, flags(data, tmp_path / "4", *arguments)))
+    assert status == 0, output
+    one = copy_back_to(tmp_path / "4", 3, tmp_path / "on_one")
+    assert "resumed after step 3" in program.output(*flags(data, one, *arguments, "-y", 1))
+    assert final(one, STEPS) == final(tmp_path / "4", STEPS)
+    two = copy_back_to(tmp_path / "4", 6, tmp_path / "on_two")
+    status, output = end(start(program, 2, flags(data, two, *arguments, "-y", 1)))
+    assert status == 0 and "resumed after step 6" in output
+    assert final(two, STEPS) == final(tmp_path / "4", STEPS)
+    error = program.error(*flags(data, one, "--replicas", 2, "-y", 1))
+    assert "--replicas 4" in error
+
+
+def test_replicas_learn_from_the_same_tokens_as_one(program, data, tmp_path):
+    """Without shuffling, replica r of R takes every R-th batch of B, as llm.c's rank r; together they are R*B in order."""
+    common = [
+        "-i",
+        data / "train_0.bin",
+        "-j",
+        data / "val_0.bin",
+        *SIZES,
+        "-x",
+        2,
+        "-l",
+        3e-3,
+        "-s",
+        0,
+        "-v",
+        0,
+        "--shuffle",
+        0,
+    ]
+    program.output(*common, "-b", 4, "-d", 32, "-o", tmp_path / "one")
+    program.output(*common, "-b", 1, "-d", 32, "--replicas", 4, "-o", tmp_path / "four")
+    losses = [[line["loss"] for line in log(tmp_path / name) if "loss" in line] for name in ("one", "four")]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+
+
+@needs_mpi
+def test_other_data_than_rank_0_are_named(program, data, tmp_path):
+    arguments = flags(data, tmp_path / "out", "--replicas", 2)
+    other = flags(data, tmp_path / "out", "--replicas", 2, "--seed", 9)
+    words = ["-n", 1, program.path, *arguments, ":", "-n", 1, program.path, *other]
+    process = subprocess.run(
+        [str(word) for word in [MPIEXEC, *words]], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode != 0
+    host = os.uname().nodename
+    assert f"rank 1 on {host} differs from rank 0 on {host} in flags" in process.stderr + process.stdout
+    assert not checkpoints(tmp_path / "out")
+
+
+@needs_mpi
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_lost_ends_all(how, program, data, tmp_path):
+    out = tmp_path / "out"
+    process = start(program, 2, flags(data, out, "-x", 10_000_000, "-n", 50, "-v", 0))
+    try:
+        while not out.exists() or len(checkpoints(out)) == 0:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        found = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, text=True, check=True).stdout.split()
+        ranks = [int(pid) for pid in found if Path(f"/proc/{pid}/exe").resolve() == Path(program.path).resolve()]
+        assert len(ranks) == 2
+        os.kill(max(ranks), how)
+        began = time.monotonic()
+        status, output = end(process, 30)
+        assert time.monotonic() - began < 30
+        assert status != 0, output
+        if how == signal.SIGSTOP:
+            assert "nothing has been heard of rank" in output
+    finally:
+        process.kill()
+        for pid in ranks:
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, signal.SIGKILL)
+    last = checkpoints(out)[-1]
+    assert f"resumed after step {last}" in program.output(
+        *flags(data, out, "-x", last + 1, "--replicas", 2, "-y", 1, "-n", 0, "-v", 0)
+    )
