@@ -70,6 +70,7 @@ test-avx2: $(VENV)/.ready-test ## The kernels as they are built for processors w
 	@$(RUN) MOJO_TARGET_CPU=x86-64-v3 $(BIN)/python -m pytest $(AVX2_TESTS) $(FLAGS)
 
 test-long: $(VENV)/.ready-test ## What takes longer than make test: 50 killed runs, 2 GB of text, 10,000 damaged files, checked builds
+	@$(BIN)/python -c "import lm_eval" 2> /dev/null || $(BIN)/pip install -q -e '.[long]'
 	@$(RUN) $(BIN)/python -m pytest tests -m long $(FLAGS)
 
 test-page: $(VENV)/.ready-test ## The page of llm-mojo serve in a browser (Chromium; PAGE_SHOTS=DIR keeps pictures)

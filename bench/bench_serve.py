@@ -2,8 +2,8 @@
 
     python bench/bench_serve.py MODEL [--clients 32] [--seconds 60]
 
-Each client asks for texts of 100 tokens, one after the other, with a seed of its own; what they get is compared with what
-the model writes alone.
+Each client asks for texts of 100 tokens, one after the other, with a seed of its own; some of what they get is compared with
+what the model writes alone.
 """
 
 import argparse

@@ -364,7 +364,7 @@ def test_what_stops_the_server_before_it_starts(model, tmp_path):
 @pytest.mark.builds("eval_gpt2.mojo")
 def test_lm_evals_loglikelihoods_are_those_of_eval_gpt2(mojo_program, tmp_path, monkeypatch):
     """lm-eval's local-completions on a made task of 200 examples."""
-    lm_eval = pytest.importorskip("lm_eval", reason="needs pip install 'lm-eval[api]'")
+    lm_eval = pytest.importorskip("lm_eval", reason="needs the extra long: pip install -e '.[long]'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     made = GPT2(GPT2Config(128, 257, 2, 2, 32), seed=3, tokenizer=Tokenizer.load("byte"))
