@@ -253,7 +253,7 @@ class _Job:
             while left:
                 try:
                     piece = await asyncio.wait_for(self._queue.get(), max(self._deadline - time.monotonic(), 0))
-                except TimeoutError:
+                except asyncio.TimeoutError:  # until Python 3.11 another one than TimeoutError
                     raise BadRequest(
                         f"the request took longer than {self._timeout_s:g} s; ask for fewer tokens",
                         code="timeout",
