@@ -180,16 +180,16 @@ class Scripted:
 
     def __init__(self, text, stops):
         tokens = llm_mojo.Tokenizer.load("byte")
-        self.writer = generation.Writer(tokens.words(), tokens.end_of_text, stops)
         self.tokens = tokens.encode(text)
+        self.writer = generation.Writer(tokens, stops, len(self.tokens))
 
     def pieces(self):
         pieces = []
         for token in self.tokens:
             pieces.append(self.writer.push(token))
             if self.writer.finish_reason:
-                return pieces
-        return [*pieces, self.writer.finish()]
+                break
+        return pieces
 
 
 @pytest.mark.parametrize(

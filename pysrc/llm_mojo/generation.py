@@ -12,6 +12,7 @@ from llm_mojo.engine import EngineError, Handle, address_of, call, view
 
 if TYPE_CHECKING:
     from llm_mojo.model import GPT2
+    from llm_mojo.text import Tokenizer
 
 SIDE_BY_SIDE = 32  # texts that generate() has under way; more wait
 Alternatives = list[tuple[int, float]]  # (token, log-probability), the likeliest first
@@ -176,22 +177,31 @@ def log_probabilities_of(logits: np.ndarray, token: int, count: int) -> tuple[fl
 
 
 class Writer:
-    """Turns the tokens of a text into characters: whole ones, and nothing from a stop text on."""
+    """Turns the tokens of a text into characters: whole ones, and nothing from a stop text on. It ends after `most` tokens."""
 
-    def __init__(self, words, eot, stops):
-        self._words, self._eot, self._stops = words, eot, stops
+    def __init__(self, tokenizer: "Tokenizer | None", stops: Sequence[str], most: int):
+        self._words = tokenizer.words() if tokenizer else None
+        self._eot = tokenizer.end_of_text if tokenizer else None
+        self._stops, self._left = stops, most
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.finish_reason: str | None = None
 
     def push(self, token: int) -> str:
+        """Takes a token and returns what can be shown; with the last one all, and `finish_reason` says why it ended."""
+        self._left -= 1
         if token == self._eot:
             self.finish_reason = "stop"
-            return self.finish()
+            return self._finish()
         self._held += self._decoder.decode(self._words[token]) if self._words else ""
-        return self._release()
+        text = self._release()
+        reason = self.finish_reason or ("length" if self._left == 0 else None)
+        if reason:
+            text += self._finish()
+            self.finish_reason = reason
+        return text
 
-    def finish(self) -> str:
+    def _finish(self):
         self._held += self._decoder.decode(b"", True)
         text = self._release()
         text, self._held = text + self._held, ""
@@ -280,29 +290,23 @@ def generate(
 
 
 def _pieces(model, wanted, count, stops, settings) -> Iterator[Piece]:
-    words = model.tokenizer.words() if model.tokenizer else None
-    eot = model.tokenizer.end_of_text if model.tokenizer else None
     longest = max(len(prompt) for prompt, _ in wanted)
     context = min(model.config.max_seq_len, max(longest + count, 1))
     batch = Batch(model, min(len(wanted), SIDE_BY_SIDE), context)
     waiting = list(enumerate(wanted))
-    writers: dict[int, tuple[int, Writer, int]] = {}
+    writers: dict[int, tuple[int, Writer]] = {}
     while waiting or writers:
         while waiting and len(batch) < batch.capacity and count:
             index, (prompt, seed) = waiting.pop(0)
             text = batch.add(prompt, seed=seed, **settings)
-            writers[text] = index, Writer(words, eot, stops), 0
+            writers[text] = index, Writer(model.tokenizer, stops, count)
         if not count:
             yield from (Piece(index, "", None, "length") for index, _ in waiting)
             return
         for drawn in batch.step():
-            index, writer, size = writers[drawn.text]
+            index, writer = writers[drawn.text]
             come = writer.push(drawn.token)
-            ends = writer.finish_reason or ("length" if size + 1 == count else None)
-            if ends:
-                come += writer.finish()
+            if writer.finish_reason:
                 batch.remove(drawn.text)
                 del writers[drawn.text]
-            else:
-                writers[drawn.text] = index, writer, size + 1
-            yield Piece(index, come, drawn, ends)
+            yield Piece(index, come, drawn, writer.finish_reason)

@@ -220,7 +220,6 @@ class Choice:
         self.tokens: list[int] = []
         self._prompt = prompt
         self._rows: list[tuple[int, float | None, Alternatives | None]] = []
-        self._shown = 0
         self._offset = 0
 
     def echo(self, text: str, scores: list[tuple[float, Alternatives]]) -> None:

@@ -74,7 +74,7 @@ class Scheduler:
     # ----- in the thread
 
     def _run(self):
-        writers: dict[int, tuple[Text, Writer, int]] = {}
+        writers: dict[int, tuple[Text, Writer]] = {}
         while True:
             with self._changed:
                 while not (self._ends or writers or self._waiting or not self._work.empty()):
@@ -83,13 +83,13 @@ class Scheduler:
                     return
             self._do_work()
             self._admit(writers)
-            for slot, (text, _, _) in list(writers.items()):
+            for slot, (text, _) in list(writers.items()):
                 if text.cancelled.is_set():
                     self._leave(writers, slot)
             try:
                 drawn = self._batch.step()
             except Exception as error:  # whoever waits for it has to know, whatever it is
-                for slot, (text, _, _) in list(writers.items()):
+                for slot, (text, _) in list(writers.items()):
                     text.deliver(error)
                     self._leave(writers, slot)
                 continue
@@ -106,7 +106,6 @@ class Scheduler:
                     future.set_exception(error)
 
     def _admit(self, writers):
-        tokenizer = self.model.tokenizer
         while len(self._batch) < self._batch.capacity:
             with self._changed:
                 if not self._waiting:
@@ -123,20 +122,14 @@ class Scheduler:
                 text.deliver(error)
                 self._count_out()
                 continue
-            words = tokenizer.words() if tokenizer else None
-            eot = tokenizer.end_of_text if tokenizer else None
-            writers[slot] = text, Writer(words, eot, text.stops), 0
+            writers[slot] = text, Writer(self.model.tokenizer, text.stops, text.max_tokens)
 
     def _give(self, writers, drawn):
-        text, writer, size = writers[drawn.text]
+        text, writer = writers[drawn.text]
         come = writer.push(drawn.token)
-        ends = writer.finish_reason or ("length" if size + 1 == text.max_tokens else None)
-        if ends:
-            come += writer.finish()
+        if writer.finish_reason:
             self._leave(writers, drawn.text)
-        else:
-            writers[drawn.text] = text, writer, size + 1
-        text.deliver(Piece(text.index, come, drawn, ends))
+        text.deliver(Piece(text.index, come, drawn, writer.finish_reason))
 
     def _leave(self, writers, slot):
         self._batch.remove(slot)
