@@ -251,7 +251,7 @@ def run_folder(folder):
     )
     (folder / "text.json").write_text(json.dumps({"text": ["a"], "settings": {"max-steps": 20}}))
     trials = [{"rates": {"learning-rate": 0.1}, "steps": 8, "val_loss": 3.0}]
-    (folder / "tune.json").write_text(json.dumps({"asked": {"a": 1}, "steps": [8], "trials": trials}))
+    (folder / "tune.json").write_text(json.dumps({"asked": {"a": 1}, "full_steps": 64, "steps": [8], "trials": trials}))
 
 
 def read_run(folder):

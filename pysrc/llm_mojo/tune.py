@@ -68,6 +68,8 @@ class Sweep:
 
     folder: Path
     what: dict[str, Any]
+    full_steps: int = 0
+    """Of the run that is tuned for."""
     steps: list[int] = field(default_factory=list)
     """Of the trials of each round."""
     trials: list[Trial] = field(default_factory=list)
@@ -87,7 +89,10 @@ class Sweep:
             {"rates": trial.rates, "steps": trial.steps, "val_loss": trial.loss if math.isfinite(trial.loss) else None}
             for trial in self.trials
         ]
-        write_json(self.folder / TUNED, {"asked": self.what, "steps": self.steps, "trials": trials})
+        write_json(
+            self.folder / TUNED,
+            {"asked": self.what, "full_steps": self.full_steps, "steps": self.steps, "trials": trials},
+        )
 
 
 def call(words: Sequence[str], program: str) -> None:
@@ -111,9 +116,9 @@ def call(words: Sequence[str], program: str) -> None:
     run = _Runner(work)
     if not sweep.steps:
         ms, start_s = run.probe(grid[0])
-        steps = run.full_steps(ms)
+        sweep.full_steps = run.full_steps(ms)
         left_s = minutes * 60 - (time.monotonic() - begin)
-        sweep.steps = [steps] if full else plan(len(grid), left_s, ms / 1000, start_s, steps)
+        sweep.steps = [sweep.full_steps] if full else plan(len(grid), left_s, ms / 1000, start_s, sweep.full_steps)
         sweep.save()
     for round, steps in enumerate(sweep.steps):
         losses = []
@@ -121,7 +126,7 @@ def call(words: Sequence[str], program: str) -> None:
         for rates in grid:
             trial = sweep.find(rates, steps)
             if trial is None:
-                trial = Trial(rates, steps, run.loss(rates, steps))
+                trial = Trial(rates, steps, run.loss(rates, steps, sweep.full_steps))
                 sweep.trials.append(trial)
                 sweep.save()
             print(f"  {_described(rates)} | val loss {trial.loss:.4f}", flush=True)
@@ -183,7 +188,6 @@ class _Runner:
         self._settings = work.settings
         self._tokens = sum(each["tokens"] for name, each in work.shards.items() if "_train" in name)
         self._warmup = number(work.settings.get("warmup", 0))
-        self._full: int | None = None
         batches = int(work.settings.get("val-batches", 5))
         if batches < 0 or batches > LARGEST_VALIDATION:
             self._words += ["-m", f"{min(self._val_batches(work), LARGEST_VALIDATION)}"]
@@ -201,8 +205,7 @@ class _Runner:
         elif steps < 0:
             a_step = int(self._settings["batch-size"]) * int(self._settings["seq-len"])
             steps = self._tokens // max(a_step, int(self._settings.get("total-batch-size", 0)))
-        self._full = max(steps, 1)
-        return self._full
+        return max(steps, 1)
 
     def probe(self, rates: Rates) -> tuple[float, float]:
         """(milliseconds of a step, seconds of a trial beside its steps), by a short run, which may diverge."""
@@ -216,15 +219,12 @@ class _Runner:
                 raise
         return statistics.median(times), time.monotonic() - begin - sum(times) / 1000
 
-    def loss(self, rates: Rates, steps: int) -> float:
+    def loss(self, rates: Rates, steps: int, full_steps: int) -> float:
         """The validation loss after a run of so many steps. The warm-up is the part of it that it is of the whole run."""
-        if self._full is None:
-            self.full_steps(self.probe(rates)[0])
-        assert self._full
         found = math.nan
         begun = False
         try:
-            for record in self._records(rates, steps, round(self._warmup * min(steps / self._full, 1))):
+            for record in self._records(rates, steps, round(self._warmup * min(steps / full_steps, 1))):
                 begun = begun or "loss" in record
                 found = record["val_loss"] if record.get("val_loss") is not None else found
         except Error:
@@ -275,7 +275,7 @@ def _read(folder: Path, what: dict[str, Any]) -> Sweep | None:
             Trial(each["rates"], each["steps"], math.inf if each["val_loss"] is None else each["val_loss"])
             for each in content["trials"]
         ]
-        return Sweep(folder, what, content["steps"], trials)
+        return Sweep(folder, what, content["full_steps"], content["steps"], trials)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
