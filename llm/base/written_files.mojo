@@ -244,6 +244,11 @@ struct HeldFolder(Movable):
         if self._fd < 0:
             raise Error(t"{who}: cannot open the folder {path}: {get_errno()}; check its permissions")
 
+    def __init__(out self, path: String, fd: Int32):
+        """Takes over a descriptor of a folder."""
+        self.path = path
+        self._fd = fd
+
     def __init__(out self, *, deinit move: Self):
         """Takes over an open folder."""
         self.path = move.path^
@@ -261,9 +266,13 @@ struct HeldFolder(Movable):
         Raises:
             If the disk fails.
         """
-        if not isdir(self.path):
-            return False
-        var now = HeldFolder("folder", self.path)
+        # Opened without a look before: between the two it may go.
+        var fd = open_at(self.path, OPEN_READ)
+        if fd < 0:
+            if get_errno() == ErrNo.ENOENT or get_errno() == ErrNo.ENOTDIR:
+                return False
+            raise Error(t"folder: cannot open {self.path}: {get_errno()}; check its permissions")
+        var now = HeldFolder(self.path, fd)
         var ours = FileIdentity(self._fd)
         var theirs = FileIdentity(now._fd)
         # A number keeps no file open.
