@@ -1,8 +1,9 @@
 """The site: its tutorial is run from the first line to the last, and what pages print is compared with what they say is printed.
 
-Chapters build on each other, so all are one program in one process. A `text` block after a `python` block is its whole output. What is
-not run: blocks of the shell (they install packages, or train for minutes; tests/test_wheel.py and tests/test_train.py run the same
-commands), and Mojo, which is quoted from its source when the site is built. `make test-docs` runs all of this file.
+Chapters build on each other, so all are one program in one process. A `text` block after a `python` block is its whole output. The
+guide to Python is run in the same way. What is not run: blocks of the shell (they install packages, or train for minutes;
+tests/test_wheel.py and tests/test_train.py run the same commands), Mojo, which is quoted from its source when the site is built, and
+the blocks of NOT_RUN. `make test-docs` runs all of this file.
 """
 
 import contextlib
@@ -18,13 +19,18 @@ import numpy as np
 import pytest
 
 from format_tables import PAGE, Reader, expect_object, lines, tables
-from llm_mojo import formats, run_log
+from llm_mojo import formats, native, run_log
 from llm_mojo.__main__ import main
 from tiny_run import STEPS, flags
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 CHAPTERS = sorted((DOCS / "gpt").glob("*.md"))
+# Pages with Python that is not run here, and why.
+NOT_RUN = {
+    "guides/serve.md": "wants a server and the package openai: tests/test_serve.py asks the same with both",
+    "guides/python.md": "the block marked py downloads GPT-2",
+}
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
@@ -53,6 +59,47 @@ def test_tutorial_runs_and_prints_what_it_says():
                 assert printed.getvalue() == promised, f"{page.name}:{at}"
     assert [round(float(x), 1) for x in names["losses"][:1]] == [round(float(names["np"].log(names["V"])), 1)]
     assert names["losses"][-1] < 2.8
+
+
+@pytest.mark.long
+@pytest.mark.engine
+def test_guide_to_python_runs_and_prints_what_it_says(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    monkeypatch.setattr(native, "program", lambda name: program.path)
+    page, names = DOCS / "guides/python.md", {"__name__": "guide"}
+    for at, code, promised in snippets(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * (at - 1) + code, str(page), "exec"), names)
+        if promised is not None:
+            assert printed.getvalue() == promised, f"{page.name}:{at}"
+
+
+def test_what_is_not_run_is_on_the_list():
+    run = {*CHAPTERS, DOCS / "guides/python.md", PAGE}
+    found = set()
+    for page in DOCS.rglob("*.md"):
+        kinds = [kind for _, kind, _ in FENCE.findall(page.read_text())]
+        if "py" in kinds or ("python" in kinds and page not in run):
+            found.add(str(page.relative_to(DOCS)))
+    assert found == NOT_RUN.keys()
+
+
+def test_memory_is_what_the_trainer_says(program):
+    rows = re.findall(
+        r"^\| \w+ \(`(d\d+)`\) \| (\d+) x ([\d,]+) \| ([\d.]+) GB \| ([\d.]+) GB \|$",
+        (DOCS / "guides/memory.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) > 8
+    for model, B, T, *promised in rows:
+        for recompute, gigabytes in enumerate(promised):
+            sizes = ["-e", model, "-b", B, "-t", T.replace(",", ""), "--recompute", recompute]
+            # A model beyond this machine's memory is status 1, and says its size all the same.
+            said = program.run(*sizes, "--dry-run", "--tokenizer", "", "-i", "none.bin", "-j", "none.bin").stdout
+            found = int(re.search(r"^memory +([\d,]+) MB", said, re.MULTILINE)[1].replace(",", ""))
+            assert f"{found / 1000:.1f}" == gigabytes, (model, B, T, recompute)
 
 
 def test_answers_and_exercises_are_there():
