@@ -377,6 +377,15 @@ def test_programs_build(source):
         assert help_text.startswith(f"usage: {Path(source).stem}")
 
 
+@pytest.mark.long
+def test_rungs_of_the_ladder_agree():
+    """Each rung of bench/story/ladder.mojo computes what the first does, or the program ends with status 1."""
+    program = Workshop().mojo("bench/story/ladder.mojo", options=["--Werror"])
+    found = json.loads(subprocess.run([program], capture_output=True, text=True, check=True).stdout)
+    kept = json.loads((ROOT / "bench/story/story.json").read_text())["ladder"]
+    assert [rung["name"] for rung in found["rungs"]] == [rung["name"] for rung in kept["rungs"]]
+
+
 # ----- loss over seconds
 
 

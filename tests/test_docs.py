@@ -7,6 +7,7 @@ the blocks of NOT_RUN. `make test-docs` runs all of this file.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -30,6 +31,7 @@ CHAPTERS = sorted((DOCS / "gpt").glob("*.md"))
 NOT_RUN = {
     "guides/serve.md": "wants a server and the package openai: tests/test_serve.py asks the same with both",
     "guides/python.md": "the block marked py downloads GPT-2",
+    "guides/wrong.md": "test_look runs its function on a shard of its own",
 }
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -76,6 +78,21 @@ def test_guide_to_python_runs_and_prints_what_it_says(program, tmp_path, monkeyp
             assert printed.getvalue() == promised, f"{page.name}:{at}"
 
 
+def test_figures_and_numbers_are_there(monkeypatch):
+    pytest.importorskip("latex2mathml", reason="make docs installs it")
+    monkeypatch.syspath_prepend(DOCS / "tools")
+    hooks = importlib.import_module("hooks")
+    found = set()
+    for page in DOCS.rglob("*.md"):
+        for kind, name in re.findall(r"\{\{ (figure|table|story|run): (.+?) \}\}", page.read_text()):
+            found.add(kind)
+            if kind in hooks.MACROS:
+                assert hooks.MACROS[kind](name)
+            else:
+                assert re.search(r"\d", hooks.NUMBER.sub(hooks.number, f"{{{{ {kind}: {name} }}}}")), (page, name)
+    assert found == {"figure", "table", "story", "run"}
+
+
 def test_what_is_not_run_is_on_the_list():
     run = {*CHAPTERS, DOCS / "guides/python.md", PAGE}
     found = set()
@@ -84,6 +101,16 @@ def test_what_is_not_run_is_on_the_list():
         if "py" in kinds or ("python" in kinds and page not in run):
             found.add(str(page.relative_to(DOCS)))
     assert found == NOT_RUN.keys()
+
+
+@pytest.mark.engine
+def test_look(tmp_path):
+    (tmp_path / "my.txt").write_text("one two three\n" * 400)
+    main(["prepare", str(tmp_path / "my.txt"), "--tokenizer", "byte", "--out", str(tmp_path / "data")])
+    names: dict = {}
+    for _, code, _ in snippets(DOCS / "guides/wrong.md"):
+        exec(code, names)
+    assert "one two three\none" in names["look"](tmp_path / "data/my_train.bin", tmp_path / "data")
 
 
 def test_memory_is_what_the_trainer_says(program):

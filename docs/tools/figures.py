@@ -1,28 +1,17 @@
 """The site's drawings, as SVG in the colour of the text around them. Each function is one figure and takes nothing."""
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import story as measured
+from charts import Curve, bars, curves
+from figures_base import line, svg, text
 
 ACCENT = "var(--md-typeset-a-color)"
-
-
-def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
-    """Returns a drawing; `title` is read out in place of it."""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
-        f'aria-label="{title}" font-size="13" fill="currentColor" font-family="inherit">{"".join(parts)}</svg>'
-    )
-
-
-def text(x: float, y: float, words: str, anchor: str = "middle") -> str:
-    """Returns words whose middle, start or end is at (x, y)."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
-
-
-def line(points: Sequence[tuple[float, float]], colour: str = "currentColor", width: float = 1.0) -> str:
-    """Returns a line through points."""
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
 
 
 def curve(function: Callable[[float], float], x0: float, x1: float, y0: float, y1: float, title: str) -> str:
@@ -104,3 +93,121 @@ def block() -> str:
         parts.append(text(48, top + 109, "+", "end"))
     parts.append(text(60, 318, "on to the next block"))
     return svg(300, 325, "A block adds what attention says and then what the MLP says", parts)
+
+
+# ----- docs/speed.md: bench/story/story.json
+
+
+def ladder() -> str:
+    """One product, rung by rung."""
+    speeds = {name: float(measured.value(f"gflops/{name}")) for name in measured.RUNGS}
+    speeds["what two cores can do"] = measured.STORY["ladder"]["peak_gflops"]
+    return bars("GFLOP/s of one matrix product, written faster and faster", speeds, "GFLOP/s", list(measured.RUNGS))
+
+
+def story() -> str:
+    """The step of 124M, commit by commit."""
+    ideas = {point["name"]: point["idea"] for point in measured.STORY["points"]}
+    times = {ideas[who]: measured.ms("124m", who) for who in measured.STORY["series"]["124m"]["ms"]}
+    return bars("Milliseconds of a step at commits of the history", times, "ms", ["today"])
+
+
+def floor() -> str:
+    """Today's step beside its arithmetic at the speed of registers."""
+    L, C, V, B, T = 12, 768, 50304, 4, 64
+    operations = 6 * (12 * L * C * C + V * C) * B * T + 6 * L * C * T * T * B
+    times = {
+        "the first product in five loops": measured.ms("124m", "1c524ae early"),
+        "today": measured.ms("124m", "HEAD train_gpt2"),
+        "the arithmetic alone, at the peak": operations / measured.STORY["ladder"]["peak_gflops"] / 1e6,
+    }
+    return bars("Milliseconds of a step beside its floor", times, "ms", ["today"])
+
+
+# ----- docs/guides/wrong.md: docs/tools/failures.json
+
+
+@cache
+def failures() -> dict[str, Any]:
+    """The runs that went wrong, by name."""
+    return json.loads((Path(__file__).parent / "failures.json").read_text())["runs"]
+
+
+def of_run(path: str) -> str:
+    """What stands for `{{ run: NAME/WHAT }}` in a page: the last loss or val, the best or worst val, the largest norm or that of a step, skipped."""
+    name, _, what = path.rpartition("/")
+    run = failures()[name]
+    if what == "skipped":
+        *steps, last = run["skipped"]
+        return f"{', '.join(map(str, steps))} and {last}"
+    if what.startswith("norm@"):
+        return f"{dict(map(tuple, run['norm']))[int(what[5:])]:.1f}"
+    if what == "norm":
+        return f"{max(norm for _, norm in run['norm']):.1f}"
+    values = [value for _, value in run["loss" if what == "loss" else "val"]]
+    return f"{ {'best': min, 'worst': max}[what](values) if what in ('best', 'worst') else values[-1]:.2f}"
+
+
+def loss(run: str, name: str, colour: int) -> Curve:
+    """The training loss of a run."""
+    return Curve(name, failures()[run]["loss"], colour)
+
+
+def val(run: str, name: str, colour: int) -> Curve:
+    """Its validation loss, by points."""
+    return Curve(name, failures()[run]["val"], colour, dots=True)
+
+
+def wrong_rate() -> str:
+    """The same run at five rates."""
+    lines = [loss(f"rate {rate}", rate, i) for i, rate in ((4, "3e-5"), (1, "3e-2"), (2, "1e-1"), (3, "1"))]
+    return curves("Training loss at five learning rates", [loss("good", "3e-3", 0), *lines], (2, 6))
+
+
+def wrong_warmup() -> str:
+    """A rate of 1e-2 with and without warm-up."""
+    lines = [loss("rate 1e-2, warm-up", "with warm-up", 1), loss("rate 1e-2, no warm-up", "without", 0)]
+    return curves("Training loss at a rate of 1e-2 with and without warm-up", lines, (2.4, 4.4))
+
+
+def wrong_shuffled() -> str:
+    """Text whose order is lost."""
+    lines = [loss("shuffled", "shuffled", 0), val("shuffled", "validation", 3), loss("good", "as it should", 1)]
+    return curves("Loss of text whose bytes are shuffled stays at that of their frequencies", lines, (2, 6))
+
+
+def wrong_repeated() -> str:
+    """Two pages a hundred times."""
+    return curves(
+        "Training loss of repeated text falls to nothing while validation climbs",
+        [loss("repeated", "training", 1), val("repeated", "validation", 0)],
+        (0, 6),
+    )
+
+
+def wrong_order() -> str:
+    """Half of one kind, and then half of another."""
+    return curves(
+        "Training loss is level where the text changes in the middle; validation climbs",
+        [loss("in order", "training", 1), val("in order", "validation", 0)],
+        (2, 6),
+    )
+
+
+def wrong_garbage() -> str:
+    """Four batches of random bytes."""
+    return curves("Training loss with four spikes where batches are garbage", [loss("garbage", "training", 1)], (2, 9))
+
+
+def wrong_overfitting() -> str:
+    """A model that learns a short text by heart, and one that is hindered."""
+    return curves(
+        "Overfitting: training loss falls on, validation turns up; with dropout it falls later and longer",
+        [
+            loss("overfitting", "training", 1),
+            val("overfitting", "validation", 0),
+            loss("overfitting, dropout", "dropout: train.", 4),
+            val("overfitting, dropout", "dropout: valid.", 3),
+        ],
+        (0.5, 4.5),
+    )

@@ -5,6 +5,9 @@
     {{ figure: attention }}           a drawing of figures.py, in the page's own colours
     {{ help: train_gpt2 }}            what a program in build/ answers to --help
     {{ api: GPT2 }}                   a name of the Python package: signature, docstring, methods
+    {{ table: story }}                the commits and their times as a table
+    {{ story: 124m/8b8ff40 }}         a number of bench/story/story.json, within a line
+    {{ run: good/val }}               a number of docs/tools/failures.json, within a line
 
 Whatever is not found ends the build.
 """
@@ -25,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
 import figures  # noqa: E402
+import story  # noqa: E402
 
 CODE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
@@ -92,7 +96,13 @@ def figure(name: str) -> str:
     return f'<div class="figure">{drawing()}</div>'
 
 
-MACROS = {"mojo": mojo, "help": program_help, "api": api, "figure": figure}
+def table(name: str) -> str:
+    """Returns a table of measured numbers."""
+    return {"story": story.table}[name]()
+
+
+MACROS = {"mojo": mojo, "help": program_help, "api": api, "figure": figure, "table": table}
+NUMBER = re.compile(r"\{\{ (story|run): (.+?) \}\}")
 formulas: list[str] = []
 
 
@@ -100,14 +110,25 @@ def on_page_markdown(markdown: str, **_) -> str:
     """Puts in what the page asks for, and a mark where a formula goes, which Markdown would else take apart."""
     formulas.clear()
     markdown = MACRO.sub(lambda m: MACROS[m[1]](m[2]), markdown)
+    markdown = NUMBER.sub(number, markdown)
     parts = CODE.split(markdown)
     return "".join(part if i % 2 else FORMULA.sub(mark, part) for i, part in enumerate(parts))
+
+
+def number(found: re.Match) -> str:
+    """Returns a number that was measured."""
+    try:
+        return {"story": story.value, "run": figures.of_run}[found[1]](found[2])
+    except KeyError as error:
+        raise PluginError(f"no {error} was measured, which {found[0]} asks for") from None
 
 
 def mark(found: re.Match) -> str:
     """Keeps a formula as MathML and returns the mark for it."""
     latex, display = (found[1], "block") if found[1] else (found[2], "inline")
-    formulas.append(convert(latex, display=display))
+    # What is wide scrolls, and the keyboard reaches it.
+    focus = ' tabindex="0"' if display == "block" else ""
+    formulas.append(convert(latex, display=display).replace("<math", f"<math{focus}", 1))
     text = f"FORMULA{len(formulas) - 1}END"
     return f"\n\n{text}\n\n" if display == "block" else text
 
@@ -122,4 +143,6 @@ def on_post_page(output: str, page, **_) -> str:
     for found in re.finditer(r'<(?:script|img|link|iframe)\b[^>]*?(?:src|href)="((?:https?:)?//[^"]+)"', output):
         if 'rel="canonical"' not in found[0]:
             raise PluginError(f"{page.file.src_path} would load {html.unescape(found[1])}")
-    return output
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
