@@ -64,6 +64,10 @@ comptime LDA = KC + LINE
 comptime CHUNK = 8
 """Units of K between two prefetches of the micro-kernel of lines that are needed later."""
 
+comptime UNROLL = CHUNK if W == 8 else 1
+"""Units of K in a turn of the micro-kernel's loop; of AVX-512's 24 multiply-adds a unit no more than one leaves the sums in
+registers. With 12, counting and branching are a fifth of the instructions, which a core feels that shares its front end."""
+
 
 def per_unit[dtype: DType]() -> Int:
     """Counts the scalars in a unit."""

@@ -7,7 +7,7 @@ from std.sys.intrinsics import llvm_intrinsic
 from llm.base.memory import Tensor
 from llm.cpu.simd.rounding import round_to
 
-from .blocking import CHUNK, F32, KC, LDA, MR, NR, W, per_unit
+from .blocking import CHUNK, F32, KC, LDA, MR, NR, UNROLL, W, per_unit
 from .epilogue import Epilogue
 from .matrix import Matrix
 from .pack import units_across
@@ -109,8 +109,10 @@ def update_tile[
     """
     var sums = Array[Vec, MR * vectors](fill=Vec(0))
     var a_unit = a
-    # One plain loop, which the compiler does not unroll: more would not leave the sums in registers.
-    for k in range(k_block.depth):
+    # Turns are counted by ones: a range of steps costs a dozen instructions a turn.
+    var turns = k_block.depth // UNROLL
+    for turn in range(turns):
+        var k = turn * UNROLL
         if k % CHUNK == 0:
             if k % KC == 0 and k > 0:
                 a_unit = a_unit.unsafe_offset(k_block.slab - KC)
@@ -124,16 +126,16 @@ def update_tile[
                     if k_block.is_last:
                         outlet.reads.prefetch[_TO_READ](row + r, col + v * W)
                         outlet.writes.prefetch[_TO_WRITE](row + r, col + v * W)
-        var b_row = Array[Vec, vectors](fill=Vec(0))
-        comptime for v in range(vectors):
-            var place = b.unsafe_offset(k * NR + v * W)
-            comptime if packs:
-                b_row[v] = units_across(columns, v * W, k)
-                place.unsafe_store(b_row[v])
-            else:
-                b_row[v] = place.unsafe_load[width=W]()
-        _add_products[dtype](sums, a_unit, b_row)
-        a_unit = a_unit.unsafe_offset(1)
+        comptime for u in range(UNROLL):
+            _add_unit[dtype, packs](sums, a_unit.unsafe_offset(u), b.unsafe_offset((k + u) * NR), columns, k + u)
+        a_unit = a_unit.unsafe_offset(UNROLL)
+    comptime if UNROLL > 1:
+        var unrolled = turns * UNROLL
+        if unrolled % KC == 0 and 0 < unrolled < k_block.depth:
+            a_unit = a_unit.unsafe_offset(k_block.slab - KC)
+        for k in range(unrolled, k_block.depth):
+            _add_unit[dtype, packs](sums, a_unit, b.unsafe_offset(k * NR), columns, k)
+            a_unit = a_unit.unsafe_offset(1)
     var as_they_are = outlet.in_float32 and (outlet.stores_sums or not k_block.is_last)
     if as_they_are and rows == MR and cols == vectors * W:
         _store_whole(sums, outlet.sums_c.unsafe_offset(row * outlet.ldc + col), outlet.ldc, k_block.adds_to_c)
@@ -143,6 +145,22 @@ def update_tile[
         var address = Ptr(unsafe_from_address=Int(spilled.unsafe_ptr()))
         outlet.finish(outlet.destination, address, vectors * W, row, col, rows, cols, k_block)
         _ = spilled^
+
+
+@always_inline
+def _add_unit[
+    vectors: Int, //, dtype: DType, packs: Bool
+](mut sums: Array[Vec, MR * vectors], a: Ptr, b: Ptr, columns: Matrix[dtype], k: Int):
+    # One unit of K; its row of the panel is at `b`, or comes from row k of `columns` and goes there.
+    var b_row = Array[Vec, vectors](fill=Vec(0))
+    comptime for v in range(vectors):
+        var place = b.unsafe_offset(v * W)
+        comptime if packs:
+            b_row[v] = units_across(columns, v * W, k)
+            place.unsafe_store(b_row[v])
+        else:
+            b_row[v] = place.unsafe_load[width=W]()
+    _add_products[dtype](sums, a, b_row)
 
 
 @always_inline
