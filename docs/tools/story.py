@@ -19,7 +19,8 @@ def value(path: str) -> str:
         return f"{first / second:.2g}"
     if path.startswith("gflops/"):
         M, N, K = (STORY["ladder"][size] for size in "MNK")
-        return f"{2 * M * N * K / RUNGS[path.partition('/')[2]] / 1e6:.0f}"
+        speed = 2 * M * N * K / RUNGS[path.partition("/")[2]] / 1e6
+        return f"{speed:.1f}" if speed < 10 else f"{speed:.0f}"
     if path in STORY["ladder"]:
         return f"{STORY['ladder'][path]:.0f}"
     milliseconds = _milliseconds(path)
