@@ -92,7 +92,7 @@ POINTS = [
     Point("b8aaadc", "bf16 widened while it is packed"),
     Point("8e600fc", "attention on AVX2: sums stay in registers"),
     Point("e25a676", "bf16 rounded by its bits"),
-    Point("HEAD", "today"),
+    Point("HEAD", "when this was measured"),
 ]
 
 

@@ -109,7 +109,7 @@ def story() -> str:
     """The step of 124M, commit by commit."""
     ideas = {point["name"]: point["idea"] for point in measured.STORY["points"]}
     times = {ideas[who]: measured.ms("124m", who) for who in measured.STORY["series"]["124m"]["ms"]}
-    return bars("Milliseconds of a step at commits of the history", times, "ms", ["today"])
+    return bars("Milliseconds of a step at commits of the history", times, "ms", ["when this was measured"])
 
 
 def floor() -> str:
@@ -118,10 +118,10 @@ def floor() -> str:
     operations = 6 * (12 * L * C * C + V * C) * B * T + 6 * L * C * T * T * B
     times = {
         "the first product in five loops": measured.ms("124m", "1c524ae early"),
-        "today": measured.ms("124m", "HEAD train_gpt2"),
+        "when this was measured": measured.ms("124m", "HEAD train_gpt2"),
         "the arithmetic alone, at the peak": operations / measured.STORY["ladder"]["peak_gflops"] / 1e6,
     }
-    return bars("Milliseconds of a step beside its floor", times, "ms", ["today"])
+    return bars("Milliseconds of a step beside its floor", times, "ms", ["when this was measured"])
 
 
 # ----- docs/guides/wrong.md: docs/tools/failures.json
