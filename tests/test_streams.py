@@ -14,6 +14,7 @@ from tiny_run import checkpoints, settings
 
 NAMES = ["train_gpt2", "train_gpt2_basic", "sample_gpt2", "eval_gpt2", "test_gpt2", "tokenize_text"]
 ENDLESS = ["-x", 1_000_000_000, "-v", 0]
+LONG = ["-x", 100_000, "-v", 0]
 
 
 @pytest.fixture(scope="session")
@@ -106,13 +107,14 @@ def test_ctrl_c_behind_tee(program, data, tmp_path):
 
 
 def test_a_reader_who_goes_ends_the_run_with_a_save(program, data, tmp_path):
+    """It is noticed at the next line, of which there are some ninety in all steps: the run has not too many of those."""
     out = tmp_path / "run"
-    result = shell(program, "| head -60 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, out, *ENDLESS))
+    result = shell(program, "| head -60 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, out, *LONG))
     assert result.returncode == 1
     [step] = checkpoints(out)
     assert f"standard output: cannot write: Broken pipe: stopped after step {step} of" in result.stderr
     assert formats.read_checkpoint(out / f"model_{step:08}.bin")
-    without = shell(program, "| head -60 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, None, *ENDLESS))
+    without = shell(program, "| head -60 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, None, *LONG))
     assert without.returncode == 1 and "nothing was saved: no --out was given" in without.stderr
 
 
