@@ -48,17 +48,22 @@ def snippets(page: Path) -> list[tuple[int, str, str | None]]:
     ]
 
 
+def expect_promised(page: Path, names: dict) -> None:
+    """Runs a page's python blocks one after the other in `names`, and expects what the page says that they print."""
+    for at, code, promised in snippets(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * (at - 1) + code, str(page), "exec"), names)
+        if promised is not None:
+            assert printed.getvalue() == promised, f"{page.name}:{at}"
+
+
 @pytest.mark.long
 def test_tutorial_runs_and_prints_what_it_says():
     assert len(CHAPTERS) == 8
     names: dict = {"__name__": "tutorial"}
     for page in CHAPTERS:
-        for at, code, promised in snippets(page):
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile("\n" * (at - 1) + code, str(page), "exec"), names)
-            if promised is not None:
-                assert printed.getvalue() == promised, f"{page.name}:{at}"
+        expect_promised(page, names)
     assert [round(float(x), 1) for x in names["losses"][:1]] == [round(float(names["np"].log(names["V"])), 1)]
     assert names["losses"][-1] < 2.8
 
@@ -69,13 +74,7 @@ def test_guide_to_python_runs_and_prints_what_it_says(program, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "presets").symlink_to(ROOT / "presets")
     monkeypatch.setattr(native, "program", lambda name: program.path)
-    page, names = DOCS / "guides/python.md", {"__name__": "guide"}
-    for at, code, promised in snippets(page):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile("\n" * (at - 1) + code, str(page), "exec"), names)
-        if promised is not None:
-            assert printed.getvalue() == promised, f"{page.name}:{at}"
+    expect_promised(DOCS / "guides/python.md", {"__name__": "guide"})
 
 
 def test_figures_and_numbers_are_there(monkeypatch):
