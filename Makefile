@@ -20,6 +20,9 @@ OUT ?=
 # What else the program is told, for example FLAGS="--max-steps 500".
 FLAGS ?=
 
+# make train NP=2 trains with two processes, as one would on two machines.
+NP ?=
+
 # make sample PROMPT="Once upon a time" continues this text.
 PROMPT ?=
 export PROMPT
@@ -43,7 +46,8 @@ setup: $(VENV)/.ready ## Install what training needs into .venv (train and test 
 train: override export TEXT := $(value TEXT)
 train: override export OUT := $(value OUT)
 train: $(VENV)/.ready ## Train a small GPT on TEXT=file-or-folder (default: Python's documentation), 2 minutes
-	@$(RUN) $(BIN)/python -m llm_mojo train $${TEXT:+"$$TEXT"} $${OUT:+--out "$$OUT"} $(FLAGS)
+	@[ -z "$(NP)" ] || [ -x $(BIN)/mpiexec ] || command -v mpiexec >/dev/null || $(BIN)/pip install -q -e '.[mpi]'
+	@$(RUN) $(BIN)/python -m llm_mojo train $${TEXT:+"$$TEXT"} $${OUT:+--out "$$OUT"} $(if $(NP),--np $(NP)) $(FLAGS)
 
 sample: override export PROMPT := $(value PROMPT)
 sample: $(VENV)/.ready build/sample_gpt2 ## Continue PROMPT="..." with the newest checkpoint of runs/; without PROMPT, talk to it

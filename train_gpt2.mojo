@@ -207,7 +207,13 @@ def train_with[
     var others = List[DataLoader]()
     for i in range(1, training.replicas // ranks.size):
         others.append(training_data(args, config, i))
-    var replicas = Replicas(training.replicas, ranks^, others^, shards_state=args.bool("zero-stage"))
+    var replicas = Replicas(
+        training.replicas,
+        ranks^,
+        others^,
+        shards_state=args.bool("zero-stage"),
+        saves_parts=args.bool("state-parts"),
+    )
     var run = Trainer(training^, model^, optimizer(args, config), train_data^, val_data^, replicas^)
     if resumed:
         load_checkpoint(args.string("out"), resumed.value(), run)

@@ -45,7 +45,7 @@ KINDS = {
     "fp32": ["--replicas", 4],
     "bf16": ["--replicas", 4, "--dtype", "bf16", "--recompute", 1],
     "whole state": ["--replicas", 4, "--zero-stage", 0],
-    "muon": ["--replicas", 4, "--zero-stage", 0, "--optimizer", "muon"],
+    "muon": ["--replicas", 4, "--optimizer", "muon"],
 }
 needs_mpi = pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside Python: pip install mpich")
 
@@ -91,6 +91,19 @@ def test_any_number_of_ranks_gives_the_same_bits(kind, program, data, tmp_path):
 
 
 @needs_mpi
+def test_gradients_that_leave_during_backward(program, data, tmp_path):
+    """Blocks of two million parameters and more, which are sent while those before them are still computed."""
+    wide = ["--n-embd", 416, "-x", 3, "-n", 3, "-v", 0, "-s", 0, "--replicas", 4]
+    program.output(*flags(data, tmp_path / "1", *wide))
+    for ranks in (2, 4):
+        status, output = end(start(program, ranks, flags(data, tmp_path / str(ranks), *wide)))
+        assert status == 0, output
+        for kind in "model", "state":
+            (one,), (several,) = [list((tmp_path / name).glob(f"{kind}_*")) for name in ("1", str(ranks))]
+            assert several.read_bytes() == one.read_bytes()
+
+
+@needs_mpi
 def test_a_run_goes_on_with_another_number_of_ranks(program, data, tmp_path):
     arguments = KINDS["fp32"]
     status, output = end(start(program, 4, flags(data, tmp_path / "4", *arguments)))
@@ -104,6 +117,31 @@ def test_a_run_goes_on_with_another_number_of_ranks(program, data, tmp_path):
     assert final(two, STEPS) == final(tmp_path / "4", STEPS)
     error = program.error(*flags(data, one, "--replicas", 2, "-y", 1))
     assert "--replicas 4" in error
+
+
+@needs_mpi
+def test_each_rank_may_save_its_part_of_the_state(program, data, tmp_path):
+    """Two write two parts; one process and four ranks go on from them, and who misses a part says which."""
+    parts = [*KINDS["fp32"], "--state-parts", 1]
+    status, output = end(start(program, 2, flags(data, tmp_path / "two", *parts)))
+    assert status == 0, output
+    program.output(*flags(data, tmp_path / "one", *KINDS["fp32"]))
+    assert (tmp_path / "two" / f"model_{STEPS:08}.bin").read_bytes() == final(tmp_path / "one", STEPS)[
+        f"model_{STEPS:08}.bin"
+    ]
+    states = sorted(path.name for path in (tmp_path / "two").glob("state_*"))
+    assert states == [f"state_{step:08}_{rank:05}.bin" for step in (3, 6, 9) for rank in (0, 1)]
+    one = copy_back_to(tmp_path / "two", 6, tmp_path / "on_one")
+    assert "resumed after step 6" in program.output(*flags(data, one, "--state-parts", 0, "-y", 1))
+    assert final(one, STEPS) == final(tmp_path / "one", STEPS)
+    assert not (one / f"state_{STEPS:08}_00001.bin").exists()
+    four = copy_back_to(tmp_path / "two", 6, tmp_path / "on_four")
+    status, output = end(start(program, 4, flags(data, four, "--state-parts", 0, "-y", 1)))
+    assert status == 0 and final(four, STEPS) == final(tmp_path / "one", STEPS), output
+    short = copy_back_to(tmp_path / "two", 6, tmp_path / "short")
+    missing = short / "state_00000006_00001.bin"
+    missing.unlink()
+    assert f"{missing} is missing" in program.error(*flags(data, short, "-y", 1))
 
 
 def test_replicas_learn_from_the_same_tokens_as_one(program, data, tmp_path):

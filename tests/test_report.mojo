@@ -27,6 +27,7 @@ def a_step(loss: Float32, norm: Float32, z: Optional[Float64] = None) -> StepRec
         loss_z=z,
         norm_z=z,
         skipped=Bool(z),
+        waited_ms=z,
     )
 
 
@@ -120,7 +121,8 @@ def test_step_json() raises:
         step_json(a_step(nan[DType.float32](), 1.3, Float64(-1.5))),
         (
             '{"step": 12, "loss": null, "norm": 1.3, "lr": 0.0001, "ms": 523.432, "tokens": 256, "tokens_per_second":'
-            ' 489, "shard": 0, "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true}'
+            ' 489, "shard": 0, "sample": 11, "epoch": 3, "loss_z": -1.500, "norm_z": -1.500, "skipped": true,'
+            ' "waited_ms": -1.500}'
         ),
     )
 

@@ -24,7 +24,8 @@ def call(mojo_program, tmp_path, monkeypatch, capfd):
     path = mojo_program("train_gpt2.mojo").path
     words = []
 
-    def become(name, given):
+    def become(name, given, processes):
+        assert processes == 1
         words[:] = given
         subprocess.run([path, *given], check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
         raise Done
@@ -250,6 +251,16 @@ def test_a_dry_run_makes_no_folder(call):
 def test_names(given, name, call):
     write_text(given)
     assert call(f"./{given}")[1][-3] == f"runs/{name}"
+
+
+def test_processes():
+    """How many train is no flag of the trainer, but a part of each batch for each of them is."""
+    assert train.split_processes(["my.txt", "-x", "5"]) == (["my.txt", "--max-steps", "5"], 1)
+    assert train.split_processes(["a", "--np", "2"]) == (["a", "--replicas", "2"], 2)
+    assert train.split_processes(["a", "--np=2", "--replicas", "4"]) == (["a", "--replicas", "4"], 2)
+    for wrong in ("0", "two", "-1"):
+        with pytest.raises(Error, match="--np: expected a number of processes"):
+            train.split_processes(["--np", wrong])
 
 
 def test_several_texts_in_one_word(tmp_path, monkeypatch):

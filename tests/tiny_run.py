@@ -16,7 +16,7 @@ SIZES = ["--n-layer", 2, "--n-head", 2, "--n-embd", 16, "--vocab-size", V, "-b",
 FLAGS = [*SIZES, "-x", STEPS, "-d", 32, "-n", 3, "-v", 4, "-m", 2, "-s", 5, "-g", 6, "-l", 3e-3, "-k", "cosine"]
 FLAGS += ["-u", 3, "-q", 0.1, "-c", 0.1, "--grad-clip", 1, "-sl", 4, "-sg", 4]
 # In the log, and another each time.
-TIMES = {"ms", "tokens_per_second"}
+TIMES = {"ms", "tokens_per_second", "waited_ms"}
 
 
 def make_data(folder):

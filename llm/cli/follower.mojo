@@ -32,7 +32,7 @@ from llm.model.checkpoints import load_parameters
 from llm.model.gpt2 import GPT2
 from llm.optim.optimizer import Optimizer
 from llm.train.replicas import ANSWER, END, SAVE, STEP, VALIDATE, Replicas
-from llm.train.run_folder import slots
+from llm.train.run_folder import save_part, slots
 from llm.train.team_state import receive_run
 from llm.train.trainer import Trainer
 
@@ -73,7 +73,9 @@ def _follow[dtype: DType](start: Start, launch: Launch, var ranks: Ranks) raises
     var val_data = validation_data(args, start.config)
     var training = train_config(args, train_data.num_batches)
     training.steps = start.steps
-    var replicas = Replicas(training.replicas, ranks^, others^, shards_state=args.bool("zero-stage"))
+    var replicas = Replicas(
+        training.replicas, ranks^, others^, shards_state=args.bool("zero-stage"), saves_parts=args.bool("state-parts")
+    )
     var threads = threads_of_rank(args, launch)
     var model = GPT2[dtype](start.config.copy(), threads, train_data.B, train_data.T, recompute=args.bool("recompute"))
     var questions = open_hellaswag(args, start.config, train_data.T, None)
@@ -86,10 +88,12 @@ def _follow[dtype: DType](start: Start, launch: Launch, var ranks: Ranks) raises
         else:
             load_parameters(initial_checkpoint(args), run.model)
         expect_same_model(run.replicas.ranks, run.model.params)
-    _do_as_told(run, questions)
+    _do_as_told(run, questions, args.string("out"))
 
 
-def _do_as_told[dtype: DType, O: Optimizer, //](mut run: Trainer[dtype, O], mut questions: Optional[Choices]) raises:
+def _do_as_told[
+    dtype: DType, O: Optimizer, //
+](mut run: Trainer[dtype, O], mut questions: Optional[Choices], folder: String) raises:
     while True:
         var order = run.replicas.next()
         if order[0] == END:
@@ -101,5 +105,7 @@ def _do_as_told[dtype: DType, O: Optimizer, //](mut run: Trainer[dtype, O], mut 
             _ = run.validate()
         elif order[0] == ANSWER:
             _ = judge_together(questions.value(), run.model, run.replicas.ranks, order[1], Unwatched())
+        elif order[0] == SAVE and order[1] == 1:
+            save_part(folder, run)
         elif order[0] == SAVE:
             run.replicas.collect(slots(run.optimizer))

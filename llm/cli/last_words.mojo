@@ -11,6 +11,7 @@ from llm.cli.run_tokenizer import RunTokenizer
 from llm.cli.screen import Screen, complain, errors_are_seen
 from llm.cli.shell import own_program, shell_command
 from llm.cli.signals import note_last_words, signal_name, stop_signal
+from llm.dist.mpi import launched
 from llm.eval.choices import Choices
 from llm.optim.optimizer import Optimizer
 from llm.train.run_folder import checkpoint_model, save_checkpoint
@@ -30,6 +31,9 @@ def farewell[
     ref failure = report.screen.failure
     ref state = run.state
     var steps = run.config.steps
+    var messages = report.messages()
+    if messages:
+        report.screen.line(messages)
     # A signal that comes when all is done, to the last validation, stops nothing.
     if signal != 0 and (state.step < steps or not state.evaluated):
         _say_last(report.screen, String(t"stopped by {signal_name(signal)}{_what_now(run, args, saved)}"))
@@ -133,7 +137,11 @@ def save_elsewhere[
 
 
 def _going_on(folder: String) -> String:
-    var words = own_program()
+    var words = List[String]()
+    var launch = launched()
+    if launch and launch.value().size > 1:
+        words.extend([String("mpiexec"), String("-n"), String(launch.value().size)])
+    words.extend(own_program())
     words.extend([String("-o"), folder, "-y", "1"])
     return shell_command(words)
 

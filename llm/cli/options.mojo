@@ -188,6 +188,7 @@ def options() -> List[Option]:
         Option("recompute", "", "0|1", "0", "1: a tenth of the activations, computed again in backward; same results"),
         Option("threads", "", "N", "0", "threads to use (0: one for each core)"),
         Option("zero-stage", "z", "0|1", "1", "1: each rank keeps its share of the optimizer's state; 0: all of it"),
+        Option("state-parts", "", "0|1", "0", "1: each rank saves its share itself, in an --out that all ranks have"),
         Option("trace", "", "FILE", "", "what each thread did, for ui.perfetto.dev (in a build with -D TRACE)"),
         Option("dry-run", "", "", "", "print sizes, memory and estimated time; train nothing"),
     ]

@@ -68,6 +68,8 @@ def step_json(step: StepRecord) -> String:
         extra += String(t', "norm_z": {fixed(step.norm_z.value(), 3)}')
     if step.skipped:
         extra += ', "skipped": true'
+    if step.waited_ms:
+        extra += String(t', "waited_ms": {fixed(step.waited_ms.value(), 3)}')
     return String(
         t'{{"step": {step.step}, "loss": {json_number(step.loss)}, "norm": {json_number(step.norm)}, "lr":'
         t' {json_number(step.learning_rate)}, "ms": {fixed(step.milliseconds, 3)}, "tokens": {step.tokens},'
@@ -116,6 +118,9 @@ struct Report(Movable):
     """Steps done before the validation that came last."""
     var _shown: Int
     """When the line of the steps was last shown."""
+    var _waited_ms: Float64
+    """Of all steps of this process, and what they took."""
+    var _stepped_ms: Float64
 
     def __init__(out self, folder: String, resume: Optional[LogEnd] = None) raises:
         """Starts the logs; with `resume` goes on with those that are there. No folder (empty): no logs.
@@ -136,6 +141,8 @@ struct Report(Movable):
         self._validations = 0
         self._validated = 0
         self._shown = 0
+        self._waited_ms = 0
+        self._stepped_ms = 0
         if folder.byte_length() > 0:
             make_folder("report", folder)
             self._folder = HeldFolder("report", folder)
@@ -156,6 +163,8 @@ struct Report(Movable):
             If a log cannot be written.
         """
         self._last = step.copy()
+        self._waited_ms += step.waited_ms.or_else(0)
+        self._stepped_ms += step.milliseconds
         if not self.screen.is_terminal:
             if is_worth_a_line(step.step, step.steps):
                 self.screen.line(step_line(step, self.screen))
@@ -232,6 +241,16 @@ struct Report(Movable):
         if self._validations <= 50:
             return True
         return step == last.steps or step * 50 // last.steps != self._validated * 50 // last.steps
+
+    def messages(self) -> String:
+        """Says what the steps have waited for other ranks; nothing of a single one."""
+        if not self._last or not self._last.value().waited_ms:
+            return ""
+        var share = self._waited_ms / max(self._stepped_ms, 1e-3)
+        var steps = Float64(self._last.value().step - self._first_step)
+        return String(
+            t"messages    {fixed(self._waited_ms / steps, 1)} ms a step ({percent(share)}) were spent waiting for them"
+        )
 
     def stops(self) -> Bool:
         """Tells whether the run has to end now: a signal has come, or the screen can no longer be written to."""

@@ -25,6 +25,8 @@ comptime AT_CHECKPOINT = 1
 comptime NOT_AT_ALL = 2
 
 comptime _STATUS_LOST = Int32(1)
+comptime _GRACE_S = UInt32(5)
+comptime _LAST_WORDS_US = Int32(500_000)
 
 
 def join(launch: Optional[Launch]) raises -> Ranks:
@@ -54,6 +56,11 @@ def _watch(view: Pointer[RankView, MutUntrackedOrigin]) abi("C") -> Int:
             complain(
                 String(t"train_gpt2: {own} ends: {lost}; a checkpoint that counts is whole: go on with --resume 1")
             )
+            # Whatever becomes of the next call.
+            _ = external_call["alarm", UInt32](_GRACE_S)
+            # The launcher ends who was stopped, which itself can do nothing; and drops words that come with the end.
+            _ = external_call["usleep", Int32](_LAST_WORDS_US)
+            view[].end_all()
             external_call["_exit", NoneType](_STATUS_LOST)
 
 
@@ -76,13 +83,15 @@ def threads_of_rank(args: Arguments, launch: Optional[Launch]) -> Int:
 
 
 def set_replicas(mut args: Arguments, ranks: Ranks) raises:
-    """Has the run as many replicas as ranks, unless it says how many.
+    """Has the run as many replicas as ranks, unless it says how many; and every rank the whole state of Muon.
 
     Raises:
-        If the ranks cannot share the optimizer's state out.
+        If the ranks are to share the state out that they cannot.
     """
     if ranks.size > 1 and args.bool("zero-stage") and args.choice("optimizer") == "muon":
-        raise Error("muon: it needs whole matrices, so the ranks cannot share its state out; use --zero-stage 0")
+        if args.given("zero-stage"):
+            raise Error("muon: it needs whole matrices, so the ranks cannot share its state out; use --zero-stage 0")
+        args.set("zero-stage", "0", "")
     if not args.given("replicas") and ranks.size > 1:
         args.set("replicas", String(ranks.size), "")
 

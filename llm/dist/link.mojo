@@ -38,7 +38,9 @@ comptime ENDED = 1
 """1: the thread that beats has ended; 2: because MPI failed, and the notice of this rank itself says why."""
 comptime LOCKED = 2
 """When MPI was last called by a thread that is still in the call; 0 if none is."""
-comptime _CELLS = 3
+comptime GIVEN_UP = 3
+"""1: this rank takes no further part."""
+comptime _CELLS = 4
 
 
 @fieldwise_init

@@ -23,6 +23,7 @@ comptime _Query = def(Int, Int) thin abi("C") -> Int32
 comptime _Message = def(Int, Int32, Int, Int32, Int32, Int, Int) thin abi("C") -> Int32
 comptime _Test = def(Int, Int, Int) thin abi("C") -> Int32
 comptime _Text = def(Int32, Int, Int) thin abi("C") -> Int32
+comptime _Abort = def(Int, Int32) thin abi("C") -> Int32
 comptime _LONGEST_ERROR = 8192
 
 
@@ -153,6 +154,15 @@ struct MPI(Copyable, Movable):
     def end(self) raises:
         """Ends; all requests must be done."""
         self._check(_symbol[_Nothing](self._library, "MPI_Finalize")(), "MPI_Finalize")
+
+    def end_all(self):
+        """Has the launcher end all processes, those on other hosts and those that were stopped too. It may not return.
+        """
+        try:
+            _ = _symbol[_Abort](self._library, "MPI_Abort")(self._world, 1)
+        except error:
+            # Whoever calls this ends by itself.
+            pass
 
     def _check(self, status: Int32, what: StaticString) raises:
         if status == 0:

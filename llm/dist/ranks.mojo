@@ -6,7 +6,7 @@ from std.sys import size_of
 from std.time import perf_counter_ns
 
 from llm.base.memory import Tensor
-from llm.dist.link import DATA, ENDED, LEAVING, LOCKED, NUM_MESSAGES, Link, beat
+from llm.dist.link import DATA, ENDED, GIVEN_UP, LEAVING, LOCKED, NUM_MESSAGES, Link, beat
 from llm.dist.mpi import Launch
 
 comptime U8 = DType.uint8
@@ -25,8 +25,8 @@ struct Ranks(Movable):
     var size: Int
     var hosts: List[String]
     """Where each rank runs."""
-    var waited: Int
-    """Nanoseconds spent waiting for messages."""
+    var is_eager: Bool
+    """Whether who waits for a message looks without a pause at first."""
     var _link: Optional[Link]
     """Nothing if there is one rank."""
     var _free: List[Int]
@@ -39,7 +39,7 @@ struct Ranks(Movable):
         self.rank = 0
         self.size = 1
         self.hosts = [_host_name()]
-        self.waited = 0
+        self.is_eager = True
         self._link = None
         self._free = List[Int]()
         self._peers = List[Int]()
@@ -105,12 +105,13 @@ struct Ranks(Movable):
         """Waits until a message has gone or come.
 
         Raises:
-            If MPI fails.
+            If MPI fails, or this rank gives up.
         """
         var began = Int(perf_counter_ns())
         while not self._is_done(message):
+            self.expect_together()
             var waited = Int(perf_counter_ns()) - began
-            if waited < _EAGER_NS:
+            if self.is_eager and waited < _EAGER_NS:
                 _ = external_call["sched_yield", Int32]()
             else:
                 _ = external_call["usleep", Int32](Int32(min(waited // 100_000, 1000)))
@@ -118,7 +119,16 @@ struct Ranks(Movable):
             # A long message keeps beats waiting behind it.
             self._link.value().hear(self._peers[message])
         self._free.append(message)
-        self.waited += Int(perf_counter_ns()) - began
+
+    def give_up(self):
+        """Ends every wait of this rank, in all of its threads: it will take no further part."""
+        if self._link:
+            self._link.value().set(GIVEN_UP, 1)
+
+    def expect_together(self) raises:
+        """Raises if this rank has given up."""
+        if self._link and self._link.value().cell(GIVEN_UP) != 0:
+            raise Error("mpi: this rank takes no further part")
 
     def wait_for_all(mut self, messages: List[Int]) raises:
         """Waits for several messages."""
@@ -255,6 +265,11 @@ struct RankView(Copyable, Movable):
         if locked != 0 and Int64(perf_counter_ns()) - locked > LOST_NS:
             return "MPI does not come back from a call: a host has died or cannot be reached"
         return ""
+
+    def end_all(self):
+        """Has the launcher end all ranks, also those that cannot end themselves; it may not return."""
+        if self._link:
+            self._link.value().mpi.end_all()
 
     def leave(self, why: String = ""):
         """Takes leave of the other ranks, in the thread that joined them: in order, or with the reason why this one ends.

@@ -21,8 +21,11 @@ comptime RANDOM_WINDOWS = 2
 
 # Fields of the header.
 comptime _PROCESSES = 2
+comptime _RANK = 3
 comptime _MASTER_WEIGHTS = 4
 comptime _SHUFFLED = 5
+comptime _SHARE = 8
+"""How the state of several processes is parted; llm.c, which parts it in a way of its own, has 0 here."""
 comptime _STEP = 10
 comptime _RNG = 20
 comptime _RNG_LAST_UPDATE = 22
@@ -32,6 +35,9 @@ comptime _SAMPLE = 32
 comptime _ROUNDING_SEED = UInt64(13371337)
 """llm.c's generator for stochastic rounding to bfloat16, which training in float32 never draws from."""
 comptime _MAX_SHARDS = 1 << 24
+comptime _MAX_PARTS = 100_000
+comptime _SHARES_OF_BLOCKS = 1
+"""Each part has a share of the blocks that norms are summed over."""
 
 
 struct DataPosition(Movable):
@@ -66,17 +72,23 @@ def state_file(
     states: List[Tensor[F32]],
     params: List[Tensor[F32]],
     position: DataPosition,
+    *,
+    rank: Int = 0,
+    parts: Int = 1,
 ) raises -> AtomicFile:
-    """Writes a state up to the last byte; it appears under its name when the caller commits the file.
+    """Writes a state, or a rank's part of it, up to the last byte; it appears under its name when the caller commits the
+    file.
 
-    `states` are the tensors that the optimizer keeps, slot after slot; `params` are the parameters in float32 of a model
-    whose own file is bfloat16, and otherwise none.
+    `states` are the tensors that the optimizer keeps, slot after slot, or pieces of them; `params` are the parameters in
+    float32 of a model whose own file is bfloat16, and otherwise none.
 
     Raises:
         If the file cannot be written.
     """
     var header = Header(STATE_MAGIC, STATE_VERSION)
-    header[_PROCESSES] = 1
+    header[_PROCESSES] = parts
+    header[_RANK] = rank
+    header[_SHARE] = _SHARES_OF_BLOCKS if parts > 1 else 0
     header[_MASTER_WEIGHTS] = Int(len(params) > 0)
     header[_SHUFFLED] = Int(position.order == SHUFFLED)
     header[_STEP] = step
@@ -96,25 +108,47 @@ def state_file(
     return file^
 
 
+def count_parts(path: String) raises -> Int:
+    """Returns in how many files the state is of which this is the first.
+
+    Raises:
+        If there is no state under this name, or it is parted in another way than ours.
+    """
+    var file = InputFile("resume", path)
+    var header = read_header(file, STATE_MAGIC, [STATE_VERSION])
+    var parts = header[_PROCESSES]
+    if parts < 1 or parts > _MAX_PARTS or (parts > 1 and header[_SHARE] != _SHARES_OF_BLOCKS):
+        raise file.error(
+            String(
+                t"expected the state of a run of ours, found one of {parts} processes of llm.c; resume it where it was"
+                t" made, or start from its model with --init"
+            )
+        )
+    return parts
+
+
 def read_state(
     path: String,
     step: Int,
     states: List[Tensor[F32]],
     params: List[Tensor[F32]],
     mut position: DataPosition,
+    *,
+    rank: Int = 0,
+    parts: Int = 1,
 ) raises:
     """Sets the position and fills the optimizer's tensors, and the parameters if the state has them beside a bfloat16 model.
 
     Raises:
-        If there is no good state under this name, or it belongs to another model or step.
+        If there is no good state under this name, or it belongs to another model, step or rank.
     """
     var file = InputFile("resume", path)
     var header = read_header(file, STATE_MAGIC, [STATE_VERSION])
-    if header[_PROCESSES] != 1:
+    if header[_PROCESSES] != parts or (parts > 1 and header[_RANK] != rank):
         raise file.error(
             String(
-                t"expected the state of a run in one process, found one of {header[_PROCESSES]} processes; resume it"
-                t" where it was made, or start from its model with --init"
+                t"expected part {rank} of the {parts} parts of a state, found part {header[_RANK]} of"
+                t" {header[_PROCESSES]}; restore the file of the same checkpoint"
             )
         )
     if header[_STEP] != step:

@@ -5,6 +5,7 @@ weights with the token embedding (wte).
 """
 
 from llm.base.memory import Tensor
+from llm.base.shared_counter import SharedCounter
 from llm.cpu.attention import attention_probabilities
 from llm.cpu.cross_entropy import cross_entropy_forward
 from llm.cpu.dropout import Dropout
@@ -87,6 +88,8 @@ struct GPT2[dtype: DType = F32](Movable):
     """Sequences of the last forward pass."""
     var T: Int
     """Positions of each."""
+    var finished: SharedCounter
+    """Blocks, from the last one down, that `backward` has finished since the last forward pass."""
     var _rounded: RoundedWeights[Self.dtype]
     var _weights: ForwardWeights[Self.dtype, F32]
     var _rounded_are_stale: Bool
@@ -122,6 +125,7 @@ struct GPT2[dtype: DType = F32](Movable):
         self.config = config^
         self.B = 0
         self.T = 0
+        self.finished = SharedCounter()
         self._rounded_are_stale = True
         self._state = _NOTHING
         self._has_gradients = False
@@ -224,6 +228,7 @@ struct GPT2[dtype: DType = F32](Movable):
         self.B = B
         self.T = T
         self._dropout = dropout
+        self.finished.set(0)
         for i in range(B * T):
             self.acts.tokens[i] = tokens[i]
 
@@ -455,6 +460,9 @@ struct GPT2[dtype: DType = F32](Movable):
                 accumulate,
                 self._dropout,
             )
+            # Kernels end with a barrier.
+            if team.leads():
+                self.finished.set(last - l + 1)
         backward_embedding(team, self.grads, self.acts, self.B, self.T, self.config.channels, accumulate, self._dropout)
 
     def _attention(self) -> CausalAttention:

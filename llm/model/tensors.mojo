@@ -89,6 +89,11 @@ def parameter_specs(config: GPT2Config) -> List[ParameterSpec]:
     ]
 
 
+def is_of_blocks(tensor: Int) -> Bool:
+    """Tells the tensors of the blocks, which have all layers, from the others."""
+    return tensor >= LN1W and tensor <= FCPROJB
+
+
 def num_parameters(config: GPT2Config) -> Int:
     """Counts the parameters, padding rows of wte included."""
     var count = 0

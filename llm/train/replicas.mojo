@@ -8,15 +8,19 @@ Rank 0 decides what is done next and tells the others, who follow; all of them d
 """
 
 from llm.base.memory import Tensor
+from llm.base.shared_counter import SharedCounter
 from llm.cpu.global_norm import NORM_BLOCK, num_norm_blocks
 from llm.cpu.threads.crew import share
 from llm.data.loader import DataLoader
+from llm.dist.courier import Courier, Stage
 from llm.dist.ranks import Ranks
 from llm.dist.reduction import CHUNK, Chunks, Exchange, add, gather, scatter
 from llm.model.config import GPT2Config
-from llm.model.tensors import ParameterTensors
+from llm.model.tensors import FCW, NUM_TENSORS, ParameterTensors, is_of_blocks
 
 comptime F32 = DType.float32
+comptime _STAGE = 1 << 21
+"""Scalars of gradients that are worth to leave before the others."""
 
 # What rank 0 has the others do.
 comptime STEP = 1
@@ -36,6 +40,8 @@ struct Replicas(Movable):
     var ranks: Ranks
     var shards_state: Bool
     """Whether each rank keeps the optimizer's state for its share of the parameters alone (ZeRO stage 1)."""
+    var saves_parts: Bool
+    """Whether each rank writes its share of the state itself, on a disk that all of them have."""
     var loaders: List[DataLoader]
     """Data of this process's replicas but the first, whose data the trainer has."""
     var batches: Int
@@ -43,13 +49,20 @@ struct Replicas(Movable):
     var _sums: List[ParameterTensors[F32]]
     """Sums of 2^i neighbouring replicas that wait for the next 2^i."""
     var _exchange: Exchange
+    var _courier: Courier
 
     def __init__(out self) raises:
         """One replica in one process."""
         self = Self(1, Ranks(), List[DataLoader]())
 
     def __init__(
-        out self, count: Int, var ranks: Ranks, var loaders: List[DataLoader], *, shards_state: Bool = True
+        out self,
+        count: Int,
+        var ranks: Ranks,
+        var loaders: List[DataLoader],
+        *,
+        shards_state: Bool = True,
+        saves_parts: Bool = False,
     ) raises:
         """Shares replicas out over ranks.
 
@@ -60,7 +73,9 @@ struct Replicas(Movable):
         self.count = count
         self.here = count // ranks.size
         self.shards_state = shards_state and ranks.size > 1
+        self.saves_parts = saves_parts and self.shards_state
         self._exchange = Exchange(ranks.size)
+        self._courier = Courier()
         self.ranks = ranks^
         self.loaders = loaders^
         self.batches = 0
@@ -104,31 +119,98 @@ struct Replicas(Movable):
             If the system has no room.
         """
         var is_last = i + 1 == self.here
-        var level = 0
-        while (i >> level) > 0 and (is_last or (i >> level) & 1 == 1):
-            if (i >> level) & 1 == 1:
-                for tensor in range(len(grads.specs)):
-                    add(grads[tensor], self._sums[level][tensor])
-            level += 1
         if is_last:
+            # Else `begin_to_reduce` has seen to it.
+            if self.ranks.size == 1:
+                for level in self._waiting():
+                    for tensor in range(NUM_TENSORS):
+                        add(grads[tensor], self._sums[level][tensor])
             return
+        var level = 0
+        while (i >> level) & 1 == 1:
+            for tensor in range(NUM_TENSORS):
+                add(grads[tensor], self._sums[level][tensor])
+            level += 1
         if level == len(self._sums):
             self._sums.append(ParameterTensors[F32](config, place=1))
-        for tensor in range(len(grads.specs)):
+        for tensor in range(NUM_TENSORS):
             _copy(self._sums[level][tensor], grads[tensor])
 
+    def _waiting(self) -> List[Int]:
+        """The sums to which this process's last replica is added, in their order."""
+        var levels = List[Int]()
+        for level in range(len(self._sums)):
+            if ((self.here - 1) >> level) & 1 == 1:
+                levels.append(level)
+        return levels^
+
+    def begin_to_reduce(mut self, grads: ParameterTensors[F32], finished: SharedCounter) raises:
+        """Before the last backward pass of a step: has gradients added up over the ranks as soon as they are final.
+
+        Which blocks are, the last one first, `finished` says; in the end it is one more than there are. Until `reduce` has
+        returned nothing else may be asked of the ranks.
+
+        Raises:
+            If the system refuses a thread.
+        """
+        if self.ranks.size == 1:
+            return
+        var blocks = grads.specs[FCW].layers
+        var in_block = 0
+        for tensor in range(NUM_TENSORS):
+            in_block += grads.specs[tensor].layer_size() if is_of_blocks(tensor) else 0
+        # Messages cost time of their own: blocks leave together that are worth it, and small models at once in the end.
+        var together = (_STAGE + in_block - 1) // in_block
+        var stages = List[Stage]()
+        var sent = 0
+        if in_block * blocks >= _STAGE:
+            while sent < blocks:
+                stages.append(self._stage(grads, sent, min(sent + together, blocks)))
+                sent = min(sent + together, blocks)
+        stages.append(self._stage(grads, sent, blocks + 1))
+        self._courier.send(self.ranks, self._exchange, stages^, finished.address())
+
+    def _stage(self, grads: ParameterTensors[F32], first: Int, last: Int) -> Stage:
+        """What is final after `last` blocks, and is not after `first`; blocks count from the last one down, and after all of
+        them comes what is in no block.
+        """
+        var blocks = grads.specs[FCW].layers
+        var windows = List[Tuple[Int, Int]]()
+        for tensor in range(NUM_TENSORS):
+            var size = grads.specs[tensor].layer_size()
+            if is_of_blocks(tensor):
+                windows.append((max(blocks - last, 0) * size, (blocks - first) * size))
+            else:
+                windows.append((0, size if last > blocks else 0))
+        var sums = List[Tensor[F32]]()
+        var parts = List[Tensor[F32]]()
+        for level in self._waiting():
+            for tensor in range(NUM_TENSORS):
+                var begin, end = windows[tensor]
+                if end > begin:
+                    sums.append(grads[tensor].slice(begin, end - begin))
+                    parts.append(self._sums[level][tensor].slice(begin, end - begin))
+        return Stage(last, sums^, parts^, shares_within(grads.tensors(), windows, self.ranks.size))
+
+    def give_up(mut self) raises:
+        """After a mistake between `begin_to_reduce` and `reduce`.
+
+        Raises:
+            That there is no going on, if there are other ranks.
+        """
+        self.ranks.give_up()
+        self._courier.join(self.ranks)
+
     def reduce(mut self, grads: ParameterTensors[F32]) raises:
-        """Adds up the gradients of all ranks: each rank's share of them, or if it keeps all of the state, all.
+        """Waits until the gradients of all ranks are added up: each rank's share of them, or if it keeps all of the
+        state, all.
 
         Raises:
             If MPI fails.
         """
-        if self.ranks.size == 1:
-            return
-        var chunks = shares(grads.tensors(), self.ranks.size)
-        self._exchange.sum(self.ranks, chunks)
-        if not self.shards_state:
-            self._exchange.spread(self.ranks, chunks)
+        self._courier.join(self.ranks)
+        if self.ranks.size > 1 and not self.shards_state:
+            self._exchange.spread(self.ranks, shares(grads.tensors(), self.ranks.size))
 
     def blocks(self, params: ParameterTensors[F32]) -> Tuple[Int, Int]:
         """Returns which of the blocks that norms are summed over this rank updates, as [first, last)."""
@@ -219,21 +301,37 @@ def check_replicas(count: Int, ranks: Int) raises:
 
 def shares(tensors: List[Tensor[F32]], size: Int) -> Chunks:
     """Parts tensors into as many shares as there are ranks, in chunks, each of whole blocks of one tensor."""
+    var windows = List[Tuple[Int, Int]]()
+    for tensor in tensors:
+        windows.append((0, tensor.size))
+    return shares_within(tensors, windows, size)
+
+
+def shares_within(tensors: List[Tensor[F32]], windows: List[Tuple[Int, Int]], size: Int) -> Chunks:
+    """Of each of those shares what lies within [begin, end) of each tensor."""
     var all = num_blocks(tensors)
     var chunks = Chunks()
     for rank in range(size):
         var first, last = share(all, size, rank)
         var own = List[Tensor[F32]]()
         var before = 0
-        for tensor in tensors:
+        for i, tensor in enumerate(tensors):
             var blocks = num_norm_blocks(tensor.size)
-            var begin = max(first - before, 0) * NORM_BLOCK
-            var end = min(min(last - before, blocks) * NORM_BLOCK, tensor.size)
+            var begin = max(max(first - before, 0) * NORM_BLOCK, windows[i][0])
+            var end = min(min(last - before, blocks) * NORM_BLOCK, windows[i][1])
             for at in range(begin, end, CHUNK):
                 own.append(tensor.slice(at, min(CHUNK, end - at)))
             before += blocks
         chunks.append(own^)
     return chunks^
+
+
+def share_of(slots: List[List[Tensor[F32]]], rank: Int, size: Int) -> List[Tensor[F32]]:
+    """Returns a rank's share of the optimizer's state, slot after slot; of a single one all of it."""
+    var own = List[Tensor[F32]]()
+    for ref tensors in slots:
+        own.extend(shares(tensors, size)[rank].copy())
+    return own^
 
 
 def num_blocks(tensors: List[Tensor[F32]]) -> Int:

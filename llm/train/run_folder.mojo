@@ -1,6 +1,7 @@
 """The folder of a run: checkpoints that are complete or do not count.
 
-A checkpoint is `model_STEP.bin`, `state_STEP_00000.bin` and `extra_STEP.json`, and counts when `DONE_STEP` is there.
+A checkpoint is `model_STEP.bin`, `state_STEP_00000.bin` and `extra_STEP.json`, and counts when `DONE_STEP` is there. Of ranks
+that share a disk each may write its part of the state, `state_STEP_RANK.bin`.
 """
 
 from std.os import listdir, remove
@@ -10,17 +11,18 @@ from llm.base.memory import Tensor
 from llm.base.numbers import parse_integer
 from llm.base.strings import part
 from llm.base.written_files import AtomicFile
-from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, read_state, state_file
+from llm.formats.training_state import RANDOM_WINDOWS, DataPosition, count_parts, read_state, state_file
 from llm.model.checkpoints import checkpoint_file, read_config, read_parameters
 from llm.model.config import GPT2Config
 from llm.model.tensors import ParameterTensors
 from llm.optim.optimizer import Optimizer
-from llm.train.replicas import SAVE
+from llm.train.replicas import SAVE, share_of
 from llm.train.run_state import RunState, read_sidecar, sidecar_file, sidecar_tokenizer
 from llm.train.trainer import Trainer
 
 comptime F32 = DType.float32
 comptime _DIGITS = 8
+comptime _RANK_DIGITS = 5
 
 
 def checkpoint_model(folder: String, step: Int) -> String:
@@ -75,19 +77,52 @@ def save_checkpoint[
     var step = state.step
     var model_file = checkpoint_file(checkpoint_model(folder, step), model.config, model.params, in_bfloat16)
     var exact = model.params.tensors() if in_bfloat16 else List[Tensor[F32]]()
-    run.replicas.lead(SAVE)
-    run.replicas.collect(slots(run.optimizer))
-    var states = state_file(_state(folder, step), step, _states(run.optimizer), exact, state.data)
-    run.replicas.release_others(slots(run.optimizer))
+    # Another folder than the run's is known to this rank alone.
+    var in_parts = run.replicas.saves_parts and not makes_folder
+    run.replicas.lead(SAVE, Int(in_parts))
+    var states: AtomicFile
+    if in_parts:
+        var size = run.replicas.ranks.size
+        var own = share_of(slots(run.optimizer), 0, size)
+        states = state_file(_state(folder, step), step, own, exact, state.data, rank=0, parts=size)
+        _ = run.replicas.ranks.numbers([0])
+    else:
+        run.replicas.collect(slots(run.optimizer))
+        states = state_file(_state(folder, step), step, _states(run.optimizer), exact, state.data)
+        run.replicas.release_others(slots(run.optimizer))
     var sidecar = sidecar_file(_extra(folder, step), state)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
     model_file.commit()
     states.commit()
     sidecar.commit()
+    if in_parts:
+        _ = run.replicas.ranks.numbers([0])
     var done = AtomicFile("save", _done(folder, step))
     done.commit()
     remove_oldest(folder, keep)
+
+
+def save_part[dtype: DType, O: Optimizer, //](folder: String, mut run: Trainer[dtype, O]) raises:
+    """Writes this rank's part of the state of a checkpoint, while rank 0 writes the rest by `save_checkpoint`.
+
+    Raises:
+        If the disk is full or fails, or does not have the run's folder.
+    """
+    if not isdir(folder):
+        raise Error(
+            t"save: the folder {folder} is not here: with --state-parts 1 every rank writes into it, so it has to be on"
+            t" a disk that they share; go on with --state-parts 0"
+        )
+    ref ranks = run.replicas.ranks
+    var path = _state(folder, run.state.step, ranks.rank)
+    var own = share_of(slots(run.optimizer), ranks.rank, ranks.size)
+    var no_params = List[Tensor[F32]]()
+    var part = state_file(path, run.state.step, own, no_params, DataPosition(), rank=ranks.rank, parts=ranks.size)
+    # All parts are on the disk, then all have their names.
+    _ = run.replicas.ranks.numbers([0])
+    part.commit()
+    _ = run.replicas.ranks.numbers([0])
 
 
 def remove_oldest(folder: String, keep: Int) raises:
@@ -110,7 +145,9 @@ def size_of_checkpoints(folder: String) raises -> Int:
     """
     var bytes = 0
     for step in complete_checkpoints(folder):
-        for path in [checkpoint_model(folder, step), _state(folder, step)]:
+        var files = _states_of(folder, step)
+        files.append(checkpoint_model(folder, step))
+        for path in files:
             bytes += getsize(path) if exists(path) else 0
     return bytes
 
@@ -149,12 +186,12 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
         If the checkpoint is damaged, or was made with another model, optimizer or data.
     """
     try:
-        var states = _states(run.optimizer)
+        var kept = slots(run.optimizer)
         var position = DataPosition()
 
         def read(params: ParameterTensors[F32]) raises {mut position, imm}:
             read_parameters(checkpoint_model(folder, step), params)
-            read_state(_state(folder, step), step, states, params.tensors(), position)
+            _read_state_in_parts(folder, step, kept, params.tensors(), position)
 
         run.state = RunState(DataPosition(), run.config.seed)
         run.state.step = step
@@ -189,6 +226,28 @@ def load_checkpoint[dtype: DType, O: Optimizer, //](folder: String, step: Int, m
             raise Error(t"resume: {_state(folder, step)}: {error}")
     except error:
         raise Error(t"{error}{_to_go_on_from_an_earlier_one(folder, step)}")
+
+
+def _read_state_in_parts(
+    folder: String,
+    step: Int,
+    slots: List[List[Tensor[F32]]],
+    params: List[Tensor[F32]],
+    mut position: DataPosition,
+) raises:
+    """Reads the state of a checkpoint, whoever has written it."""
+    var parts = count_parts(_state(folder, step))
+    for rank in range(1, parts):
+        if not exists(_state(folder, step, rank)):
+            raise Error(
+                t"resume: {_state(folder, step, rank)} is missing: the state after {step} steps has {parts} parts, one"
+                t" of each rank; bring it here too"
+            )
+    read_state(_state(folder, step), step, share_of(slots, 0, parts), params, position, parts=parts)
+    for rank in range(1, parts):
+        var nowhere = DataPosition()
+        var path = _state(folder, step, rank)
+        read_state(path, step, share_of(slots, rank, parts), List[Tensor[F32]](), nowhere, rank=rank, parts=parts)
 
 
 def tokenizer_of_checkpoint(model: String) raises -> Optional[String]:
@@ -228,7 +287,8 @@ def remove_checkpoint(folder: String, step: Int) raises:
     """
     _remove(_done(folder, step))
     _remove(checkpoint_model(folder, step))
-    _remove(_state(folder, step))
+    for path in _states_of(folder, step):
+        _remove(path)
     _remove(_extra(folder, step))
 
 
@@ -257,11 +317,16 @@ def clear_folder(folder: String, *, keep_checkpoints: Bool, is_ours: Bool) raise
 
 def _step_of(name: String) -> Optional[Int]:
     """Returns the step of a checkpoint's file by its name; none if it is no such file."""
-    var parts: List[Tuple[String, String]] = [("model_", ".bin"), ("state_", "_00000.bin"), ("extra_", ".json")]
-    for ref each in parts:
-        var size = each[0].byte_length() + _DIGITS + each[1].byte_length()
-        if name.byte_length() == size and name.startswith(each[0]) and name.endswith(each[1]):
-            return parse_integer(part(name, each[0].byte_length(), each[0].byte_length() + _DIGITS))
+    # Behind the step stands the rank of a state.
+    var kinds: List[Tuple[String, Int, String]] = [
+        ("model_", 0, ".bin"),
+        ("state_", 1 + _RANK_DIGITS, ".bin"),
+        ("extra_", 0, ".json"),
+    ]
+    for ref kind in kinds:
+        var size = kind[0].byte_length() + _DIGITS + kind[1] + kind[2].byte_length()
+        if name.byte_length() == size and name.startswith(kind[0]) and name.endswith(kind[2]):
+            return parse_integer(part(name, kind[0].byte_length(), kind[0].byte_length() + _DIGITS))
     return None
 
 
@@ -280,8 +345,22 @@ def _remove(path: String) raises:
             raise Error(t"save: cannot remove {path}: {error}; check the folder's permissions")
 
 
-def _state(folder: String, step: Int) -> String:
-    return _name(folder, "state_", step, "_00000.bin")
+def _state(folder: String, step: Int, rank: Int = 0) -> String:
+    return _name(folder, "state_", step, String(t"_{String(rank).ascii_rjust(_RANK_DIGITS, '0')}.bin"))
+
+
+def _states_of(folder: String, step: Int) raises -> List[String]:
+    """Lists the files of a checkpoint's state that are there, rank 0's last: without it they are none."""
+    var files = List[String]()
+    for name in _names(folder):
+        if (
+            name.startswith("state_")
+            and _step_of(name).or_else(-1) == step
+            and folder + "/" + name != _state(folder, step)
+        ):
+            files.append(folder + "/" + name)
+    files.append(_state(folder, step))
+    return files^
 
 
 def _extra(folder: String, step: Int) -> String:

@@ -26,6 +26,8 @@ struct StepRecord(Copyable, Movable):
     var norm_z: Optional[Float64]
     var skipped: Bool
     """Whether the update was left out because of that."""
+    var waited_ms: Optional[Float64]
+    """Of the milliseconds, those in which this rank could only wait for the others' messages; none of one rank."""
 
     def tokens_per_second(self) -> Int:
         """Returns the speed of this step."""

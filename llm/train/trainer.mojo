@@ -34,6 +34,8 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
     var val_data: DataLoader
     var replicas: Replicas
     var _dropout_key: UInt64
+    var _waited: Int
+    """Nanoseconds of this step in which this rank had nothing to do but wait for messages."""
     var _inputs: Tensor[I32]
     var _targets: Tensor[I32]
     var _arena: Arena
@@ -57,6 +59,7 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
         config.validate()
         # The random windows have the seed as it is.
         self._dropout_key = scramble(~UInt64(config.seed))
+        self._waited = 0
         var tokens = max(train_data.B * train_data.T, val_data.B * val_data.T)
         self._arena = Arena(2 * aligned_bytes[I32](tokens))
         self._inputs = self._arena.carve[I32](tokens)
@@ -142,6 +145,7 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
             loss_z=loss_z,
             norm_z=norm_z,
             skipped=skipped,
+            waited_ms=Float64(self._waited) / 1e6 if self.replicas.ranks.size > 1 else Optional[Float64](None),
         )
 
     def validate[W: Watcher = Unwatched](mut self, var watcher: W = Unwatched()) raises -> Optional[Float32]:
@@ -217,9 +221,11 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
             if self.replicas.here > 1:
                 self.replicas.add_gradient(self.model.grads, self.model.config, i)
         var sum = Float64(0)
+        var began = perf_counter_ns()
+        self.replicas.reduce(self.model.grads)
         for loss in self.replicas.ranks.numbers(losses):
             sum += loss
-        self.replicas.reduce(self.model.grads)
+        self._waited = Int(perf_counter_ns() - began)
         return Float32(sum / Float64(self.config.all_passes()))
 
     def _gradients_of_replica(mut self, step: Int, replica: Int) raises -> Float64:
@@ -237,8 +243,26 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
                 self.replicas.loaders[replica - 1].next_batch(inputs, targets)
             var key = draw_at(draw_at(self._dropout_key, UInt64(step)), UInt64(number * self.config.passes + i))
             self.model.forward(inputs, B, T, Dropout(Float32(self.config.dropout), key))
-            sum += self.model.backward(targets, accumulate=i > 0, weight=weight).cast[F64]()
+            if replica + 1 < self.replicas.here or i + 1 < self.config.passes:
+                sum += self.model.backward(targets, accumulate=i > 0, weight=weight).cast[F64]()
+            else:
+                sum += self._last_backward(targets, accumulate=i > 0, weight=weight)
         return sum
+
+    def _last_backward(mut self, targets: Tensor[I32], *, accumulate: Bool, weight: Float32) raises -> Float64:
+        """The last backward pass of a step, during which the ranks begin to add up their gradients."""
+        self.replicas.begin_to_reduce(self.model.grads, self.model.finished)
+        try:
+            var loss = self.model.backward(targets, accumulate=accumulate, weight=weight).cast[F64]()
+            self.model.finished.set(self.model.config.num_layers + 1)
+            return loss
+        except error:
+            try:
+                self.replicas.give_up()
+            except:
+                # What has happened first is what is to be said.
+                pass
+            raise error^
 
     def _norm(mut self) raises -> Float32:
         """Returns the norm of the gradient of all replicas."""
@@ -254,8 +278,10 @@ struct Trainer[dtype: DType, O: Optimizer](Movable):
         if not self.replicas.shards_state:
             return self.model.update(self.optimizer)
         _ = self.model.update(self.optimizer, self.replicas.blocks(self.model.params))
+        var began = perf_counter_ns()
         self.replicas.spread_sums(self.model.acts.norm_blocks)
         self.replicas.spread_parameters(self.model.params)
+        self._waited += Int(perf_counter_ns() - began)
 
         def arrived(params: ParameterTensors[F32]) raises {imm}:
             pass

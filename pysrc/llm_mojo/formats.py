@@ -5,6 +5,7 @@ magic number, the version and the sizes against the length of the file, and rais
 write beside the file under a temporary name, flush it to the disk and rename, so a file is either whole or not there.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -307,12 +308,16 @@ def _check_config(who, path, config):
 # ---------------------------------------------------------------------------------------------------------------------
 # training state, which lies beside the model that it belongs to
 
+MUON_TENSORS = ("qkvw", "attprojw", "fcw", "fcprojw")
 STATE_RNG = np.dtype([("seed", "<u8"), ("left", "<i4"), ("next", "<u4"), ("words", "<u4", 624), ("matrix", "<u4", 2)])
 
 
 @dataclass
 class TrainingState:
-    """Where a run is. `m`, `v` and `master` (or None) are flat float32 arrays, all 16 tensors one after the other."""
+    """Where a run is. `m`, `v` and `master` (or None) are flat float32 arrays, all 16 tensors one after the other.
+
+    Muon has no `v` for the tensors of MUON_TENSORS.
+    """
 
     step: int
     shard: int
@@ -345,14 +350,17 @@ def write_state(path: AnyPath, state: TrainingState) -> None:
             file.write(np.asarray(state.rng, dtype=STATE_RNG).tobytes())
 
 
-def read_state(path: AnyPath, config: ModelConfig) -> TrainingState:
-    """Reads the training state of a model of these sizes."""
+def read_state(path: AnyPath, config: ModelConfig, optimizer: str = "adamw") -> TrainingState:
+    """Reads the training state of a model of these sizes, of "adamw" or "muon"."""
     who = "read_state"
-    count = num_parameters(config)
+    shapes = parameter_shapes(config)
+    count, left_out = num_parameters(config), MUON_TENSORS if optimizer == "muon" else ()
+    count_v = count - sum(math.prod(shapes[name]) for name in left_out)
     with _open(who, path) as file:
         header, _ = _read_header(who, path, file, {STATE_MAGIC: STATE_VERSIONS})
-        _check_state_size(who, path, file, count * (3 if header[4] else 2), shuffled=bool(header[5]))
-        m, v = (_read_array(who, path, file, "<f4", count) for _ in range(2))
+        scalars = count + count_v + (count if header[4] else 0)
+        _check_state_size(who, path, file, scalars, shuffled=bool(header[5]))
+        m, v = (_read_array(who, path, file, "<f4", each) for each in (count, count_v))
         master = _read_array(who, path, file, "<f4", count) if header[4] else None
         state = TrainingState(int(header[10]), int(header[30]), int(header[32]), m, v, master)
         state.processes, state.rank = int(header[2]), int(header[3])
@@ -364,9 +372,9 @@ def read_state(path: AnyPath, config: ModelConfig) -> TrainingState:
     return state
 
 
-def _check_state_size(who, path, file, moments, shuffled):
+def _check_state_size(who, path, file, scalars, shuffled):
     """Compares the sizes in a state with that of the file before anything is read."""
-    size, left = HEADER_BYTES + 4 * moments, os.path.getsize(path)
+    size, left = HEADER_BYTES + 4 * scalars, os.path.getsize(path)
     for _ in range(2 if shuffled else 0):
         file.seek(size)
         length = int.from_bytes(file.read(8), "little")

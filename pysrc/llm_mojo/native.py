@@ -6,6 +6,7 @@
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -40,16 +41,28 @@ def program(name: str) -> Path:
     return compiler.build(_checkout(), CHECKOUT / f"{name}.mojo", CHECKOUT / "build" / name)
 
 
-def become(name: str, words: Sequence[str]) -> NoReturn:
-    """Runs a program in place of this process: signals, terminal and exit status are its own."""
+def become(name: str, words: Sequence[str], processes: int = 1) -> NoReturn:
+    """Runs a program in place of this process, or an mpiexec of several: signals, terminal and exit status are its own."""
     path = program(name)
+    launcher = mpiexec() if processes > 1 else None
     if is_installed() and not BESIDE.is_dir():
         os.environ["LD_LIBRARY_PATH"] = f"{compiler.libraries()}"
     sys.stdout.flush()
     sys.stderr.flush()
     # Python ignores it, and what is ignored stays so.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if launcher:
+        os.execv(launcher, [launcher, "-n", f"{processes}", f"{path}", *words])
     os.execv(path, [f"{_shown(path)}", *words])
+
+
+def mpiexec() -> str:
+    """The launcher of several processes, beside this Python or on the path. Raises Error if there is none."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = f"{beside}" if beside.exists() else shutil.which("mpiexec")
+    if not found:
+        raise Error("mpiexec: not found; several processes need MPICH or Open MPI: pip install mpich")
+    return found
 
 
 def presets() -> Path:

@@ -29,6 +29,7 @@ gets a folder of its own, runs/NAME-2. Nothing is replaced without --replace.
       --replace          replace the run that is there
       --tokenizer NAME   byte, char, gpt2, or a vocabulary of your own (default: byte for text of your own)
       --preset NAME      settings to start from (default: pydocs-small)
+      --np N             processes that train together, started by mpiexec (default: 1)
 
 and the flags of the trainer:
 """
@@ -45,7 +46,18 @@ def call(words: Sequence[str], program: str) -> NoReturn:
     if "--help" in words or list(words)[-1:] == ["-h"]:
         print(USAGE.format(program=program), flush=True)
         native.become("train_gpt2", ["--help"])
-    native.become("train_gpt2", trainer_words(words))
+    words, processes = split_processes(words)
+    native.become("train_gpt2", trainer_words(words), processes)
+
+
+def split_processes(words: Sequence[str]) -> tuple[list[str], int]:
+    """Takes --np from the words; a part of each batch for each process is a setting of the run, whoever goes on with it."""
+    texts, flags = split_words(words, own_switches=["replace"])
+    text = flags.pop("np", "1")
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise Error(f"train: --np: expected a number of processes, got {text!r}")
+    together = {"replicas": text} if int(text) > 1 else {}
+    return [*texts, *as_words(together | flags)], int(text)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ struct Team(TrivialRegisterPassable):
         self._member = member
         self._state = state
 
+    def leads(self) -> Bool:
+        """Tells whether this thread is the first member."""
+        return self._member <= 0
+
     @always_inline
     def run[Body: def(Int) -> None](self, body: Body, operation: StaticString = "", flops: Int = 0, bytes: Int = 0):
         """Calls body(member) for every member 0 .. size - 1 and returns when all are done.
