@@ -155,7 +155,7 @@ def test_a_process_tells_why_there_is_nothing():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.name)
 def test_no_row_of_a_table_of_kernels_comes_twice(path):
-    section = report.bench_section(results.read(path))
+    section = report.kernels_section(results.read(path))
     for table in section.split("**")[::2]:
         rows = [line.split("|")[1] for line in table.splitlines() if re.match(r"\| [\d\w]", line)]
         assert len(rows) == len(set(rows))
@@ -305,34 +305,60 @@ def test_table_of_tokens(measured):
 
 
 def test_charts_keep_their_data(measured, tmp_path):
-    paths = bench_charts.draw_all(measured, tmp_path)
-    assert {path.name for path in paths} >= {"training_loop_times_chart.png", "training_loop_times_chart-dark.png"}
+    paths = bench_charts.draw_all({"x.json": measured}, tmp_path)
+    names = {path.name for path in paths}
+    assert names >= {f"training_loop_times_chart-other-vectors{theme}.png" for theme in ("", "-dark")}
     for path in paths:
-        name = path.stem.removesuffix("-dark")
+        name = path.stem.removesuffix("-dark").removesuffix("-other-vectors")
         assert charts.read_data(path) == bench_charts.CHARTS[name].data(measured)
 
 
-def published():
-    """The file of results that the README's tables name, and the tables."""
+def two_kinds(measured):
+    """The same figures of a machine with AVX-512 and of one without, where PyTorch is twice as fast."""
+    older = slowed(measured, "torch", 0.5)
+    measured["machine"]["vectors"], older["machine"]["vectors"] = ["avx2", "avx512f"], ["avx2"]
+    return {"new.json": measured, "old.json": older}
+
+
+def test_readme_has_a_column_for_each_kind_of_machine(measured):
+    section = report.section(two_kinds(measured))
+    assert "| ms a step | 124M, B=4, T=64, AVX-512 | 124M, B=4, T=64, AVX2 |" in section
+    assert "| train_gpt2.mojo | **504** | 504 |" in section and "| PyTorch | **504** | **252** |" in section
+    assert "Not first: 124M, B=4, T=64, AVX2, fp32: PyTorch takes 0.50 of our time." in section
+
+
+def test_the_newest_file_of_each_kind_is_reported(measured, tmp_path):
+    files = two_kinds(measured)
+    for name, found in files.items():
+        results.write(tmp_path / name, found)
+    results.write(tmp_path / "older.json", files["old.json"] | {"date": "2025-11-21 12:00 UTC"})
+    assert {path.name for path in report.newest(tmp_path)} == {"new.json", "old.json"}
+    assert list(report.read_machines(report.newest(tmp_path))) == ["new.json", "old.json"]
+    with pytest.raises(Error, match="found two of AVX2"):
+        report.read_machines([tmp_path / "old.json", tmp_path / "older.json"])
+
+
+def published(readme="README.md"):
+    """The files of results that the README's table names, and what stands between a page's markers."""
     text = (ROOT / "README.md").read_text()
-    assert report.BEGIN in text, "the README has no tables of the bench"
-    section = text.partition(report.BEGIN)[2].partition(report.END)[0]
-    source = re.search(r"\((bench/results/\S+\.json)\)", section)[1]
-    tracked = subprocess.run(["git", "ls-files", source], cwd=ROOT, capture_output=True, text=True)
-    assert tracked.returncode or tracked.stdout.strip() == source, f"{source} is not committed"
-    return results.read(ROOT / source), source, section
+    sources = re.findall(r"\((bench/results/\S+\.json)\)", text.partition(report.BEGIN)[2].partition(report.END)[0])
+    assert sources, "the README has no table of the bench"
+    for source in sources:
+        tracked = subprocess.run(["git", "ls-files", source], cwd=ROOT, capture_output=True, text=True)
+        assert tracked.returncode or tracked.stdout.strip() == source, f"{source} is not committed"
+    section = (ROOT / readme).read_text().partition(report.BEGIN)[2].partition(report.END)[0]
+    return report.read_machines(ROOT / source for source in sources), section
 
 
 def test_readme_is_the_results():
-    """Every figure of the README's tables follows from the file that they name."""
-    found, source, section = published()
-    assert section == "\n" + report.section(found, source)
+    """Every figure of the README's table follows from the files that it names."""
+    machines, section = published()
+    assert section == "\n" + report.section(machines)
 
 
 def test_bench_readme_is_the_results():
-    found, _, _ = published()
-    section = (ROOT / "bench" / "README.md").read_text().partition(report.BEGIN)[2].partition(report.END)[0]
-    assert section == "\n" + report.bench_section(found)
+    machines, section = published("bench/README.md")
+    assert section == "\n" + report.bench_section(machines)
 
 
 @pytest.mark.parametrize("readme", ["README.md", "bench/README.md"])
@@ -344,13 +370,16 @@ def test_links_lead_somewhere(readme):
 
 
 def test_pictures_are_the_results():
-    """Every bar of every chart follows from the same file, and no chart is left over from another."""
-    found, _, _ = published()
-    for name, chart in bench_charts.CHARTS.items():
-        expected = chart.data(found)
-        for path in (ROOT / "imgs" / f"{name}.png", ROOT / "imgs" / f"{name}-dark.png"):
-            assert path.exists() == bool(expected), path.name
-            assert not expected or charts.read_data(path) == expected, path.name
+    """Every bar of every chart follows from the same files, and no chart is left over from another."""
+    expected = {}
+    for found in published()[0].values():
+        for name, chart in bench_charts.CHARTS.items():
+            if data := chart.data(found):
+                for theme in ("", "-dark"):
+                    expected[f"{results.chart_name(name, found)}{theme}.png"] = data
+    assert {path.name for path in (ROOT / "imgs").iterdir()} == expected.keys()
+    for name, data in expected.items():
+        assert charts.read_data(ROOT / "imgs" / name) == data, name
 
 
 # ----- programs that only the bench builds

@@ -22,7 +22,8 @@ def add_arguments(parser):
         nargs="?",
         default="run",
         choices=["run", "compare", "report"],
-        help="run (default); compare OLD.json NEW.json; report FILE.json: table and charts from a file",
+        help="run (default); compare OLD.json NEW.json; report [FILE.json ..]: tables and charts, by default from the"
+        " newest file of each kind of machine in bench/results",
     )
     parser.add_argument("files", nargs="*", metavar="FILE.json", help="for compare and report")
     run = parser.add_argument_group("run")
@@ -57,11 +58,10 @@ def run(args):
         old, new = args.files
         compare(old, new, args.threshold)
     elif args.action == "report":
-        if len(args.files) != 1:
-            raise Error("bench report: expected one file of results")
-        from llm_mojo.bench.report import report
+        from llm_mojo.bench.report import newest, report
+        from llm_mojo.bench.workshop import ROOT
 
-        report(args.files[0])
+        report(args.files or newest(ROOT / "bench" / "results"))
     elif args.files:
         raise Error(f"bench run: expected no files, found {' '.join(args.files)}")
     else:
@@ -74,7 +74,7 @@ def _measure(args):
     from llm_mojo.bench.kernels import time_kernels, time_operations
     from llm_mojo.bench.loss import time_loss
     from llm_mojo.bench.measure import Bench, Progress
-    from llm_mojo.bench.report import report
+    from llm_mojo.bench.report import newest, report
     from llm_mojo.bench.sizes import SIZES
     from llm_mojo.bench.steps import time_scaling, time_steps
     from llm_mojo.bench.tokens import time_tokens
@@ -101,7 +101,7 @@ def _measure(args):
     bench.save()
     print(f"\nwrote {bench.path} after {bench.progress.elapsed()} minutes")
     if whole and not args.out:
-        report(bench.path)
+        report(newest(bench.path.parent))
 
 
 def _expected_s(part, size, rounds, args):

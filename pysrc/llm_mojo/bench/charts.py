@@ -12,21 +12,25 @@ from llm_mojo.bench import results as R
 from llm_mojo.bench.loss import TARGET
 
 
-def draw_all(results, folder):
-    """Draws the charts that the results have data for, and removes the others; returns the paths."""
+def draw_all(machines, folder):
+    """Draws the charts that the files of results have data for, and removes all others; returns the paths."""
     folder = Path(folder)
     paths = []
-    for name, chart in CHARTS.items():
-        data = chart.data(results)
-        if data:
+    for results in machines.values():
+        for name, chart in CHARTS.items():
+            data = chart.data(results)
+            if not data:
+                continue
 
-            def fill(figure, theme, draw=chart.draw, data=data):
+            def fill(figure, theme, draw=chart.draw, data=data, results=results):
                 draw(figure, theme, data)
+                figure.suptitle(f"{figure.get_suptitle()} ({R.kind(results)})", x=0.01, ha="left", weight="bold")
 
-            paths += charts.save(fill, folder / f"{name}.png", chart.height(data), data)
-        else:
-            for stem in (name, f"{name}-dark"):
-                (folder / f"{stem}.png").unlink(missing_ok=True)
+            paths += charts.save(fill, folder / f"{R.chart_name(name, results)}.png", chart.height(data), data)
+    for name in CHARTS:
+        for path in folder.glob(f"{name}*.png"):
+            if path not in paths:
+                path.unlink()
     return paths
 
 

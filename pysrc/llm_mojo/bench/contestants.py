@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llm_mojo.bench.machine import machine
 from llm_mojo.bench.workshop import Command, Missing
 
 STEPS = 1000
@@ -104,6 +105,12 @@ def llmc(workshop, size):
     return Command(["stdbuf", "-oL", program], cwd=folder)
 
 
+def _expect_bf16():
+    """PyTorch's bf16 products are plain loops in one thread where the processor has none of its own."""
+    if not {"avx512_bf16", "amx_bf16"} & {*machine()["vectors"]}:
+        raise Missing("without AVX512_BF16 or AMX a step of PyTorch's in bf16 takes minutes")
+
+
 def _torch(name, label, compiled=False, bf16=False, default_malloc=False, quick=False):
     """One of PyTorch's contestants."""
 
@@ -112,6 +119,8 @@ def _torch(name, label, compiled=False, bf16=False, default_malloc=False, quick=
             raise Missing("PyTorch is not installed: pip install -e '.[bench]'")
         if default_malloc and size.name != "124m":
             raise Missing("timed at B=4, T=64 only, to show what the default costs")
+        if bf16:
+            _expect_bf16()
         argv = [sys.executable, "-m", "llm_mojo.bench.torch_step", "-x", STEPS]
         argv += ["--init", workshop.checkpoint(size), "--data", workshop.shard(size), "-b", size.B, "-t", size.T]
         argv += ["--compile"] * compiled + ["--bf16"] * bf16
@@ -173,6 +182,7 @@ def generate_transformers(workshop, size, *flags):
 
 
 def generate_transformers_bf16(workshop, size):
+    _expect_bf16()
     return generate_transformers(workshop, size, "--bf16")
 
 

@@ -8,26 +8,49 @@ from llm_mojo import Error, charts
 from llm_mojo.bench import results as R
 from llm_mojo.bench.contestants import CONTESTANTS
 from llm_mojo.bench.loss import TARGET, seconds_to
+from llm_mojo.bench.readme_section import milliseconds, section
 from llm_mojo.bench.workshop import ROOT
 from llm_mojo.formats import atomic_file
 
 BEGIN = "<!-- bench: written by `python -m llm_mojo bench`, do not edit -->"
 END = "<!-- end of bench -->"
-README_CHARTS = ("training_loop_times_chart", "loss_over_seconds")
-"""Those that README.md shows; bench/README.md shows the others."""
 
 
-def report(path, root=ROOT):
-    """Rewrites the charts, and what stands between the markers of README.md and bench/README.md."""
+def report(paths, root=ROOT):
+    """Rewrites the charts, and what stands between the markers of README.md and bench/README.md.
+
+    The files are of different kinds of machine (see `results.kind`), each a column of its own.
+    """
     from llm_mojo.bench.charts import draw_all
 
-    path = Path(path).resolve()
-    results = R.read(path)
-    drawn = draw_all(results, root / "imgs")
-    source = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
-    _replace(root / "README.md", section(results, source))
-    _replace(root / "bench" / "README.md", bench_section(results))
+    machines = read_machines(paths)
+    drawn = draw_all(machines, root / "imgs")
+    _replace(root / "README.md", section(machines))
+    _replace(root / "bench" / "README.md", bench_section(machines))
     print(f"wrote README.md, bench/README.md and {', '.join(image.name for image in drawn)}")
+
+
+def read_machines(paths):
+    """Files of results by where they are in the project, those of machines with AVX-512 first."""
+    machines = {}
+    for path in map(Path.resolve, map(Path, paths)):
+        machines[str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)] = R.read(path)
+    kinds = [R.kind(results) for results in machines.values()]
+    if len(set(kinds)) < len(kinds):
+        raise Error(
+            f"bench report: expected a file for each kind of machine, found two of {max(kinds, key=kinds.count)}"
+        )
+    order = [*R.KINDS.values(), R.OTHER_KIND]
+    return dict(sorted(machines.items(), key=lambda item: order.index(R.kind(item[1]))))
+
+
+def newest(folder):
+    """The newest file of results for each kind of machine in a folder."""
+    found: dict[str, list] = {}
+    for path in Path(folder).glob("*.json"):
+        results = R.read(path)
+        found.setdefault(R.kind(results), []).append((results["date"], path))
+    return [max(files)[1] for files in found.values()]
 
 
 def _replace(readme, text):
@@ -40,17 +63,16 @@ def _replace(readme, text):
         file.write(f"{before}{BEGIN}\n{text}{END}{after}".encode())
 
 
-def section(results, source):
-    """What stands between the markers of README.md."""
+def machine_section(results, source):
+    """All that was measured on one machine, without the charts, for bench/README.md."""
     machine, versions = results["machine"], results["versions"]
     best = R.limits(results)
-    vectors = "AVX-512" if "avx512f" in machine["vectors"] else "AVX2"
     text = (
-        f"{machine['cpu']} (family/model {machine['family']}), {machine['cores']} cores, {vectors}, "
+        f"{machine['cpu']} (family/model {machine['family']}), {machine['cores']} cores, {R.kind(results)}, "
         f"{machine['memory_gb']:.0f} GB; {best['gflops']:.0f} GFLOP/s of multiply-adds "
         f"({best['bf16_gflops']:.0f} in bf16) and {best['adamw_gbs']:.0f} GB/s of AdamW's traffic measured in the same "
         f"run; Mojo {versions['mojo-compiler']}, PyTorch {versions['torch']}, {versions['gcc']}. Medians (least to "
-        f"most) of [every timing]({source}), {results['date']}, commit `{results['commit']}`. The floor of a step is "
+        f"most) of [every timing](../{source}), {results['date']}, commit `{results['commit']}`. The floor of a step is "
         "its arithmetic and AdamW's bytes at these speeds."
     )
     text += disturbance(results) + default_malloc(results) + "\n"
@@ -182,11 +204,19 @@ def default_malloc(results):
     )
 
 
-def bench_section(results):
+def bench_section(machines):
     """What stands between the markers of bench/README.md."""
+    text = ""
+    for source, results in machines.items():
+        text += f"\n### {R.kind(results)}\n\n{machine_section(results, source)}" + kernels_section(results)
+    return text
+
+
+def kernels_section(results):
+    """Charts of one machine, and what was measured of its kernels."""
     from llm_mojo.bench.charts import CHARTS
 
-    shown = {name: chart for name, chart in CHARTS.items() if name not in README_CHARTS and chart.data(results)}
+    shown = {R.chart_name(name, results): chart for name, chart in CHARTS.items() if chart.data(results)}
     pictures = [charts.picture(f"../imgs/{name}.png", chart.shows) for name, chart in shown.items()]
     text = "\n" + "\n\n".join(pictures) + "\n" if pictures else ""
     return text + gemm_table(results) + attention_table(results) + memory_table(results) + operations_table(results)
@@ -271,11 +301,6 @@ def operations_table(results):
 
 def speed(value):
     """Tokens a second with three digits that count."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def milliseconds(value):
-    """A time with three digits that count."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 

@@ -30,6 +30,9 @@ FORMAT = 2
 PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation", "tokens", "loss")
 """The lists of what was measured."""
 CONFIDENCE = 0.95
+KINDS = {"avx512f": "AVX-512", "avx2": "AVX2"}
+"""Kinds of machines by the flag of the processor, the widest vectors first."""
+OTHER_KIND = "other vectors"
 _TIMINGS = {"ms", "max_ms", "backward_ms", "tokens_per_second", "sum_gbs", "limits_gbs", "mb_per_second"}
 _EXTREMES = {"peak_gflops", "peak_mb"}
 
@@ -131,6 +134,18 @@ def summary_fields(entry):
     s, (low, high) = summary(entry), interval(independent(entry))
     fields = {"median": s.median, "low": s.low, "high": s.high, "count": s.count, "from": low, "to": high}
     return {key: round(value, 3) for key, value in fields.items()}
+
+
+def kind(results):
+    """The kind of machine that a file is of, by its processor's widest vectors."""
+    vectors = results["machine"]["vectors"]
+    return next((name for flag, name in KINDS.items() if flag in vectors), OTHER_KIND)
+
+
+def chart_name(chart, results):
+    """What a chart of a file is called in imgs/: machines with AVX-512 have the plain names."""
+    name = kind(results)
+    return chart if name == "AVX-512" else f"{chart}-{name.lower().replace(' ', '-')}"
 
 
 def floor_ms(entry, results):
