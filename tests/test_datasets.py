@@ -374,9 +374,9 @@ def test_hellaswag(server, toy, capsys):
     assert 'line 1 after byte 0: expected a question with "ctx"' in error_of(capsys, "hellaswag", "--force")
 
 
-def test_the_entry_in_the_readme(server, monkeypatch):
+def test_the_entry_in_the_guide(server, monkeypatch):
     """An entry is all that a new data set takes."""
-    entry = re.search(r"```python\n(Dataset\(\n.*?\n\))\n```", (ROOT / "README.md").read_text(), re.S)[1]
+    entry = re.search(r"```python\n(Dataset\(\n.*?\n\))\n```", (ROOT / "docs/guides/data.md").read_text(), re.S)[1]
     remote = datasets.remote
     monkeypatch.setattr(
         datasets, "remote", lambda set_name, name, reader, url: remote(set_name, name, reader, server.url)
