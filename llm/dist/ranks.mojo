@@ -15,6 +15,8 @@ comptime LOST_NS = 12_000_000_000
 comptime _FAREWELL_NS = 3_000_000_000
 comptime _EAGER_NS = 2_000_000
 """Who waits looks without a pause for so long."""
+comptime _LOOKS = 8
+comptime _LONGEST_SLEEP_US = 250
 comptime _HOST_BYTES = 64
 
 
@@ -114,7 +116,7 @@ struct Ranks(Movable):
             if self.is_eager and waited < _EAGER_NS:
                 _ = external_call["sched_yield", Int32]()
             else:
-                _ = external_call["usleep", Int32](Int32(min(waited // 100_000, 1000)))
+                _ = external_call["usleep", Int32](Int32(min(waited // 100_000, _LONGEST_SLEEP_US)))
         if self._peers[message] >= 0:
             # A long message keeps beats waiting behind it.
             self._link.value().hear(self._peers[message])
@@ -220,7 +222,11 @@ struct Ranks(Movable):
         ref link = self._link.value()
         link.lock()
         try:
-            return link.mpi.test(link.request(message))
+            # Some libraries move 64 KB of all that is on its way whenever they are called.
+            for _ in range(_LOOKS):
+                if link.mpi.test(link.request(message)):
+                    return True
+            return False
         finally:
             link.unlock()
 
