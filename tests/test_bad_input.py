@@ -196,7 +196,12 @@ WRONG = {  # (program, status): what is wrong: (how, flags, what is said[, how i
         ),
         "a state too long": (longer(STATE), RESUME, r"state_00000002_00000\.bin: .*too long"),
         "a state of another step": (field(STATE, 10, 3), RESUME, r"the state after 2 steps, found 3 steps"),
-        "a state of two processes": (field(STATE, 2, 2), RESUME, r"a run in one process, found one of 2 processes"),
+        "a state of two processes": (field(STATE, 2, 2), RESUME, r"a run of ours, found one of 2 processes of llm\.c"),
+        "a state of another rank": (
+            field(STATE, 3, 1),
+            RESUME,
+            r"expected part 0 of the 1 parts of a state, found part 1",
+        ),
         "a state of version 2": (field(STATE, 1, 2), RESUME, r"expected version 1 .*found version 2"),
         "an order of too many shards": (put(STATE, MOMENTS, 2**40, "<q"), RESUME, r"found 1099511627776 shards"),
         "an order that has a shard twice": (put(STATE, MOMENTS + 8, 1), RESUME, r"shards, but the order has"),

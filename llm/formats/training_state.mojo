@@ -144,7 +144,7 @@ def read_state(
     """
     var file = InputFile("resume", path)
     var header = read_header(file, STATE_MAGIC, [STATE_VERSION])
-    if header[_PROCESSES] != parts or (parts > 1 and header[_RANK] != rank):
+    if header[_PROCESSES] != parts or header[_RANK] != rank:
         raise file.error(
             String(
                 t"expected part {rank} of the {parts} parts of a state, found part {header[_RANK]} of"
