@@ -107,14 +107,15 @@ def test_ctrl_c_behind_tee(program, data, tmp_path):
 
 
 def test_a_reader_who_goes_ends_the_run_with_a_save(program, data, tmp_path):
-    """It is noticed at the next line, of which there are some ninety in all steps: the run has not too many of those."""
+    """It is noticed at the next line, of which there are some ninety in all steps: the run has not too many of those. Seventy
+    lines are the settings and the first steps."""
     out = tmp_path / "run"
-    result = shell(program, "| head -60 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, out, *LONG))
+    result = shell(program, "| head -70 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, out, *LONG))
     assert result.returncode == 1
     [step] = checkpoints(out)
     assert f"standard output: cannot write: Broken pipe: stopped after step {step} of" in result.stderr
     assert formats.read_checkpoint(out / f"model_{step:08}.bin")
-    without = shell(program, "| head -60 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, None, *LONG))
+    without = shell(program, "| head -70 > /dev/null; exit ${PIPESTATUS[0]}", *settings(data, None, *LONG))
     assert without.returncode == 1 and "nothing was saved: no --out was given" in without.stderr
 
 
