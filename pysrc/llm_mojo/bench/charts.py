@@ -181,7 +181,8 @@ def draw_step_times(figure, theme, data):
     axes.errorbar(medians, range(len(bars)), xerr=spread, fmt="none", ecolor=theme.text, elinewidth=1, capsize=2)
     is_log = max(medians) > 5 * min(medians)
     scale = ", logarithmic scale" if is_log else ""
-    axes.set_xlabel(f"milliseconds a step{scale}; bars are medians, whiskers reach from the least to the most")
+    what = f"milliseconds a step{scale}; bars are medians, whiskers reach from the least to the most"
+    figure.supxlabel(what, fontsize=9)
     if is_log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
