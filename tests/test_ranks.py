@@ -81,6 +81,18 @@ def end(process, within=60):
 
 
 @needs_mpi
+def test_sums_over_ranks(mojo_program):
+    """What eight replicas have of three million numbers of any size, added up by one, two, four and eight ranks; and texts."""
+    program = mojo_program("tests/programs/ranks.mojo")
+    hashes = {program.output(8, 20).split()[-1]}
+    for ranks in (2, 4, 8):
+        status, output = end(start(program, ranks, [8, 20]))
+        assert status == 0 and len(output.splitlines()) == ranks, output
+        hashes |= {line.split()[-1] for line in output.splitlines()}
+    assert len(hashes) == 1
+
+
+@needs_mpi
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_ranks_gives_the_same_bits(kind, program, data, tmp_path):
     program.output(*flags(data, tmp_path / "1", *KINDS[kind]))
