@@ -1,5 +1,6 @@
 """Training on several ranks over MPI: the same bits as one process, whatever the number; who differs or dies ends all."""
 
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm_mojo import formats
 from mojo_programs import ENVIRONMENT
 from tiny_run import SIZES, checkpoints, copy_back_to, final, log
 
@@ -154,6 +156,37 @@ def test_each_rank_may_save_its_part_of_the_state(program, data, tmp_path):
     missing = short / "state_00000006_00001.bin"
     missing.unlink()
     assert f"{missing} is missing" in program.error(*flags(data, short, "-y", 1))
+
+
+@needs_mpi
+def test_parts_of_a_state_are_stripes(program, data, tmp_path):
+    """A model of several stripes of 16 blocks of 16,384: two ranks have what the page of formats says, of one process's state."""
+    wide = ["--n-layer", 3, "--n-embd", 128, "-x", 2, "-n", 2, "--replicas", 2]
+    program.output(*flags(data, tmp_path / "one", *wide))
+    status, output = end(start(program, 2, flags(data, tmp_path / "two", *wide, "--state-parts", 1)))
+    assert status == 0, output
+    name = "model_00000002.bin"
+    assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    config, _ = formats.read_checkpoint(tmp_path / "one" / name)
+    moments = formats.read_state(tmp_path / "one" / "state_00000002_00000.bin", config)
+    blocks = {"m": [], "v": []}
+    start_of = 0
+    for shape in formats.parameter_shapes(config).values():
+        size = math.prod(shape)
+        for slot, found in blocks.items():
+            tensor = getattr(moments, slot)[start_of : start_of + size]
+            found += [tensor[at : at + 16384] for at in range(0, size, 16384)]
+        start_of += size
+    B = len(blocks["m"])
+    assert B >= 33
+    left = B - B % 32
+    for rank in 0, 1:
+        own = [block for block in range(left) if block // 16 % 2 == rank]
+        own += range(left + rank * (B - left) // 2, left + (rank + 1) * (B - left) // 2)
+        path = tmp_path / "two" / f"state_00000002_{rank:05}.bin"
+        scalars = sum(len(blocks["m"][block]) for block in own)
+        expected = np.concatenate([blocks[slot][block] for slot in ("m", "v") for block in own])
+        assert np.array_equal(np.fromfile(path, "<f4", 2 * scalars, offset=1024), expected)
 
 
 def test_replicas_learn_from_the_same_tokens_as_one(program, data, tmp_path):

@@ -43,6 +43,16 @@ struct BlockPart(TrivialRegisterPassable):
         self.first_block = before + first
 
 
+def parts_of_tensor(size: Int, before: Int, ranges: List[Tuple[Int, Int]]) -> List[BlockPart]:
+    """Returns what of a tensor lies in ranges of the blocks of all tensors, so many of which are before it."""
+    var parts = List[BlockPart]()
+    for range in ranges:
+        var part = BlockPart(size, before, range)
+        if part.blocks > 0:
+            parts.append(part)
+    return parts^
+
+
 def sum_squares[dtype: DType](team: Team, grads: Tensor[dtype], block_sums: Tensor[F32]):
     """Writes the sum of grads^2 over each block to block_sums (num_norm_blocks(size))."""
 

@@ -162,6 +162,14 @@ struct Ranks(Movable):
         _ = mine^
         return all^
 
+    def meet(mut self) raises:
+        """Waits until every rank has come to this call.
+
+        Raises:
+            If MPI fails.
+        """
+        _ = self.numbers([0])
+
     def hand_out[dtype: DType](mut self, tensor: Tensor[dtype]) raises:
         """Gives every rank what rank 0 has."""
         if self.rank > 0:
@@ -273,7 +281,10 @@ struct RankView(Copyable, Movable):
         return ""
 
     def end_all(self):
-        """Has the launcher end all ranks, also those that cannot end themselves; it may not return."""
+        """Has the launcher end all ranks, also those that cannot end themselves; it may not return.
+
+        It is the one call that does not wait for others to come back from MPI: they may never do so.
+        """
         if self._link:
             self._link.value().mpi.end_all()
 

@@ -24,7 +24,7 @@ comptime _PROCESSES = 2
 comptime _RANK = 3
 comptime _MASTER_WEIGHTS = 4
 comptime _SHUFFLED = 5
-comptime _SHARE = 8
+comptime _STRIPE = 8
 """How the state of several processes is parted; llm.c, which parts it in a way of its own, has 0 here."""
 comptime _STEP = 10
 comptime _RNG = 20
@@ -36,8 +36,8 @@ comptime _ROUNDING_SEED = UInt64(13371337)
 """llm.c's generator for stochastic rounding to bfloat16, which training in float32 never draws from."""
 comptime _MAX_SHARDS = 1 << 24
 comptime _MAX_PARTS = 100_000
-comptime _SHARES_OF_BLOCKS = 1
-"""Each part has a share of the blocks that norms are summed over."""
+comptime STRIPE = 16
+"""Blocks that norms are summed over, which the parts have in turn."""
 
 
 struct DataPosition(Movable):
@@ -88,7 +88,7 @@ def state_file(
     var header = Header(STATE_MAGIC, STATE_VERSION)
     header[_PROCESSES] = parts
     header[_RANK] = rank
-    header[_SHARE] = _SHARES_OF_BLOCKS if parts > 1 else 0
+    header[_STRIPE] = STRIPE if parts > 1 else 0
     header[_MASTER_WEIGHTS] = Int(len(params) > 0)
     header[_SHUFFLED] = Int(position.order == SHUFFLED)
     header[_STEP] = step
@@ -117,7 +117,7 @@ def count_parts(path: String) raises -> Int:
     var file = InputFile("resume", path)
     var header = read_header(file, STATE_MAGIC, [STATE_VERSION])
     var parts = header[_PROCESSES]
-    if parts < 1 or parts > _MAX_PARTS or (parts > 1 and header[_SHARE] != _SHARES_OF_BLOCKS):
+    if parts < 1 or parts > _MAX_PARTS or (parts > 1 and header[_STRIPE] != STRIPE):
         raise file.error(
             String(
                 t"expected the state of a run of ours, found one of {parts} processes of llm.c; resume it where it was"

@@ -10,7 +10,7 @@ from llm.cpu.attention import attention_probabilities
 from llm.cpu.cross_entropy import cross_entropy_forward
 from llm.cpu.dropout import Dropout
 from llm.cpu.gemm import check_product
-from llm.cpu.global_norm import BlockPart, norm_of_blocks, num_norm_blocks, sum_squares
+from llm.cpu.global_norm import norm_of_blocks, num_norm_blocks, parts_of_tensor, sum_squares
 from llm.cpu.simd.conversion import convert
 from llm.cpu.threads.crew import Crew, Event, Team
 from llm.model.activations import ActivationSizes, Activations
@@ -167,9 +167,11 @@ struct GPT2[dtype: DType = F32](Movable):
         self._parameters_changed()
         writer(self.params)
 
-    def update[U: TensorUpdate, //](mut self, optimizer: U, blocks: Tuple[Int, Int] = (0, Int.MAX)) raises -> Float32:
-        """Has an optimizer change all parameters by the gradients of the last `backward`; or those in the blocks
-        [first, last) of all that norms are summed over, if its `update` computes the norm.
+    def update[
+        U: TensorUpdate, //
+    ](mut self, optimizer: U, blocks: List[Tuple[Int, Int]] = [(0, Int.MAX)]) raises -> Float32:
+        """Has an optimizer change all parameters by the gradients of the last `backward`; or those in some ranges
+        [first, last) of the blocks that norms are summed over, if its `update` computes the norm.
 
         Returns:
             The norm of the gradient over all tensors, if it has the sums of all blocks.
@@ -185,9 +187,8 @@ struct GPT2[dtype: DType = F32](Movable):
             var sums = self.acts.norm_blocks
             var before = 0
             for i, ref spec in enumerate(self.params.specs):
-                var part = BlockPart(self.params[i].size, before, blocks)
-                if part.blocks > 0:
-                    var rounded = self._rounded[i]
+                var rounded = self._rounded[i]
+                for part in parts_of_tensor(self.params[i].size, before, blocks):
                     optimizer.update(
                         team,
                         i,
@@ -322,10 +323,10 @@ struct GPT2[dtype: DType = F32](Movable):
         self._has_gradients = True
         return self._mean_loss()
 
-    def gradient_norm(mut self, blocks: Tuple[Int, Int] = (0, Int.MAX)) raises -> Float32:
+    def gradient_norm(mut self, blocks: List[Tuple[Int, Int]] = [(0, Int.MAX)]) raises -> Float32:
         """Computes the norm of the gradient over all tensors. `update` returns it too, but after the fact.
 
-        Of the blocks of all tensors only [first, last) are summed; the norm takes the others' sums as they are.
+        Of the blocks of all tensors only those in ranges [first, last) are summed; the norm takes the others' sums as they are.
 
         Raises:
             If there are no gradients.
@@ -336,8 +337,7 @@ struct GPT2[dtype: DType = F32](Movable):
             var sums = self.acts.norm_blocks
             var before = 0
             for i in range(len(self.params.specs)):
-                var part = BlockPart(self.grads[i].size, before, blocks)
-                if part.blocks > 0:
+                for part in parts_of_tensor(self.grads[i].size, before, blocks):
                     var grads = self.grads[i].slice(part.start, part.size)
                     sum_squares(team, grads, sums.slice(part.first_block, part.blocks))
                 before += num_norm_blocks(self.grads[i].size)

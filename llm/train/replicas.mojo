@@ -9,14 +9,13 @@ Rank 0 decides what is done next and tells the others, who follow; all of them d
 
 from llm.base.memory import Tensor
 from llm.base.shared_counter import SharedCounter
-from llm.cpu.global_norm import NORM_BLOCK, num_norm_blocks
-from llm.cpu.threads.crew import share
 from llm.data.loader import DataLoader
 from llm.dist.courier import Courier, Stage
 from llm.dist.ranks import Ranks
 from llm.dist.reduction import CHUNK, Chunks, Exchange, add, gather, scatter
 from llm.model.config import GPT2Config
 from llm.model.tensors import FCW, NUM_TENSORS, ParameterTensors, is_of_blocks
+from llm.train.shares import num_blocks, shares, shares_within, stripes
 
 comptime F32 = DType.float32
 comptime _STAGE = 1 << 21
@@ -212,12 +211,10 @@ struct Replicas(Movable):
         if self.ranks.size > 1 and not self.shards_state:
             self._exchange.spread(self.ranks, shares(grads.tensors(), self.ranks.size))
 
-    def blocks(self, params: ParameterTensors[F32]) -> Tuple[Int, Int]:
-        """Returns which of the blocks that norms are summed over this rank updates, as [first, last)."""
+    def blocks(self, params: ParameterTensors[F32]) -> List[Tuple[Int, Int]]:
+        """Returns which of the blocks that norms are summed over this rank updates, as ranges [first, last)."""
         var all = num_blocks(params.tensors())
-        if not self.shards_state:
-            return 0, all
-        return share(all, self.ranks.size, self.ranks.rank)
+        return stripes(all, self.ranks.size, self.ranks.rank) if self.shards_state else stripes(all, 1, 0)
 
     def spread_sums(mut self, block_sums: Tensor[F32]) raises:
         """Completes the sums of squares of the blocks by those of the other ranks.
@@ -229,8 +226,10 @@ struct Replicas(Movable):
             return
         var chunks = Chunks()
         for rank in range(self.ranks.size):
-            var first, last = share(block_sums.size, self.ranks.size, rank)
-            chunks.append([block_sums.slice(first, last - first)])
+            var own = List[Tensor[F32]]()
+            for first, last in stripes(block_sums.size, self.ranks.size, rank):
+                own.append(block_sums.slice(first, last - first))
+            chunks.append(own^)
         self._exchange.spread(self.ranks, chunks)
 
     def spread_parameters(mut self, params: ParameterTensors[F32]) raises:
@@ -297,49 +296,6 @@ def check_replicas(count: Int, ranks: Int) raises:
             t"replicas: {count} on {ranks} ranks: expected as many for each rank, and of those 1, 2, 4, 8 ..; use"
             t" another number of ranks (mpiexec -n), or --replicas {ranks} in a new run"
         )
-
-
-def shares(tensors: List[Tensor[F32]], size: Int) -> Chunks:
-    """Parts tensors into as many shares as there are ranks, in chunks, each of whole blocks of one tensor."""
-    var windows = List[Tuple[Int, Int]]()
-    for tensor in tensors:
-        windows.append((0, tensor.size))
-    return shares_within(tensors, windows, size)
-
-
-def shares_within(tensors: List[Tensor[F32]], windows: List[Tuple[Int, Int]], size: Int) -> Chunks:
-    """Of each of those shares what lies within [begin, end) of each tensor."""
-    var all = num_blocks(tensors)
-    var chunks = Chunks()
-    for rank in range(size):
-        var first, last = share(all, size, rank)
-        var own = List[Tensor[F32]]()
-        var before = 0
-        for i, tensor in enumerate(tensors):
-            var blocks = num_norm_blocks(tensor.size)
-            var begin = max(max(first - before, 0) * NORM_BLOCK, windows[i][0])
-            var end = min(min(last - before, blocks) * NORM_BLOCK, windows[i][1])
-            for at in range(begin, end, CHUNK):
-                own.append(tensor.slice(at, min(CHUNK, end - at)))
-            before += blocks
-        chunks.append(own^)
-    return chunks^
-
-
-def share_of(slots: List[List[Tensor[F32]]], rank: Int, size: Int) -> List[Tensor[F32]]:
-    """Returns a rank's share of the optimizer's state, slot after slot; of a single one all of it."""
-    var own = List[Tensor[F32]]()
-    for ref tensors in slots:
-        own.extend(shares(tensors, size)[rank].copy())
-    return own^
-
-
-def num_blocks(tensors: List[Tensor[F32]]) -> Int:
-    """Counts the blocks of all tensors."""
-    var blocks = 0
-    for tensor in tensors:
-        blocks += num_norm_blocks(tensor.size)
-    return blocks
 
 
 def _copy(to: Tensor[F32], source: Tensor[F32]):

@@ -16,8 +16,9 @@ from llm.model.checkpoints import checkpoint_file, read_config, read_parameters
 from llm.model.config import GPT2Config
 from llm.model.tensors import ParameterTensors
 from llm.optim.optimizer import Optimizer
-from llm.train.replicas import SAVE, share_of
+from llm.train.replicas import SAVE
 from llm.train.run_state import RunState, read_sidecar, sidecar_file, sidecar_tokenizer
+from llm.train.shares import share_of
 from llm.train.trainer import Trainer
 
 comptime F32 = DType.float32
@@ -80,24 +81,24 @@ def save_checkpoint[
     # Another folder than the run's is known to this rank alone.
     var in_parts = run.replicas.saves_parts and not makes_folder
     run.replicas.lead(SAVE, Int(in_parts))
-    var states: AtomicFile
-    if in_parts:
-        var size = run.replicas.ranks.size
-        var own = share_of(slots(run.optimizer), 0, size)
-        states = state_file(_state(folder, step), step, own, exact, state.data, rank=0, parts=size)
-        _ = run.replicas.ranks.numbers([0])
-    else:
+    var parts = run.replicas.ranks.size if in_parts else 1
+    if not in_parts:
         run.replicas.collect(slots(run.optimizer))
-        states = state_file(_state(folder, step), step, _states(run.optimizer), exact, state.data)
+    var own = share_of(slots(run.optimizer), 0, parts)
+    var states = state_file(_state(folder, step), step, own, exact, state.data, rank=0, parts=parts)
+    if not in_parts:
         run.replicas.release_others(slots(run.optimizer))
     var sidecar = sidecar_file(_extra(folder, step), state)
     # While files of an earlier run are being replaced, they are no checkpoint.
     _remove(_done(folder, step))
+    if in_parts:
+        # All parts are on the disk, then all have their names.
+        run.replicas.ranks.meet()
     model_file.commit()
     states.commit()
     sidecar.commit()
     if in_parts:
-        _ = run.replicas.ranks.numbers([0])
+        run.replicas.ranks.meet()
     var done = AtomicFile("save", _done(folder, step))
     done.commit()
     remove_oldest(folder, keep)
@@ -119,10 +120,10 @@ def save_part[dtype: DType, O: Optimizer, //](folder: String, mut run: Trainer[d
     var own = share_of(slots(run.optimizer), ranks.rank, ranks.size)
     var no_params = List[Tensor[F32]]()
     var part = state_file(path, run.state.step, own, no_params, DataPosition(), rank=ranks.rank, parts=ranks.size)
-    # All parts are on the disk, then all have their names.
-    _ = run.replicas.ranks.numbers([0])
+    # As rank 0 does: before the first gets its name, and after the last has it.
+    ranks.meet()
     part.commit()
-    _ = run.replicas.ranks.numbers([0])
+    ranks.meet()
 
 
 def remove_oldest(folder: String, keep: Int) raises:
@@ -268,14 +269,6 @@ def slots[O: Optimizer, //](optimizer: O) -> List[List[Tensor[F32]]]:
     var tensors = List[List[Tensor[F32]]]()
     for ref slot in optimizer.slots():
         tensors.append(slot.tensors.copy())
-    return tensors^
-
-
-def _states[O: Optimizer, //](optimizer: O) -> List[Tensor[F32]]:
-    """Views all tensors that an optimizer keeps, slot after slot."""
-    var tensors = List[Tensor[F32]]()
-    for ref slot in optimizer.slots():
-        tensors.extend(slot.tensors.copy())
     return tensors^
 
 

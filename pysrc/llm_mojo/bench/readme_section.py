@@ -9,7 +9,7 @@ from llm_mojo.bench.contestants import CONTESTANTS
 README_CHARTS = ("training_loop_times_chart", "loss_over_seconds")
 """bench/README.md shows all."""
 SHORT = {"124m": "124M, B=4, T=64", "characters": "characters, B=12, T=64", "124m-t1024": "124M, B=4, T=1024"}
-"""Sizes in the head of a table."""
+"""The sizes of the table, in its order, and how its head calls them."""
 
 
 def section(machines):
@@ -35,7 +35,7 @@ def section(machines):
 
 def step_table(machines):
     """Milliseconds a step as Markdown: contestants down, sizes and machines across; the fastest of a precision is bold."""
-    columns = [(size, results) for size in ("124m", "characters", "124m-t1024") for results in machines.values()]
+    columns = [(size, results) for size in SHORT for results in machines.values()]
     columns = [(size, results) for size, results in columns if R.steps_of(results, size)]
     heads = [f"{SHORT[size]}, {R.kind(results)}" for size, results in columns]
     lines = [f"| ms a step | {' | '.join(heads)} |", "| --- " + "| ---: " * len(columns) + "|"]
