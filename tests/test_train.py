@@ -209,6 +209,42 @@ def test_another_text_of_that_name(call):
     assert call("a.txt", "-n", "2")[1][-3] == "runs/a-4"
 
 
+def test_another_tokenizer_for_the_same_text(call):
+    """Its tokens get a folder of their own, which is found again; the first run can go on."""
+    write_text("a.txt")
+    call("a.txt", "-n", "2")
+    data = {path.name: path.read_bytes() for path in Path("data/a").iterdir()}
+    interrupt("runs/a", 2)
+    _, words = call("a.txt", "--tokenizer", "char", "-n", "2")
+    assert words[1] == "data/a-2/a_train*.bin" and words[-3] == "runs/a-2"
+    interrupt("runs/a-2", 2)
+    assert call("a.txt", "--tokenizer", "char", "-n", "2")[1] == ["-o", "runs/a-2", "-y", "1"]
+    assert call("a.txt", "-n", "2")[1] == ["-o", "runs/a", "-y", "1"]
+    _, words = call("a.txt", "--tokenizer", "data/a-2", "-n", "2")
+    assert words[1] == "data/a-3/a_train*.bin"
+    assert {path.name: path.read_bytes() for path in Path("data/a").iterdir()} == data
+    assert sorted(path.name for path in Path("data").iterdir()) == ["a", "a-2", "a-3"]
+
+
+def test_the_text_of_a_preset(call, failing):
+    """Without a text a preset brings its own: what makes its data, or nothing that another text could be taken for."""
+    write_text("a b.txt")
+    call("a b.txt")
+    assert (
+        f"name the text (and --tokenizer, if it had one): train '{Path('a b.txt').resolve()}' --preset runs/a_b/run.toml"
+        in failing("--preset", "runs/a_b/run.toml")
+    )
+    Path("mine.toml").write_text('train-data = "data/x_*.bin"\nseq-len = 8\n')
+    assert "train on those data with the trainer itself: train_gpt2 --preset mine.toml" in failing(
+        "--preset", "mine.toml"
+    )
+    Path("mine.toml").write_text(
+        "made-by = \"python -m llm_mojo prepare 'a b.txt' --tokenizer char --out data/b\"\nseq-len = 8\n"
+    )
+    _, words = call("--preset", "mine.toml")
+    assert words[1] == "data/a_b-2/a_b_train*.bin"
+
+
 def test_a_folder_given(call, failing):
     write_text("a.txt")
     call("a.txt", "--out", "here", "-n", "2")

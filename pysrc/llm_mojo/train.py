@@ -14,15 +14,17 @@ from typing import Any, NoReturn
 from llm_mojo import Error, fitting, native, runs, training
 from llm_mojo.callables import callable_module
 from llm_mojo.datasets import DATA, DATASETS, MANIFEST, VAL_FRACTION, Dataset, Last
+from llm_mojo.download import read_json
 from llm_mojo.prepare import find_dataset, name_of, prepare
 from llm_mojo.prepared import SHARD, read_journal, read_manifest
+from llm_mojo.tokenize import tokenizer_identity
 from llm_mojo.trainer_flags import as_words, number, preset, split_words
 
 USAGE = """\
 usage: {program} train [TEXT ...] [flags]
 
-Trains a small GPT on text of your own: files and folders of them, or a data set by its name; without any, on Python's
-documentation. The same command again goes on with a run that was interrupted; for another text or other settings the run
+Trains a small GPT on text of your own: files and folders of them, or a data set by its name; without any, on the data set that
+--preset names, or else on Python's documentation. The same command again goes on with a run that was interrupted; for another text or other settings the run
 gets a folder of its own, runs/NAME-2. Nothing is replaced without --replace.
 
       --out DIR          folder of the run (default: runs/NAME)
@@ -94,12 +96,16 @@ def task(command: str, texts: Sequence[str], flags: dict[str, Any], argv: Sequen
     tokenizer = flags.pop("tokenizer", None)
     flags = {"preset": flags.pop("preset", DEFAULT_PRESET)} | flags
     settings = preset(flags["preset"]) | flags
-    sources = expand(texts) or [DEFAULT_TEXT]
+    sources = expand(texts)
+    if not sources:
+        sources, of_preset = _text_of_preset(command, flags["preset"], settings)
+        tokenizer = tokenizer or of_preset
     dataset, fraction = _dataset(sources, settings)
     dataset = dataset.for_tokenizer(tokenizer)
+    tokenizer = tokenizer or dataset.tokenizer
     native.program("train_gpt2")
-    data = data_folder(dataset)
-    prepare(dataset, tokenizer or dataset.tokenizer, data, argv=argv)
+    data = data_folder(dataset, tokenizer)
+    prepare(dataset, tokenizer, data, argv=argv)
     shards = _shards(data)
     changes = fitting.fit(settings, flags, *_tokens(shards))
     if text := fitting.describe(changes, settings, fraction):
@@ -146,6 +152,30 @@ def expand(texts: Sequence[str]) -> list[str]:
     return found
 
 
+def _text_of_preset(command: str, name: str, settings: dict[str, Any]) -> tuple[list[str], str | None]:
+    """The texts that a preset is for, by the command that makes its data, and their tokenizer if it says one.
+
+    Raises Error if it has data that only their owner can name.
+    """
+    asked = Path(name).with_name(runs.ASKED_FOR)
+    if Path(name).is_file() and asked.is_file():
+        texts = (read_json(asked) or {}).get("text", [])
+        raise Error(
+            f"{command}: {name} is of a run on {shlex.join(texts)}; name the text (and --tokenizer, if it had one): {command}"
+            f" {shlex.join(texts)} --preset {name}"
+        )
+    words = shlex.split(str(settings.get("made-by", "")))
+    if "prepare" in words:
+        texts, flags = split_words(words[words.index("prepare") + 1 :])
+        return texts, flags.get("tokenizer")
+    if "train-data" in settings:
+        raise Error(
+            f"{command}: --preset {name} has data that are prepared, and no text is named; name one, or train on those data"
+            f" with the trainer itself: train_gpt2 --preset {name}"
+        )
+    return [DEFAULT_TEXT], None
+
+
 def _dataset(sources: Sequence[str], settings: dict[str, Any]) -> tuple[Dataset, float]:
     """The text as a data set, and which share of it is for validation."""
     if len(sources) == 1 and sources[0] in DATASETS:
@@ -164,14 +194,17 @@ def _dataset(sources: Sequence[str], settings: dict[str, Any]) -> tuple[Dataset,
     return dataset, fraction
 
 
-def data_folder(dataset: Dataset) -> Path:
-    """data/NAME, or the first of data/NAME-2 and so on that has no other text than this."""
+def data_folder(dataset: Dataset, tokenizer: str) -> Path:
+    """data/NAME, or the first of data/NAME-2 and so on that has no other text than this, and no tokens of another tokenizer."""
+    identity = tokenizer_identity(tokenizer)
     sources = {os.path.abspath(file.name) for file in dataset.files()}
     for folder in runs.numbered(DATA / dataset.name):
         manifest, journal = read_manifest(folder / MANIFEST), read_journal(folder)
         if not manifest and not journal:
             return folder
         recipe = (manifest or journal or {}).get("recipe", {})
+        if recipe.get("tokenizer", identity) != identity:
+            continue
         if dataset.name in DATASETS and recipe.get("dataset") == dataset.name:
             return folder
         names = [entry["name"] for entry in manifest["inputs"]] if manifest else (journal or {})["sources"]
