@@ -242,6 +242,10 @@ def test_models_that_are_not_there(program, run, tmp_path):
     assert "gpt2_1558M.bin is not here; `python -m llm_mojo weights gpt2-xl`" in error("-e", "gpt2-xl")
     assert "cannot open nowhere.bin: No such file" in error("-e", "nowhere.bin")
     assert "no checkpoint in this folder" in error("-e", tmp_path)
+    for name in "a", "b":
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "DONE_00000300").touch()
+    assert "runs/c is not here; the runs with a checkpoint: runs/a, runs/b" in error("-e", "runs/c")
     (tmp_path / "alone.bin").write_bytes((run / "model_00000300.bin").read_bytes())
     assert "no tokenizer beside alone.bin; name the one" in error("-e", "alone.bin")
 

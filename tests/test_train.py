@@ -24,7 +24,7 @@ def call(mojo_program, tmp_path, monkeypatch, capfd):
     path = mojo_program("train_gpt2.mojo").path
     words = []
 
-    def become(name, given, processes):
+    def become(name, given, called, processes):
         assert processes == 1
         words[:] = given
         subprocess.run([path, *given], check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
@@ -185,10 +185,20 @@ def test_other_settings_and_finished_runs_stay(call):
     assert call("a.txt", "--seed", "4", "-n", "2")[1][-4:] == ["-o", "runs/a-2", "-y", "0"]
     interrupt("runs/a-2", 2)
     assert call("a.txt", "--seed", "5")[1][-4:] == ["-o", "runs/a-3", "-y", "0"]
+    interrupt("runs/a-3", 2)
     assert call("a.txt", "--seed", "4", "-n", "2")[1] == ["-o", "runs/a-2", "-y", "1"]
     assert files("runs/a") == first
     assert call("a.txt", "--seed", "6", "--replace")[1][-4:] == ["-o", "runs/a", "-y", "0"]
     assert files("runs/a") != first
+
+
+def test_an_interrupted_run_says_with_what_it_goes_on(call):
+    write_text("a.txt")
+    call("a.txt", "-n", "2", "--seed", "7")
+    interrupt("runs/a", 2)
+    said = call("a.txt", "-n", "2", "--seed", "8", steps=6)[0]
+    expected = "runs/a holds an unfinished run with other settings (--seed 7 --max-steps 4; with these it goes on)"
+    assert f"{expected} and stays as it is; this one is runs/a-2" in said
 
 
 def test_another_text_of_that_name(call):
@@ -266,6 +276,19 @@ def test_a_run_replaced_by_hand_is_another(call, mojo_program):
     assert call("a.txt", "-n", "2")[1][-3] == "runs/a-2"
 
 
+def test_hints_are_what_was_called(call, mojo_program):
+    """Whoever called `llm-mojo train` can paste what the trainer says."""
+    write_text("a.txt")
+    call("a.txt")
+    words = [mojo_program("train_gpt2.mojo").path, "-o", "runs/a", "-y", "1", "-x", "6"]
+    environment = ENVIRONMENT | {"LLM_MOJO_CALLED": "llm-mojo train"}
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "sample:  llm-mojo sample -e runs/a\n" in said and "plot:    llm-mojo plot runs/a\n" in said
+    assert "go on:   llm-mojo train_gpt2 -o runs/a -y 1 -x 12\n" in said
+    wrong = subprocess.run([*words, "--quite-another", "1"], env=environment, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "`llm-mojo train --help` lists the flags" in wrong.stderr
+
+
 def test_a_dry_run_makes_no_folder(call):
     write_text("a.txt")
     call("a.txt", "--dry-run")
@@ -312,6 +335,9 @@ def test_several_texts_in_one_word(tmp_path, monkeypatch):
 def test_what_is_refused(failing):
     write_text("a.txt")
     assert "nothing.txt: no such file or folder" in failing("nothing.txt")
+    assert "unknown flag --max-minuts; did you mean --max-minutes?" in failing("a.txt", "--max-minuts", "2")
+    assert "unknown flag --quite-another; train --help lists the flags" in failing("a.txt", "--quite-another", "2")
+    assert not Path("data").exists()
     assert "--resume is chosen here" in failing("a.txt", "-y", "0")
     assert "no preset much: neither the file much nor presets/much.toml" in failing("a.txt", "--preset", "much")
     Path("x").write_bytes(b"a\0b" * 99)

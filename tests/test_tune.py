@@ -64,7 +64,7 @@ def test_the_steps_take_the_time_that_there_is(choices, kept):
     assert short == long // 8
     assert 118 < choices * (0.5 + 0.01 * short) + kept * (0.5 + 0.01 * long) <= 120
     assert tune.plan(choices, 120, 0.01, 0.5, full_steps=100) == [12, 100]
-    with pytest.raises(Error, match=r"found it for 0; a step takes 60000 ms here: use --minutes \d+ or more"):
+    with pytest.raises(Error, match=r"found it for 0; a step takes 60000 ms here: use --minutes [0-9.]+ or more"):
         tune.plan(choices, 120, 60, 0.5, 10**6)
 
 

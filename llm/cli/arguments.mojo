@@ -14,6 +14,7 @@ from std.sys import argv, exit
 from llm.base.numbers import parse_integer, parse_number
 from llm.base.strings import part
 from llm.cli.screen import Screen, complain, open_standard_streams
+from llm.cli.shell import called_as
 from llm.cli.signals import ignore_broken_pipes
 from llm.cli.version import VERSION
 
@@ -149,7 +150,8 @@ struct Arguments(Movable):
 
     def fail(self, message: String):
         """Ends the program with status 2 and a message about its flags."""
-        complain(String(t"{self.program}: {message}\n`{self.program} --help` lists the flags"))
+        var called = called_as()
+        complain(String(t"{self.program}: {message}\n`{called if called else self.program} --help` lists the flags"))
         exit(2)
 
     # ----- values

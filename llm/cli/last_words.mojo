@@ -9,7 +9,7 @@ from llm.cli.options import save_settings
 from llm.cli.report import Report
 from llm.cli.run_tokenizer import RunTokenizer
 from llm.cli.screen import Screen, complain, errors_are_seen
-from llm.cli.shell import own_program, shell_command
+from llm.cli.shell import own_program, python_side, shell_command
 from llm.cli.signals import note_last_words, signal_name, stop_signal
 from llm.dist.mpi import launched
 from llm.eval.choices import Choices
@@ -173,9 +173,8 @@ def _what_next[dtype: DType, O: Optimizer, //](run: Trainer[dtype, O], args: Arg
         )
     var out = args.string("out")
     var more = shell_command([String("-x"), String(2 * max(state.step, 1))])
-    var python: List[String] = ["python", "-m", "llm_mojo"]
-    text += String(t"sample:  {shell_command(python + ['sample', '-e', out])}\n")
-    text += String(t"plot:    {shell_command(python + ['plot', out])}\n")
+    text += String(t"sample:  {shell_command(python_side() + ['sample', '-e', out])}\n")
+    text += String(t"plot:    {shell_command(python_side() + ['plot', out])}\n")
     text += String(t"go on:   {resume_command(args)} {more}")
     return text^
 

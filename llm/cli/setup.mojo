@@ -22,6 +22,8 @@ from llm.train.config import TrainConfig
 from llm.train.run_folder import checkpoint_model, complete_checkpoints
 
 comptime PREPARED_HELLASWAG = "data/hellaswag/hellaswag_val.bin"
+comptime _MOST_RUNS = 10
+"""In a message."""
 
 
 def check_flags(args: Arguments):
@@ -99,7 +101,22 @@ def initial_checkpoint(args: Arguments, otherwise: String = "") raises -> String
             )
         if name == known[0]:
             return path
+    if not exists(name) and not _is_depth(name):
+        var runs = _runs_beside(name)
+        if runs:
+            raise Error(t"{name} is not here; the runs with a checkpoint: {runs}")
     return name
+
+
+def _runs_beside(name: String) raises -> String:
+    """Lists the runs in the folder that another one was looked for in, at most ten."""
+    var folder = String(dirname(name))
+    var found = List[String]()
+    for done in glob_files((folder if folder else String("runs")) + "/*/DONE_*"):
+        var run = String(dirname(done))
+        if run not in found and len(found) < _MOST_RUNS:
+            found.append(run)
+    return String(", ").join(found)
 
 
 def model_config(args: Arguments, tokenizer: Optional[Tokenizer]) raises -> GPT2Config:

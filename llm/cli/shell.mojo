@@ -1,5 +1,7 @@
 """Commands as a person can paste them into a shell."""
 
+from std.os import getenv
+from std.os.path import basename
 from std.sys import argv
 
 from llm.base.memory import Tensor
@@ -16,10 +18,23 @@ def shell_command(words: List[String]) -> String:
     return command^
 
 
+def called_as() -> String:
+    """Returns what a person has typed to start this program, such as `llm-mojo train`; nothing if it was its own name.
+    """
+    return getenv("LLM_MOJO_CALLED")
+
+
+def python_side() -> List[String]:
+    """Returns the words that start the commands in Python."""
+    return ["llm-mojo"] if called_as().startswith("llm-mojo ") else ["python", "-m", "llm_mojo"]
+
+
 def own_program() -> List[String]:
     """Returns the words that start this program, as it was started: `mojo train_gpt2.mojo` has only the second itself.
     """
     var name = String(argv()[0])
+    if called_as().startswith("llm-mojo "):
+        return ["llm-mojo", String(basename(name))]
     return ["mojo", name] if name.endswith(".mojo") else [name]
 
 

@@ -18,6 +18,7 @@ PROGRAMS = {  # name: (program that it becomes, what it does)
     "sample": ("sample_gpt2", "continue a prompt with a model, or talk to it"),
     "eval": ("eval_gpt2", "loss and perplexity on token shards, accuracy on HellaSwag"),
     "tokenize": ("tokenize_text", "turn plain text files into token shards natively"),
+    "train_gpt2": ("train_gpt2", "the trainer itself, on token shards: what `train` calls in the end"),
     "test": ("test_gpt2", "compare a checkpoint's logits, loss, gradients and steps with PyTorch's"),
 }
 COMMANDS = {  # name: module with add_arguments(parser) and run(args), what it does
@@ -65,7 +66,7 @@ def _run(argv):
         if argv and argv[0] in PROGRAMS:
             from llm_mojo import native
 
-            native.become(PROGRAMS[argv[0]][0], argv[1:])
+            native.become(PROGRAMS[argv[0]][0], argv[1:], f"{_program()} {argv[0]}")
         parser, modules = _parse_commands(argv)
         args = parser.parse_args(argv)
         args.argv = argv

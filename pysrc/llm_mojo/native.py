@@ -41,10 +41,14 @@ def program(name: str) -> Path:
     return compiler.build(_checkout(), CHECKOUT / f"{name}.mojo", CHECKOUT / "build" / name)
 
 
-def become(name: str, words: Sequence[str], processes: int = 1) -> NoReturn:
-    """Runs a program in place of this process, or an mpiexec of several: signals, terminal and exit status are its own."""
+def become(name: str, words: Sequence[str], called: str, processes: int = 1) -> NoReturn:
+    """Runs a program in place of this process, or an mpiexec of several: signals, terminal and exit status are its own.
+
+    `called` is what a person has typed, as in "llm-mojo train"; the program's hints say it again.
+    """
     path = program(name)
     launcher = mpiexec() if processes > 1 else None
+    os.environ["LLM_MOJO_CALLED"] = called
     if is_installed() and not BESIDE.is_dir():
         os.environ["LD_LIBRARY_PATH"] = f"{compiler.libraries()}"
     sys.stdout.flush()

@@ -73,6 +73,19 @@ class Run:
             if name not in CHOSEN_LATER
         )
 
+    def other_settings(self, what: dict[str, Any]) -> dict[str, Any]:
+        """In which settings the run was asked for differently, with its own values; empty if in more than settings."""
+        try:
+            asked = json.loads((self.folder / ASKED_FOR).read_bytes())
+            own, here = asked.pop("settings"), json.loads(json.dumps(what))
+        except (OSError, ValueError, RecursionError, LookupError, AttributeError):
+            return {}
+        settings = here.pop("settings")
+        if asked != here or settings.keys() - own.keys():
+            return {}
+        whole = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in own.items()}
+        return {name: value for name, value in whole.items() if settings.get(name) != value}
+
     def _is_ours(self):
         """Whether nothing is there but what a run writes before its first checkpoint."""
         known = {ASKED_FOR, "run.toml", LOG, "main.log", "samples.jsonl", "tokenizer.bin", "best.bin"}

@@ -18,7 +18,7 @@ from llm_mojo.download import read_json
 from llm_mojo.prepare import find_dataset, name_of, prepare
 from llm_mojo.prepared import SHARD, read_journal, read_manifest
 from llm_mojo.tokenize import tokenizer_identity
-from llm_mojo.trainer_flags import as_words, number, preset, split_words
+from llm_mojo.trainer_flags import as_words, check_names, number, preset, split_words
 
 USAGE = """\
 usage: {program} train [TEXT ...] [flags]
@@ -47,9 +47,9 @@ def call(words: Sequence[str], program: str) -> NoReturn:
     """Runs `train` with the words behind its name; becomes the trainer in the end."""
     if "--help" in words or list(words)[-1:] == ["-h"]:
         print(USAGE.format(program=program), flush=True)
-        native.become("train_gpt2", ["--help"])
-    words, processes = split_processes(words)
-    native.become("train_gpt2", trainer_words(words), processes)
+        native.become("train_gpt2", ["--help"], f"{program} train")
+    rest, processes = split_processes(words)
+    native.become("train_gpt2", trainer_words(rest, ["train", *words]), f"{program} train", processes)
 
 
 def split_processes(words: Sequence[str]) -> tuple[list[str], int]:
@@ -93,6 +93,7 @@ def task(command: str, texts: Sequence[str], flags: dict[str, Any], argv: Sequen
             " the trainer itself (train_gpt2)"
         )
     flags = dict(flags)
+    check_names(command, flags)
     tokenizer = flags.pop("tokenizer", None)
     flags = {"preset": flags.pop("preset", DEFAULT_PRESET)} | flags
     settings = preset(flags["preset"]) | flags
@@ -113,11 +114,14 @@ def task(command: str, texts: Sequence[str], flags: dict[str, Any], argv: Sequen
     return Task(dataset, sources, settings | changes, shards, _trainer_words(data, dataset.stem, flags | changes))
 
 
-def trainer_words(words: Sequence[str]) -> list[str]:
-    """Does what comes before training, and returns the trainer's words. Raises Error if they say no training."""
+def trainer_words(words: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """Does what comes before training, and returns the trainer's words; `argv` was called for it.
+
+    Raises Error if they say no training.
+    """
     texts, flags = split_words(words, own_switches=["replace"])
     out, replaces = flags.pop("out", None), flags.pop("replace", False)
-    work = task("train", texts, flags, ["train", *words])
+    work = task("train", texts, flags, argv)
     if "dry-run" in flags:
         return work.words
     what, name = work.what(), work.dataset.name
@@ -127,10 +131,21 @@ def trainer_words(words: Sequence[str]) -> list[str]:
         also = {name: flags[name] for name in OF_A_CALL if name in flags}
         return ["-o", f"{folder}", "-y", "1", *as_words(also)]
     if not replaces and out is None and folder != runs.RUNS / name:
-        found = "a finished" if runs.Run(runs.RUNS / name).is_finished() else "another"
-        print(f"{runs.RUNS / name} holds {found} run and stays as it is; this one is {folder}")
+        print(
+            f"{runs.RUNS / name} holds {_found(runs.Run(runs.RUNS / name), what)} and stays as it is; this one is {folder}"
+        )
     runs.remember(folder, what)
     return [*work.words, "-o", f"{folder}", "-y", "0"]
+
+
+def _found(run: runs.Run, what: dict[str, Any]) -> str:
+    """What another run is that has the name of this one."""
+    if run.is_finished():
+        return "a finished run"
+    others = run.other_settings(what)
+    if not others:
+        return "another run"
+    return f"an unfinished run with other settings ({' '.join(as_words(others))}; with these it goes on)"
 
 
 def expand(texts: Sequence[str]) -> list[str]:

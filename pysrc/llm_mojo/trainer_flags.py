@@ -3,7 +3,10 @@
 tests/test_train.py compares these names with that text.
 """
 
+import difflib
 import json
+import re
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,17 @@ def split_words(words: Sequence[str], own: Sequence[str] = (), own_switches: Seq
         flags.pop(name, None)
         flags[name] = value
     return texts, flags
+
+
+def check_names(command: str, flags: dict[str, Any]) -> None:
+    """Raises Error if the trainer does not have one of the flags, before anything is done for it."""
+    text = subprocess.run([native.program("train_gpt2"), "--help"], capture_output=True, text=True).stdout
+    known = set(re.findall(r"^ .*?--([a-z0-9-]+)", text, re.M))
+    for name in flags:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean --{near[0]}?" if near else f"{command} --help lists the flags"
+            raise Error(f"{command}: unknown flag --{name}; {hint}")
 
 
 def as_words(flags: dict[str, Any]) -> list[str]:

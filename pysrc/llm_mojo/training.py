@@ -161,7 +161,8 @@ def train(
     else:
         from llm_mojo.train import trainer_words
 
-        words = trainer_words([*(os.fspath(text) for text in texts), *words])
+        words = [*(os.fspath(text) for text in texts), *words]
+        words = trainer_words(words, ["train", *words])
         folder = Path(words[words.index("-o") + 1]) if "-o" in words else None
     from llm_mojo import notebook
 

@@ -175,7 +175,7 @@ def plan(choices: int, seconds: float, step_s: float, start_s: float, full_steps
         needed = starts_s + runs * step_s * FEWEST_STEPS * LONGER
         raise Error(
             f"tune: expected time for trials of {FEWEST_STEPS} steps or more, found it for {max(shortest, 0)}; a step takes"
-            f" {step_s * 1000:.0f} ms here: use --minutes {math.ceil(needed / 60)} or more, or more --max-steps"
+            f" {step_s * 1000:.0f} ms here: use --minutes {math.ceil(needed / 6) / 10:g} or more, or more --max-steps"
         )
     return [shortest, longest]
 
