@@ -57,7 +57,7 @@ def test_a_command_of_the_readme(command):
         return
     name, words = words[3], words[4:]
     if name in ("train", "tune"):
-        own = {"--out", "--replace", "--tokenizer", "--preset", "--minutes"}
+        own = {"--out", "--replace", "--tokenizer", "--preset", "--minutes", "--np"}
         assert not {word for word in words if word.startswith("--")} - own - flags_of("train_gpt2")
     elif name in COMMANDS:
         parser = argparse.ArgumentParser()
