@@ -7,7 +7,16 @@ from std.utils.numerics import inf, nan
 
 from llm.base.formatting import aligned, duration, fixed, grouped, percent, scientific, wrapped
 from llm.cli.logs import LogEnd, lines_to_keep
-from llm.cli.report import Report, Validation, is_worth_a_line, live_line, share_of_peak, step_json, step_line
+from llm.cli.report import (
+    Report,
+    Validation,
+    is_worth_a_line,
+    live_line,
+    share_of_peak,
+    skipped_line,
+    step_json,
+    step_line,
+)
 from llm.cli.screen import Screen
 from llm.train.step_record import StepRecord
 
@@ -91,6 +100,19 @@ def test_the_line_that_lives_fits() raises:
         assert_true(line.byte_length() <= max(width, 36))
     assert_equal(live_line(step, 0.074, 10000, 79), whole.replace(" | lr 1.0e-04", ""))
     assert_equal(live_line(step, 0.074, 10000, 60), "step  123456/1234567 | loss 4.1235 | ETA 2:46:40")
+
+
+def test_a_skipped_step_fits() raises:
+    var screen = Screen()
+    var step = a_step(12.123456, 1.25, Float64(12.5))
+    step.step = 123456
+    step.steps = 123456
+    var end = ": loss 12.1235 (+12.50z), norm 1.25 (+12.50z)"
+    assert_equal(skipped_line(step, screen, 100), "step 123456/123456 | outlier, update skipped" + end)
+    assert_equal(skipped_line(step, screen, 79), "step 123456/123456 | skipped" + end)
+    step.steps = 999
+    step.step = 123
+    assert_equal(skipped_line(step, screen, 79), "step  123/999 | outlier skipped" + end)
 
 
 def test_some_hundred_steps_are_worth_a_line() raises:

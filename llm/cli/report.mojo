@@ -34,13 +34,16 @@ def live_line(step: StepRecord, share: Float64, seconds_left: Float64, width: In
     return head
 
 
-def skipped_line(step: StepRecord, screen: Screen) -> String:
-    """Writes what there is to say of a step whose update was left out."""
-    var what = screen.coloured("outlier, update skipped", RED)
-    return String(
-        t"{_steps(step)} | {what}: loss {fixed(Float64(step.loss), 4)}{_z(step.loss_z)}, norm"
-        t" {fixed(Float64(step.norm), 2)}{_z(step.norm_z)}"
-    )
+def skipped_line(step: StepRecord, screen: Screen, width: Int) -> String:
+    """Writes what there is to say of a step whose update was left out, in so many columns if they suffice."""
+    var loss = String(t"loss {fixed(Float64(step.loss), 4)}{_z(step.loss_z)}")
+    var norm = String(t", norm {fixed(Float64(step.norm), 2)}{_z(step.norm_z)}")
+    var line = String()
+    for what in ["outlier, update skipped", "outlier skipped", "skipped"]:
+        line = String(t"{_steps(step)} | {screen.coloured(what, RED)}: {loss}{norm}")
+        if String(t"{_steps(step)} | {what}: {loss}{norm}").byte_length() <= width:
+            break
+    return line^
 
 
 def step_line(step: StepRecord, screen: Screen) -> String:
@@ -170,7 +173,7 @@ struct Report(Movable):
                 self.screen.line(step_line(step, self.screen))
         else:
             if step.skipped:
-                self.screen.line(skipped_line(step, self.screen))
+                self.screen.line(skipped_line(step, self.screen, self.screen.columns() - 1))
             var now = Int(perf_counter_ns())
             if now - self._shown >= _LIVE_NS or step.step == step.steps or step.step == self._first_step + 1:
                 self._shown = now
