@@ -332,13 +332,21 @@ def test_several_texts_in_one_word(tmp_path, monkeypatch):
     assert train.expand(["it's"]) == ["it's"]
 
 
-def test_what_is_refused(failing):
+def test_what_is_refused(failing, capfd):
     write_text("a.txt")
+
+    def failing_alone(*flags):
+        assert main(["train", "a.txt", *flags]) == 1
+        return capfd.readouterr().err
+
     assert "nothing.txt: no such file or folder" in failing("nothing.txt")
     assert "unknown flag --max-minuts; did you mean --max-minutes?" in failing("a.txt", "--max-minuts", "2")
     assert "unknown flag --quite-another; train --help lists the flags" in failing("a.txt", "--quite-another", "2")
     assert not Path("data").exists()
     assert "--resume is chosen here" in failing("a.txt", "-y", "0")
+    assert "--batch-size: expected an integer of at least 1, got '0'" in failing_alone("-b", "0")
+    assert "--seq-len: expected an integer of at least 1, got 'long'" in failing_alone("-t", "long")
+    assert "a.txt is a file; --out names the folder of the run" in failing("a.txt", "-o", "a.txt")
     assert "no preset much: neither the file much nor presets/much.toml" in failing("a.txt", "--preset", "much")
     Path("x").write_bytes(b"a\0b" * 99)
     assert "x: expected text, found binary data" in failing("x")

@@ -7,6 +7,21 @@ from llm_mojo import Error
 from llm_mojo.datasets import VAL_FRACTION
 
 LARGEST_VAL_FRACTION = 0.2
+DEFAULTS = {"batch-size": 4, "seq-len": 64}
+"""The trainer's, for presets that do not say."""
+LEAST = {"batch-size": 1, "seq-len": 1, "total-batch-size": 0, "val-every": 0, "val-batches": -1, "max-steps": -1}
+
+
+def check(command: str, settings: dict[str, Any]) -> None:
+    """Raises Error if a setting that is computed with here is no integer, or too small, as the trainer would."""
+    for name in LEAST.keys() & settings.keys():
+        try:
+            good = int(settings[name]) >= LEAST[name]
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            value = settings[name]
+            raise Error(f"{command}: --{name}: expected an integer of at least {LEAST[name]}, got {value!r}")
 
 
 def val_fraction(size: int, needed: int) -> float:

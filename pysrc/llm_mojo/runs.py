@@ -110,6 +110,8 @@ def choose(name: str, out: AnyPath | None, what: dict[str, Any], replaces: bool)
     Raises Error if the folder given holds something else, or the run that would go on is running.
     """
     folder = Path(out) if out is not None else RUNS / name
+    if folder.exists() and not folder.is_dir():
+        raise Error(f"train: {folder} is a file; --out names the folder of the run")
     if replaces:
         return folder, False
     if out is not None:

@@ -96,7 +96,8 @@ def task(command: str, texts: Sequence[str], flags: dict[str, Any], argv: Sequen
     check_names(command, flags)
     tokenizer = flags.pop("tokenizer", None)
     flags = {"preset": flags.pop("preset", DEFAULT_PRESET)} | flags
-    settings = preset(flags["preset"]) | flags
+    settings = fitting.DEFAULTS | preset(flags["preset"]) | flags
+    fitting.check(command, settings)
     sources = expand(texts)
     if not sources:
         sources, of_preset = _text_of_preset(command, flags["preset"], settings)
