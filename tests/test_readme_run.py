@@ -63,7 +63,11 @@ def test_the_readme_line_by_line(clone):
     environment |= {"PATH": path, "MODULAR_TELEMETRY_ENABLED": "0"}
     ran = []
     for line in LINES:
-        if not line.startswith((*STARTS, ".venv/bin/")) or line in OTHERS and not (OTHERS[line] == TEXT and CACHE.is_file()):
+        if (
+            not line.startswith((*STARTS, ".venv/bin/"))
+            or line in OTHERS
+            and not (OTHERS[line] == TEXT and CACHE.is_file())
+        ):
             continue
         before = models(clone)
         result = subprocess.run(
