@@ -260,7 +260,7 @@ def read_text(who: String, path: String, largest: Int = _LARGEST_TEXT) raises ->
     if file.size == 0:
         return ""
     var bytes = List[UInt8](length=file.size, fill=0)
-    file.read(0, Tensor[DType.uint8](Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), file.size))
+    file.read(0, Tensor[DType.uint8](viewing=Span(bytes)))
     try:
         return String(from_utf8=Span(bytes))
     except:
@@ -276,9 +276,7 @@ def read_system_text(path: String) -> Optional[String]:
     var count = 0
     while count == len(bytes):
         bytes.resize(2 * count + 4096, 0)
-        var target = Tensor[DType.uint8](
-            Tensor[DType.uint8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), len(bytes)
-        )
+        var target = Tensor[DType.uint8](viewing=Span(bytes))
         count = read_at(fd, 0, target)
     _ = external_call["close", Int32](fd)
     try:

@@ -41,6 +41,11 @@ struct Tensor[dtype: DType](TrivialRegisterPassable):
         self.ptr = ptr
         self.size = size
 
+    def __init__(out self, *, viewing: Span[Scalar[Self.dtype], _]):
+        """Views what is in a list or a text, as long as its owner keeps it where it is: a view keeps nothing alive."""
+        self.ptr = Self.Ptr(unsafe_from_address=Int(viewing.unsafe_ptr()))
+        self.size = len(viewing)
+
     @always_inline
     def __getitem__(self, i: Int) -> Scalar[Self.dtype]:
         """Reads element i."""

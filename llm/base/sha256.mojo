@@ -40,7 +40,7 @@ def sha256_of_file(path: String) raises -> String:
 def sha256_of_text(text: String) -> String:
     """Returns the SHA-256 of a text in hexadecimal."""
     var sha256 = Sha256()
-    sha256.update(Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length()))
+    sha256.update(Tensor[U8](viewing=text.as_bytes()))
     _ = text
     return sha256.hexadecimal()
 
@@ -55,7 +55,7 @@ def sha256_of_ends(path: String) raises -> String:
     var sha256 = Sha256()
     var size = min(file.size, _END_BYTES)
     var buffer = List[UInt8](length=size, fill=0)
-    var bytes = Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(buffer.unsafe_ptr())), size)
+    var bytes = Tensor[U8](viewing=Span(buffer))
     file.read(0, bytes)
     sha256.update(bytes)
     file.read(file.size - size, bytes)
@@ -76,7 +76,7 @@ def sha256_of_written(file: AtomicFile) raises -> String:
 def _sha256_of[File: Readable](file: File, size: Int) raises -> String:
     var sha256 = Sha256()
     var buffer = List[UInt8](length=min(size, _PIECE_BYTES), fill=0)
-    var bytes = Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(buffer.unsafe_ptr())), len(buffer))
+    var bytes = Tensor[U8](viewing=Span(buffer))
     for start in range(0, size, _PIECE_BYTES):
         var piece = bytes.slice(0, min(_PIECE_BYTES, size - start))
         file.read(start, piece)
@@ -135,7 +135,7 @@ struct Sha256(Movable):
             length += _BLOCK
         for i in range(8):
             padding[length - 1 - i] = (bits >> UInt64(8 * i) & 0xFF).cast[U8]()
-        self.update(Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(padding.unsafe_ptr())), length))
+        self.update(Tensor[U8](viewing=Span(padding)).slice(0, length))
         _ = padding^
         var digits = String("0123456789abcdef")
         var text = String()
@@ -144,7 +144,7 @@ struct Sha256(Movable):
         return text^
 
     def _pending(mut self) -> Tensor[U8]:
-        return Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(self._rest.unsafe_ptr())), _BLOCK)
+        return Tensor[U8](viewing=Span(self._rest)).slice(0, _BLOCK)
 
     def _mix(mut self, block: Tensor[U8]):
         """Takes a whole block."""

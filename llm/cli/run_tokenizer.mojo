@@ -84,6 +84,4 @@ struct RunTokenizer(Movable):
 
     def _view(self) -> Tensor[DType.uint8]:
         """Views the bytes, as long as they are there."""
-        return Tensor[DType.uint8](
-            Tensor[DType.uint8].Ptr(unsafe_from_address=Int(self._bytes.unsafe_ptr())), len(self._bytes)
-        )
+        return Tensor[DType.uint8](viewing=Span(self._bytes))

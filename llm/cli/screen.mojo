@@ -137,9 +137,7 @@ def printable(text: String, *, colours: Bool = False) -> String:
 
     Other control characters are spelled: \\x1b. Bytes that are not UTF-8 become U+FFFD.
     """
-    var bytes = Tensor[DType.uint8](
-        Tensor[DType.uint8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length()
-    )
+    var bytes = Tensor[DType.uint8](viewing=text.as_bytes())
     var shown = List[UInt8](capacity=bytes.size)
     var at = 0
     while at < bytes.size:

@@ -40,9 +40,7 @@ def own_program() -> List[String]:
 
 def shell_word(word: String) -> String:
     """Quotes a word if it needs it: '...', or $'...' where it has control characters or is not UTF-8."""
-    var bytes = Tensor[DType.uint8](
-        Tensor[DType.uint8].Ptr(unsafe_from_address=Int(word.unsafe_ptr())), word.byte_length()
-    )
+    var bytes = Tensor[DType.uint8](viewing=word.as_bytes())
     var plain = word.byte_length() > 0
     var strange = False
     var at = 0

@@ -134,7 +134,7 @@ def _magic(file: InputFile) raises -> Int:
     if file.size < size_of[Int32]():
         return 0
     var number = List[Int32](length=1, fill=0)
-    file.read(0, Tensor[I32](Tensor[I32].Ptr(unsafe_from_address=Int(number.unsafe_ptr())), 1))
+    file.read(0, Tensor[I32](viewing=Span(number)))
     return Int(number[0])
 
 
@@ -158,7 +158,7 @@ def _is_text(file: InputFile) raises -> Bool:
 
 def _bytes(file: InputFile, count: Int) raises -> List[UInt8]:
     var bytes = List[UInt8](length=count, fill=0)
-    file.read(0, Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), count))
+    file.read(0, Tensor[U8](viewing=Span(bytes)))
     return bytes^
 
 

@@ -66,9 +66,7 @@ struct TokenSpool(Movable):
         header.write(file)
         var width = size_of[UInt32]() if self._is_wide else size_of[UInt16]()
         var buffer = List[UInt8](length=min(_COPY_BYTES, width * count), fill=0)
-        var bytes = Tensor[DType.uint8](
-            Tensor[DType.uint8].Ptr(unsafe_from_address=Int(buffer.unsafe_ptr())), len(buffer)
-        )
+        var bytes = Tensor[DType.uint8](viewing=Span(buffer))
         var done = 0
         while done < width * count:
             var part = bytes.slice(0, min(len(buffer), width * count - done))

@@ -158,7 +158,7 @@ struct Ranks(Movable):
         if self.size == 1:
             return mine^
         var all = List[Float64](length=self.size * len(own), fill=0)
-        self.share(_view(mine), _view(all))
+        self.share(Tensor(viewing=Span(mine)), Tensor(viewing=Span(all)))
         _ = mine^
         return all^
 
@@ -183,11 +183,11 @@ struct Ranks(Movable):
     def hand_out_text(mut self, text: String) raises -> String:
         """Returns rank 0's text in every rank."""
         var size = List[Int64](length=1, fill=Int64(text.byte_length()))
-        self.hand_out(_view(size))
+        self.hand_out(Tensor(viewing=Span(size)))
         var bytes = List[UInt8](text.as_bytes())
         bytes.resize(Int(size[0]), 0)
         if len(bytes) > 0:
-            self.hand_out(_view(bytes))
+            self.hand_out(Tensor(viewing=Span(bytes)))
         return String(StringSlice(unsafe_from_utf8=Span(bytes)))
 
     def texts(mut self, own: String) raises -> List[String]:
@@ -195,7 +195,7 @@ struct Ranks(Movable):
         var mine = List[UInt8](own.as_bytes())
         mine.resize(_HOST_BYTES, 0)
         var all = List[UInt8](length=self.size * _HOST_BYTES, fill=0)
-        self.share(_view(mine), _view(all))
+        self.share(Tensor(viewing=Span(mine)), Tensor(viewing=Span(all)))
         var texts = List[String]()
         for rank in range(self.size):
             var bytes = Span(all)[rank * _HOST_BYTES : (rank + 1) * _HOST_BYTES]
@@ -305,10 +305,6 @@ struct RankView(Copyable, Movable):
             except error:
                 # Nothing is under way any more.
                 pass
-
-
-def _view[dtype: DType](mut items: List[Scalar[dtype]]) -> Tensor[dtype]:
-    return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=Int(items.unsafe_ptr())), len(items))
 
 
 def _until_zero(bytes: Span[UInt8, _]) -> String:

@@ -146,5 +146,5 @@ def _write_bfloat16(mut file: AtomicFile, source: Tensor[F32]) raises:
         var count = min(AT_ONCE, source.size - start)
         for i in range(count):
             chunk[i] = source[start + i].cast[BF16]()
-        file.write(Tensor[BF16](Tensor[BF16].Ptr(unsafe_from_address=Int(chunk.unsafe_ptr())), count))
+        file.write(Tensor[BF16](viewing=Span(chunk)).slice(0, count))
     _ = chunk^

@@ -58,8 +58,7 @@ struct Header(Movable):
         file.write(self._view())
 
     def _view(mut self) -> Tensor[DType.int32]:
-        var address = Int(self._fields.unsafe_ptr())
-        return Tensor[DType.int32](Tensor[DType.int32].Ptr(unsafe_from_address=address), HEADER_INTS)
+        return Tensor[DType.int32](viewing=Span(self._fields))
 
 
 def read_header(file: InputFile, magic: Int, versions: List[Int]) raises -> Header:

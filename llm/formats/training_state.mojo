@@ -225,15 +225,15 @@ def _write_order(mut file: AtomicFile, order: List[Int]) raises:
     var items = List[Int32](capacity=len(order))
     for i in order:
         items.append(Int32(i))
-    file.write(_view(count))
-    file.write(_view(items))
+    file.write(Tensor(viewing=Span(count)))
+    file.write(Tensor(viewing=Span(items)))
     _ = count^
     _ = items^
 
 
 def _read_order(file: InputFile, mut offset: Int, what: String, limit: Int) raises -> List[Int]:
     var count = List[UInt64](length=1, fill=0)
-    file.read(offset, _view(count))
+    file.read(offset, Tensor(viewing=Span(count)))
     offset += size_of[UInt64]()
     # Checked before the memory is claimed: the file must be long enough to hold them.
     if count[0] > UInt64(limit) or Int(count[0]) * size_of[Int32]() > file.size - offset:
@@ -244,7 +244,7 @@ def _read_order(file: InputFile, mut offset: Int, what: String, limit: Int) rais
             )
         )
     var items = List[Int32](length=Int(count[0]), fill=0)
-    file.read(offset, _view(items))
+    file.read(offset, Tensor(viewing=Span(items)))
     offset += len(items) * size_of[Int32]()
     var order = List[Int](capacity=len(items))
     for item in items:
@@ -269,13 +269,13 @@ def _write_rng(mut file: AtomicFile, rng: Mt19937) raises:
     for i in range(_WORDS):
         words[_FIRST_WORD + i] = rng.state[i]
     words[_FIRST_WORD + _WORDS + 1] = _MATRIX_A
-    file.write(_view(words))
+    file.write(Tensor(viewing=Span(words)))
     _ = words^
 
 
 def _read_rng(file: InputFile, offset: Int) raises -> Mt19937:
     var words = List[UInt32](length=_RNG_BYTES // 4, fill=0)
-    file.read(offset, _view(words))
+    file.read(offset, Tensor(viewing=Span(words)))
     var rng = Mt19937(0)
     var left = Int(words[_LEFT].cast[I32]())
     # As it is seeded, llm.c's generator has left 1 and next 0: all words used, as with next 624.
@@ -288,7 +288,3 @@ def _read_rng(file: InputFile, offset: Int) raises -> Mt19937:
     for i in range(_WORDS):
         rng.state[i] = words[_FIRST_WORD + i]
     return rng^
-
-
-def _view[dtype: DType](mut items: List[Scalar[dtype]]) -> Tensor[dtype]:
-    return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=Int(items.unsafe_ptr())), len(items))

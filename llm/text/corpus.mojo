@@ -122,7 +122,7 @@ struct Corpus(Movable):
         var done = 0
         while True:
             room.resize(size, 0)
-            var text = Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(room.unsafe_ptr())), size)
+            var text = Tensor[U8](viewing=Span(room))
             file.read(self._at, text)
             while done < min(wanted, size):
                 var end = size

@@ -75,7 +75,7 @@ struct Tokenizer(Movable):
             )
         self._bytes = List[UInt8](length=size, fill=0)
         self._starts = List[Int](capacity=self.vocab_size)
-        file.read(HEADER_BYTES, Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(self._bytes.unsafe_ptr())), size))
+        file.read(HEADER_BYTES, Tensor[U8](viewing=Span(self._bytes)))
         var position = 0
         while len(self._starts) < self.vocab_size and position < size and self._bytes[position] > 0:
             self._starts.append(position + 1)
@@ -330,7 +330,7 @@ def _is_control(character: List[UInt8]) -> Bool:
 
 def _view(bytes: Span[Byte, _]) -> Tensor[U8]:
     """Views bytes that the caller keeps alive."""
-    return Tensor[U8](Tensor[U8].Ptr(unsafe_from_address=Int(bytes.unsafe_ptr())), len(bytes))
+    return Tensor[U8](viewing=bytes)
 
 
 def _added_tokens(header: Header, vocab_size: Int, end_of_text: Int, file: InputFile) raises -> List[Int32]:

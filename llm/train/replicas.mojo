@@ -106,7 +106,7 @@ struct Replicas(Movable):
 
     def _hand_out(mut self, what: Int, a: Int, b: Int) raises -> List[Int]:
         var numbers: List[Int64] = [Int64(what), Int64(a), Int64(b)]
-        self.ranks.hand_out(_view(numbers))
+        self.ranks.hand_out(Tensor(viewing=Span(numbers)))
         return [Int(numbers[0]), Int(numbers[1]), Int(numbers[2])]
 
     # ----- gradients
@@ -300,7 +300,3 @@ def check_replicas(count: Int, ranks: Int) raises:
 
 def _copy(to: Tensor[F32], source: Tensor[F32]):
     to.span().copy_from(source.span())
-
-
-def _view[dtype: DType](mut items: List[Scalar[dtype]]) -> Tensor[dtype]:
-    return Tensor[dtype](Tensor[dtype].Ptr(unsafe_from_address=Int(items.unsafe_ptr())), len(items))

@@ -98,8 +98,6 @@ struct Trace(Movable):
 
     def _write(mut self, var text: String) raises:
         if self._file:
-            var bytes = Tensor[DType.uint8](
-                Tensor[DType.uint8].Ptr(unsafe_from_address=Int(text.unsafe_ptr())), text.byte_length()
-            )
+            var bytes = Tensor[DType.uint8](viewing=text.as_bytes())
             self._file.value().write(bytes)
             _ = text^
