@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm_mojo import formats
-from llm_mojo.formats import FormatError, ModelConfig
+from llm_mojo import files, formats
+from llm_mojo.formats import FormatError, ModelConfig, checkpoint
 
 CONFIG = ModelConfig(max_seq_len=8, vocab_size=130, num_layers=2, num_heads=3, channels=12)
 GPT2 = ModelConfig(max_seq_len=1024, vocab_size=50257, num_layers=12, num_heads=12, channels=768)
@@ -77,7 +77,7 @@ def test_bfloat16_of_special_values():
 def test_checkpoint_in_blocks_equals_checkpoint_at_once(tmp_path, monkeypatch):
     tensors = random_tensors(CONFIG)
     formats.write_checkpoint(tmp_path / "a.bin", CONFIG, tensors)
-    monkeypatch.setattr(formats, "BLOCK_VALUES", 30)
+    monkeypatch.setattr(checkpoint, "BLOCK_VALUES", 30)
     formats.write_checkpoint_blocks(tmp_path / "b.bin", CONFIG, lambda name: np.array_split(tensors[name], 2))
     assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
 
@@ -260,7 +260,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "f"
     path.write_text("old")
     with pytest.raises(RuntimeError):
-        with formats.atomic_file(path) as file:
+        with files.atomic_file(path) as file:
             file.write(b"half")
             raise RuntimeError
     assert path.read_text() == "old"
@@ -272,8 +272,8 @@ def test_killed_write_leaves_the_old_file_and_is_tidied_up(tmp_path):
     path.write_text("old")
     script = f"""
 import os, signal
-from llm_mojo import formats
-with formats.atomic_file({str(path)!r}) as file:
+from llm_mojo import files, formats
+with files.atomic_file({str(path)!r}) as file:
     file.write(b"half")
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -282,7 +282,7 @@ with formats.atomic_file({str(path)!r}) as file:
     assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == -9
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
-    with formats.atomic_file(path) as file:
+    with files.atomic_file(path) as file:
         file.write(b"new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]

@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from llm_mojo.formats import atomic_file
+from llm_mojo.files import atomic_file
 
 WIDTH = 8.0
 """Inches: 960 pixels, a little more than the text of a page on GitHub is wide."""

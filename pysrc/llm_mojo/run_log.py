@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_mojo import Error
-from llm_mojo.formats import AnyPath
+from llm_mojo.files import AnyPath
 
 LOG = "log.jsonl"
 LARGEST = 1e300  # of numbers in a log; beyond, sums and floats end

@@ -10,7 +10,7 @@ from llm_mojo.bench.contestants import CONTESTANTS
 from llm_mojo.bench.loss import TARGET, seconds_to
 from llm_mojo.bench.readme_section import milliseconds, section
 from llm_mojo.bench.workshop import ROOT
-from llm_mojo.formats import atomic_file
+from llm_mojo.files import atomic_file
 
 BEGIN = "<!-- bench: written by `python -m llm_mojo bench`, do not edit -->"
 END = "<!-- end of bench -->"

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 
 from llm_mojo import Error
-from llm_mojo.formats import atomic_file
+from llm_mojo.files import atomic_file
 
 FORMAT = 2
 PARTS = ("steps", "gemm", "attention", "memory", "operations", "scaling", "generation", "tokens", "loss")
