@@ -339,7 +339,7 @@ def draw_loss(figure, theme, lines):
     axes.annotate(
         f"{TARGET}: where nanoGPT's recipe ends",
         (1, TARGET),
-        (-4, 4),
+        (-4, -11),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right",
@@ -348,8 +348,8 @@ def draw_loss(figure, theme, lines):
     ends = [curve[-1][1] for line in lines for curve in line["curves"]]
     axes.set_ylim(min(ends) - 0.05, 2.7)
     axes.set_xlim(left=0)
-    axes.set_xlabel("seconds of training steps; a line for each seed")
-    axes.set_ylabel("validation loss, nats a character; the axis begins above 0")
+    axes.set_xlabel("seconds of training steps; a line for each seed; losses begin above 0")
+    axes.set_ylabel("validation loss, nats a character")
     axes.legend()
     axes.grid()
 
