@@ -152,7 +152,7 @@ def loss(results):
         return ""
     seeds = len({entry["seed"] for entry in entries})
     text = f"\n**Seconds of training to a loss of {TARGET}: nanoGPT's character model, its whole validation set, "
-    text += f"{seeds} seeds**\n\n| | seconds to {TARGET} | steps | seconds in all | loss at the end |\n| --- {'| ---: ' * 4}|\n"
+    text += f"{seeds} seed{'s' * (seeds != 1)}**\n\n| | seconds to {TARGET} | steps | seconds in all | loss at the end |\n| --- {'| ---: ' * 4}|\n"
     for label in dict.fromkeys(entry["label"] for entry in entries):
         curves = [entry["curve"] for entry in entries if entry["label"] == label]
         ours = next(entry["ours"] for entry in entries if entry["label"] == label)
