@@ -70,8 +70,9 @@ def adamw_update[
             var raw = grads.load[width](i)
             var g = raw * grad_scale
             var p = params.load[width](i)
-            var m_new = m.load[width](i) * beta1 + g * (1 - beta1)
-            var v_new = v.load[width](i) * beta2 + g * g * (1 - beta2)
+            # Which of two products is rounded is said here: a compiler that chooses may choose otherwise in another program.
+            var m_new = m.load[width](i).fma(beta1, g * (1 - beta1))
+            var v_new = v.load[width](i).fma(beta2, g * g * (1 - beta2))
             m.store(i, m_new)
             v.store(i, v_new)
             var direction = (m_new * m_scale) / (sqrt(v_new * v_scale) + settings.eps)

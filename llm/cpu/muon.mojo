@@ -44,9 +44,10 @@ def muon_momentum(
         @always_inline
         def element[width: Int](i: Int) {imm} -> SIMD[F32, width]:
             var g = grads.load[width](i) * grad_scale
-            var m = momentum.load[width](i) * beta + g * (1 - beta)
+            # As in AdamW, not for the compiler to choose.
+            var m = momentum.load[width](i).fma(beta, g * (1 - beta))
             momentum.store(i, m)
-            var ahead = m * beta + g * (1 - beta)
+            var ahead = m.fma(beta, g * (1 - beta))
             direction.store(i, ahead)
             return ahead * ahead
 

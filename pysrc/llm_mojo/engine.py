@@ -114,8 +114,9 @@ class Handle:
             )
         return self._address
 
-    def __del__(self):
-        if getattr(self, "_address", 0) and os.getpid() == self._process:
+    def __del__(self, getpid=os.getpid):
+        # Held by itself: at the end of Python a module loses its names before what is kept elsewhere ends.
+        if getattr(self, "_address", 0) and getpid() == self._process:
             self._free(self._address, *self._more)
             self._address = 0
 
